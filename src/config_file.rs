@@ -1,0 +1,215 @@
+//! The flat `NAME=value` file that systemd reads with EnvironmentFile= and our programs read themselves.
+//!
+//! Only the plain part of systemd.exec(5)'s syntax: comments, blank lines, one pair of quotes.
+//! A line that says nothing valid is reported and skipped, so that one slip does not take the rest along.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Far above any real file; a device or a wrong path must not fill the memory of a generator.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// One assignment with the line it stands on, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The line.
+    pub line: usize,
+    /// The variable.
+    pub name: String,
+    /// The value, without quotes.
+    pub value: String,
+}
+
+/// Reads all assignments in order; a file that does not exist has none.
+///
+/// Errors: [`Error::File`] when it cannot be read, or is no regular file of at most 1 MiB.
+pub fn read(path: &Path) -> Result<Vec<Setting>> {
+    let fail = |source| Error::File {
+        operation: "read",
+        path: path.to_owned(),
+        source,
+    };
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => {
+            return Err(fail(std::io::Error::other("not a regular file")));
+        }
+        Ok(metadata) if metadata.len() > MAX_BYTES => {
+            return Err(fail(std::io::Error::other("larger than 1 MiB")));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(fail(error)),
+        Ok(_) => {}
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(fail)?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(fail)?;
+    let (settings, problems) = parse(&String::from_utf8_lossy(&bytes));
+    for (line, problem) in problems {
+        log::warn!(
+            "{}",
+            Error::Config {
+                path: path.to_owned(),
+                line,
+                problem
+            }
+        );
+    }
+    Ok(settings)
+}
+
+/// Sets a variable in the file, in the place of its last assignment or at the end; all other lines stay.
+///
+/// The file is replaced in one step, so that no reader finds half of it. Errors: [`Error::File`].
+pub fn set(path: &Path, name: &str, value: &str) -> Result<()> {
+    let fail = |source| Error::File {
+        operation: "write",
+        path: path.to_owned(),
+        source,
+    };
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(fail(error)),
+    };
+    let new = path.with_extension("conf.new");
+    let write = || {
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        fs::write(&new, with_setting(&text, name, value))?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(&new, path)
+    };
+    write().map_err(|error| {
+        // The failure is what is reported, not that the half-written file is gone or not.
+        let _ = fs::remove_file(&new);
+        fail(error)
+    })
+}
+
+fn with_setting(text: &str, name: &str, value: &str) -> String {
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let assignment = format!("{name}={value}");
+    match parse(text)
+        .0
+        .iter()
+        .rev()
+        .find(|setting| setting.name == name)
+    {
+        Some(setting) => lines[setting.line - 1] = assignment,
+        None => lines.push(assignment),
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Splits a text into its assignments and the lines that are none, with the reason.
+fn parse(text: &str) -> (Vec<Setting>, Vec<(usize, String)>) {
+    let mut settings = Vec::new();
+    let mut problems = Vec::new();
+    for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        match assignment(line) {
+            Ok((name, value)) => settings.push(Setting {
+                line: index + 1,
+                name,
+                value,
+            }),
+            Err(problem) => problems.push((index + 1, problem)),
+        }
+    }
+    (settings, problems)
+}
+
+fn assignment(line: &str) -> Result<(String, String), String> {
+    let (name, value) = line
+        .split_once('=')
+        .ok_or("expected NAME=value; the line is skipped")?;
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if name.is_empty() || !name.bytes().all(is_name) {
+        return Err(format!(
+            "{name:?} is not the name of a variable; the line is skipped"
+        ));
+    }
+    if value.contains('\0') {
+        return Err(format!(
+            "the value of {name} contains a NUL byte; the line is skipped"
+        ));
+    }
+    Ok((name.to_owned(), unquote(value.trim()).to_owned()))
+}
+
+fn unquote(value: &str) -> &str {
+    ['"', '\'']
+        .iter()
+        .find_map(|&quote| value.strip_prefix(quote)?.strip_suffix(quote))
+        .unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(text: &str) -> Vec<(String, String)> {
+        parse(text)
+            .0
+            .into_iter()
+            .map(|s| (s.name, s.value))
+            .collect()
+    }
+
+    #[test]
+    fn quotes_comments_crlf_and_bom_are_understood() {
+        let text = "\u{feff}# c\r\n; d\r\n\r\nA=1\r\n B = \"x y\"\nC='z'\nD=\n";
+        let (settings, problems) = parse(text);
+        assert_eq!(
+            settings[0],
+            Setting {
+                line: 4,
+                name: "A".into(),
+                value: "1".into()
+            }
+        );
+        // systemd takes no space before `=` either.
+        assert_eq!(problems.iter().map(|p| p.0).collect::<Vec<_>>(), [5]);
+        assert_eq!(
+            values("C='z'\nD=\n"),
+            [("C".into(), "z".into()), ("D".into(), "".into())]
+        );
+    }
+
+    #[test]
+    fn bad_lines_are_named_and_the_others_kept() {
+        let (settings, problems) = parse("nonsense\nA=1\n=2\nB\0=3\nC=4\0\nD=5");
+        assert_eq!(settings.len(), 2);
+        assert_eq!(
+            problems.iter().map(|p| p.0).collect::<Vec<_>>(),
+            [1, 3, 4, 5]
+        );
+    }
+
+    #[test]
+    fn setting_a_variable_leaves_all_other_lines() {
+        assert_eq!(with_setting("", "A", "1"), "A=1\n");
+        assert_eq!(with_setting("# c\nA=1\nB=2\n", "A", "3"), "# c\nA=3\nB=2\n");
+        assert_eq!(with_setting("B=2", "A", "3"), "B=2\nA=3\n");
+    }
+
+    #[test]
+    fn a_directory_is_refused() {
+        assert!(read(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_missing_file_has_no_settings() {
+        assert_eq!(
+            read(Path::new("/nonexistent/vsock-bridge.conf")).unwrap(),
+            []
+        );
+    }
+}

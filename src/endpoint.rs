@@ -1,0 +1,347 @@
+//! Every address form, read and printed by one grammar; the two are inverse.
+//!
+//! No I/O and no name resolution: a name stays a name here.
+
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::vsock::{VsockAddr, VsockPort, decimal};
+
+/// An address of any family that a bridge can listen on or connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `[::1]:445`, `127.0.0.1:445`
+    Tcp(SocketAddr),
+    /// `name:445`
+    TcpName {
+        /// The name, not resolved.
+        name: String,
+        /// The port.
+        port: u16,
+    },
+    /// `vsock:2:445`; `vsock::445` on a listener
+    Vsock(VsockAddr),
+    /// `vsock:mapped`, `vsock:mapped:445`: CID, and port if none is given, of the address that the peer connected to
+    VsockMapped(Option<VsockPort>),
+    /// `/run/x.sock`, `@name`
+    Unix(UnixName),
+    /// `vsock-mux:/run/vm.vsock:445`: hybrid vsock of Firecracker, Cloud Hypervisor and vhost-device-vsock
+    Mux {
+        /// The VMM's socket.
+        path: UnixName,
+        /// The port inside the VM.
+        port: VsockPort,
+    },
+}
+
+/// The name of a unix socket.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UnixName {
+    /// An absolute path of at most 107 bytes.
+    Path(PathBuf),
+    /// An abstract name of 1 to 107 bytes, without the leading NUL that the kernel adds.
+    Abstract(String),
+    /// A socket without a name, as made by socketpair(2); has no text form to read.
+    Unnamed,
+}
+
+/// sun_path has 108 bytes, and a path needs a NUL at the end, an abstract name one at the start.
+const UNIX_NAME_MAX: usize = 107;
+
+impl UnixName {
+    /// Reads `/path` or `@name`; nothing else is the name of a unix socket.
+    pub fn parse(text: &str) -> Result<UnixName> {
+        let fail = |hint: &str| Err(Error::invalid("unix socket", text, hint));
+        if text.len() > UNIX_NAME_MAX + usize::from(text.starts_with('@')) {
+            return fail("longer than the 107 bytes that the kernel allows");
+        }
+        if text.contains('\0') {
+            return fail("contains a NUL byte");
+        }
+        match text.as_bytes() {
+            [b'@'] => fail("the abstract name is empty"),
+            [b'@', ..] => Ok(UnixName::Abstract(text[1..].to_owned())),
+            [b'/', _, ..] => Ok(UnixName::Path(Path::new(text).to_owned())),
+            _ => fail("expected an absolute path or @name"),
+        }
+    }
+}
+
+impl fmt::Display for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UnixName::Path(path) => path.display().fmt(f),
+            UnixName::Abstract(name) => write!(f, "@{name}"),
+            UnixName::Unnamed => write!(f, "(unnamed unix socket)"),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Checks that one can connect to it; `vsock::445` is a place to listen only.
+    pub fn into_target(self) -> Result<Endpoint> {
+        match self {
+            Endpoint::Vsock(VsockAddr { cid: None, port }) => Err(Error::invalid(
+                "target",
+                &self.to_string(),
+                format!("a target needs a CID: vsock:CID:{port}, e.g. vsock:host:{port}"),
+            )),
+            _ => Ok(self),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Tcp(addr) => addr.fmt(f),
+            Endpoint::TcpName { name, port } => write!(f, "{name}:{port}"),
+            Endpoint::Vsock(addr) => addr.fmt(f),
+            Endpoint::VsockMapped(None) => write!(f, "vsock:mapped"),
+            Endpoint::VsockMapped(Some(port)) => write!(f, "vsock:mapped:{port}"),
+            Endpoint::Unix(name) => name.fmt(f),
+            Endpoint::Mux { path, port } => write!(f, "vsock-mux:{path}:{port}"),
+        }
+    }
+}
+
+impl FromStr for Endpoint {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Endpoint> {
+        if text.starts_with(['/', '@']) {
+            return UnixName::parse(text).map(Endpoint::Unix);
+        }
+        match text.split_once(':') {
+            Some(("vsock", rest)) => vsock(text, rest),
+            Some(("vsock-mux", rest)) => mux(text, rest),
+            _ => tcp(text),
+        }
+    }
+}
+
+fn vsock(text: &str, rest: &str) -> Result<Endpoint> {
+    let fail = |hint: String| Err(Error::invalid("address", text, hint));
+    match rest.split_once(':') {
+        None if rest == "mapped" => Ok(Endpoint::VsockMapped(None)),
+        None if decimal::<u32>(rest).is_some() => fail(format!(
+            "CID or port is missing: vsock:CID:PORT, e.g. vsock:host:{rest}"
+        )),
+        None => fail("expected vsock:CID:PORT, e.g. vsock:2:445".to_owned()),
+        Some(("mapped", port)) => Ok(Endpoint::VsockMapped(Some(port.parse()?))),
+        Some(("", port)) => Ok(Endpoint::Vsock(VsockAddr {
+            cid: None,
+            port: port.parse()?,
+        })),
+        Some((cid, port)) => {
+            let (cid, port) = (cid.parse()?, port.parse()?);
+            Ok(Endpoint::Vsock(VsockAddr {
+                cid: Some(cid),
+                port,
+            }))
+        }
+    }
+}
+
+fn mux(text: &str, rest: &str) -> Result<Endpoint> {
+    let Some((path, port)) = rest.rsplit_once(':') else {
+        let hint = "expected vsock-mux:PATH:PORT, e.g. vsock-mux:/run/vm.vsock:22";
+        return Err(Error::invalid("address", text, hint));
+    };
+    Ok(Endpoint::Mux {
+        path: UnixName::parse(path)?,
+        port: port.parse()?,
+    })
+}
+
+fn tcp(text: &str) -> Result<Endpoint> {
+    let fail = |hint: &str| Err(Error::invalid("address", text, hint));
+    if decimal::<u64>(text).is_some() {
+        return fail(
+            "a bare number is neither CID nor port here; expected e.g. vsock:2:445 or [::1]:445",
+        );
+    }
+    if text.parse::<Ipv6Addr>().is_ok()
+        || text.bytes().filter(|&b| b == b':').count() > 1 && !text.starts_with('[')
+    {
+        return fail("write the IPv6 address in brackets and the port behind: [::1]:445");
+    }
+    if text.contains('%') {
+        return fail("zone ids are not supported; expected an address such as [::1]:445");
+    }
+    let Some((host, port)) = text
+        .rsplit_once(':')
+        .filter(|(_, port)| !port.ends_with(']'))
+    else {
+        return fail("the port is missing; expected e.g. [::1]:445, 127.0.0.1:445 or name:445");
+    };
+    let Some(port) = decimal::<u16>(port).filter(|&port| port != 0) else {
+        return fail("the port must be a number from 1 to 65535");
+    };
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(Endpoint::Tcp(address));
+    }
+    if !is_host_name(host) {
+        return fail(
+            "neither an IP address nor a host name; expected e.g. [::1]:445, 127.0.0.1:445 or name:445",
+        );
+    }
+    Ok(Endpoint::TcpName {
+        name: host.to_owned(),
+        port,
+    })
+}
+
+/// Letters, digits, `-`, `_` and `.` (RFC 1123 and what is met in practice), with at least one letter.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    text.len() <= 253
+        && text.bytes().any(|b| b.is_ascii_alphabetic())
+        && text
+            .strip_suffix('.')
+            .unwrap_or(text)
+            .split('.')
+            .all(is_label)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_endpoint_are_inverse() {
+        for text in [
+            "[::1]:445",
+            "127.0.0.1:445",
+            "name:445",
+            "host-1.example.:22",
+            "vsock:2:445",
+            "vsock::445",
+            "vsock:4294967294:0",
+            "vsock:mapped",
+            "vsock:mapped:445",
+            "/run/x.sock",
+            "@name",
+            "@with:colon",
+            "vsock-mux:/run/vm.vsock:445",
+            "vsock-mux:/run/a:b:445",
+            "vsock-mux:@vm:22",
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn names_of_cids_are_read_as_numbers() {
+        assert_eq!(
+            "vsock:host:445".parse::<Endpoint>().unwrap(),
+            "vsock:2:445".parse().unwrap()
+        );
+        assert_eq!(
+            "vsock:local:22".parse::<Endpoint>().unwrap(),
+            "vsock:1:22".parse().unwrap()
+        );
+    }
+
+    #[test]
+    fn what_is_not_an_address_is_refused() {
+        for text in [
+            "",
+            "445",
+            ":445",
+            "::1",
+            "::1:445",
+            "[::1]",
+            "[::1]:",
+            "[::1]:0",
+            "[::1]:65536",
+            "[::1]:445x",
+            "[::1]:+445",
+            "[fe80::1%eth0]:445",
+            "fe80::1%eth0",
+            "127.0.0.1",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            "127.0.0:445",
+            "1.2.3.4.5:1",
+            "name",
+            "name:",
+            "name:http",
+            "-name:445",
+            "na me:445",
+            "name:445 ",
+            " name:445",
+            "a..b:445",
+            "1234:445",
+            "vsock",
+            "vsock:",
+            "vsock:4711",
+            "vsock:2",
+            "vsock:2:",
+            "vsock:2:445:1",
+            "vsock:2:x",
+            "vsock:x:445",
+            "vsock:0:445",
+            "vsock:4294967295:445",
+            "vsock:2:4294967295",
+            "vsock:-1:445",
+            "vsock:02:445",
+            "vsock:mapped:",
+            "vsock:mapped:x",
+            "vsock://2:445",
+            "vsock-mux:",
+            "vsock-mux:/run/x",
+            "vsock-mux:/run/x:",
+            "vsock-mux:run/x:22",
+            "vsock-mux:/run/x:-1",
+            "/",
+            "@",
+            "run/x.sock",
+            "./x",
+            "unix:/x",
+            "/a\0b",
+        ] {
+            assert!(
+                text.parse::<Endpoint>().is_err(),
+                "{text:?} gave {:?}",
+                text.parse::<Endpoint>()
+            );
+        }
+    }
+
+    #[test]
+    fn unix_names_fit_the_kernel() {
+        let path = |len: usize| format!("/{}", "x".repeat(len - 1));
+        assert!(path(107).parse::<Endpoint>().is_ok());
+        assert!(path(108).parse::<Endpoint>().is_err());
+        assert!(format!("@{}", "x".repeat(107)).parse::<Endpoint>().is_ok());
+        assert!(format!("@{}", "x".repeat(108)).parse::<Endpoint>().is_err());
+    }
+
+    #[test]
+    fn any_cid_is_no_target() {
+        assert!(
+            "vsock::445"
+                .parse::<Endpoint>()
+                .unwrap()
+                .into_target()
+                .is_err()
+        );
+        assert!(
+            "vsock:2:445"
+                .parse::<Endpoint>()
+                .unwrap()
+                .into_target()
+                .is_ok()
+        );
+    }
+}

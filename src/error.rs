@@ -1,0 +1,222 @@
+//! What can go wrong, one variant for one failed operation, and how it is told in one line.
+//!
+//! Display names the operation and the object, never the cause: the chain is joined when printed.
+
+use std::fmt::Write;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use crate::endpoint::Endpoint;
+use crate::prefix::Prefix;
+
+/// The result of everything that can fail here.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failed operation with the object it failed on; the cause of the system is its `source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A text that is not what it should be.
+    #[error("{text:?} is not a valid {what}: {hint}")]
+    Invalid {
+        /// What the text was meant to be.
+        what: &'static str,
+        /// The text as it was given.
+        text: String,
+        /// The right form, or what is wrong.
+        hint: String,
+    },
+    /// Options that do not go together, or an option that is missing.
+    #[error("{0}")]
+    Usage(String),
+    /// systemd passed nothing to serve.
+    #[error(
+        "no sockets were passed ({0}): start the socket unit, e.g. `systemctl start vsock-bridge@445.socket`, \
+         or use systemd-socket-activate"
+    )]
+    NotActivated(String),
+    /// One of the passed descriptors cannot be served.
+    #[error("passed descriptor {number} ({name}): {problem}")]
+    Descriptor {
+        /// Its number.
+        number: usize,
+        /// Its name in LISTEN_FDNAMES.
+        name: String,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// A name that gives no address.
+    #[error("cannot resolve {name}: check the name, or give the address")]
+    Resolve {
+        /// The name as given.
+        name: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// A target that cannot be reached.
+    #[error("cannot connect to {target}{hint}")]
+    Connect {
+        /// The address that was tried.
+        target: Box<Endpoint>,
+        /// In brackets, with a leading space: what this cause means here; or empty.
+        hint: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// A target that did not answer in time.
+    #[error("cannot connect to {target}: no answer within {}", humantime::format_duration(*limit))]
+    ConnectTimeout {
+        /// The address that was tried.
+        target: Box<Endpoint>,
+        /// The limit, `--connect-timeout`.
+        limit: Duration,
+    },
+    /// The machine behind a hybrid vsock socket did not accept.
+    #[error("cannot connect to {target}: {problem}")]
+    Mux {
+        /// The address that was tried.
+        target: Box<Endpoint>,
+        /// What the other end sent instead of `OK`.
+        problem: String,
+    },
+    /// The destination of a connection has no CID to map it to.
+    #[error("the destination {address} of the connection names no CID")]
+    Unmapped {
+        /// Where the peer connected to.
+        address: String,
+    },
+    /// A source address that cannot be used.
+    #[error("cannot use {address} as source address: is `--source` an address of this machine?")]
+    Source {
+        /// The address.
+        address: IpAddr,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// The local route of the prefix is missing.
+    #[error(
+        "`--source mapped` needs the local route of {prefix}: start vsock-bridge-prefix.service, \
+         or run `vsockctl prefix up`"
+    )]
+    NoRoute {
+        /// The prefix without route.
+        prefix: Prefix,
+    },
+    /// The prefix is in use for something else.
+    #[error(
+        "{prefix} is already used on this machine ({by}): choose another one, e.g. `vsockctl prefix generate --write`"
+    )]
+    PrefixInUse {
+        /// The prefix asked for.
+        prefix: Prefix,
+        /// The route that overlaps.
+        by: String,
+    },
+    /// A routing request that the kernel refused.
+    #[error("cannot {operation} (needs root or CAP_NET_ADMIN)")]
+    Route {
+        /// What was asked for.
+        operation: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A line of a configuration file that says nothing valid.
+    #[error("{}:{line}: {problem}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A file that cannot be read, written or found.
+    #[error("cannot {operation} {}", path.display())]
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A call of the system that has no better name.
+    #[error("cannot {operation}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// A connection that ended by a failure, in a program that serves only this one.
+    #[error("connection {0}")]
+    Ended(String),
+}
+
+impl Error {
+    /// Tells that `text` is not a valid `what`.
+    pub(crate) fn invalid(what: &'static str, text: &str, hint: impl Into<String>) -> Error {
+        Error::Invalid {
+            what,
+            text: text.to_owned(),
+            hint: hint.into(),
+        }
+    }
+
+    /// Names a failed system call; for use with `map_err`.
+    pub(crate) fn system(operation: &'static str) -> impl FnOnce(Errno) -> Error {
+        move |source| Error::System { operation, source }
+    }
+
+    /// Gives 2 for what the user typed, 1 for all else.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Error::Usage(_) | Error::Invalid { .. } => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+
+    /// Joins the error and its causes to one line.
+    pub fn report(&self) -> String {
+        let mut line = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            // Writing to a String cannot fail.
+            let _ = write!(line, ": {}", describe(error));
+            cause = error.source();
+        }
+        line.replace('\n', " ")
+    }
+}
+
+/// Prefers the plain words of an errno to nix's `ECONNREFUSED: Connection refused`.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.downcast_ref::<Errno>() {
+        Some(errno) => errno.desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_is_one_line_with_the_cause_once() {
+        let error = Error::System {
+            operation: "create an epoll",
+            source: Errno::EMFILE,
+        };
+        assert_eq!(
+            error.report(),
+            "cannot create an epoll: Too many open files"
+        );
+        let error = Error::invalid("CID", "a\nb", "expected a number");
+        assert_eq!(error.report().lines().count(), 1);
+    }
+}

@@ -1,0 +1,8 @@
+//! Bridges between AF_VSOCK, IPv6 and unix sockets, for connections to and from virtual machines.
+
+pub mod config_file;
+pub mod endpoint;
+pub mod error;
+pub mod names;
+pub mod prefix;
+pub mod vsock;
