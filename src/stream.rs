@@ -1,0 +1,390 @@
+//! Sockets as the relay sees them: who is at the other end, half-close, abort.
+//!
+//! It parses no addresses and has no loops; every descriptor here is non-blocking.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockaddrLike, SockaddrStorage, getsockopt, setsockopt, sockopt,
+};
+use nix::sys::stat::Mode;
+
+use crate::endpoint::{Endpoint, UnixName};
+use crate::sys;
+use crate::vsock::{Cid, VsockAddr, VsockPort};
+
+/// What kind of descriptor it is, as far as the rules differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// AF_VSOCK.
+    Vsock,
+    /// TCP over IPv6 or IPv4.
+    Tcp,
+    /// AF_UNIX.
+    Unix,
+    /// stdin and stdout: pipes, terminals, files.
+    File,
+}
+
+impl Family {
+    /// Reads the family of a socket address; none for what cannot be bridged.
+    pub fn of(address: &SockaddrStorage) -> Option<Family> {
+        match address.family()? {
+            AddressFamily::Vsock => Some(Family::Vsock),
+            AddressFamily::Inet | AddressFamily::Inet6 => Some(Family::Tcp),
+            AddressFamily::Unix => Some(Family::Unix),
+            _ => None,
+        }
+    }
+}
+
+/// Who connected to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A machine and the port it used.
+    Vsock(VsockAddr),
+    /// A TCP peer; an IPv4 address is never in its IPv6-mapped form.
+    Tcp(SocketAddr),
+    /// A process of this machine; its user at the time of connect(2), if the kernel told.
+    Unix(Option<u32>),
+    /// Whoever is behind stdin and stdout.
+    Stdio,
+}
+
+impl Peer {
+    /// Makes the peer of a connection from the address that accept(2) or getpeername(2) gave.
+    pub fn new(socket: BorrowedFd<'_>, address: &SockaddrStorage) -> Option<Peer> {
+        match Family::of(address)? {
+            Family::Vsock => Some(Peer::Vsock(vsock_addr(address)?)),
+            Family::Tcp => Some(Peer::Tcp(inet_addr(address)?)),
+            _ => Some(Peer::Unix(
+                getsockopt(&socket, sockopt::PeerCredentials)
+                    .ok()
+                    .map(|c| c.uid()),
+            )),
+        }
+    }
+
+    /// Gives the machine of a vsock peer.
+    pub fn cid(&self) -> Option<Cid> {
+        match self {
+            Peer::Vsock(addr) => addr.cid,
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Vsock(addr) => addr.fmt(f),
+            Peer::Tcp(addr) => addr.fmt(f),
+            Peer::Unix(Some(uid)) => write!(f, "uid {uid}"),
+            Peer::Unix(None) => write!(f, "unix"),
+            Peer::Stdio => write!(f, "stdio"),
+        }
+    }
+}
+
+/// Reads a vsock address; the CID is none for "any".
+fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
+    let addr = address.as_vsock_addr()?;
+    Some(VsockAddr {
+        cid: Cid::new(addr.cid()),
+        port: VsockPort::new(addr.port())?,
+    })
+}
+
+/// Reads an IPv4 or IPv6 address.
+pub fn inet_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(addr) = address.as_sockaddr_in() {
+        return Some(SocketAddr::V4((*addr).into()));
+    }
+    let addr = *address.as_sockaddr_in6()?;
+    let ip = IpAddr::V6(addr.ip()).to_canonical();
+    Some(SocketAddr::new(ip, addr.port()))
+}
+
+/// Reads the address of a socket of any family that can be bridged.
+pub fn endpoint(address: &SockaddrStorage) -> Option<Endpoint> {
+    match Family::of(address)? {
+        Family::Vsock => Some(Endpoint::Vsock(vsock_addr(address)?)),
+        Family::Tcp => Some(Endpoint::Tcp(inet_addr(address)?)),
+        _ => {
+            let addr = address.as_unix_addr()?;
+            let name =
+                |bytes: &[u8]| UnixName::Abstract(String::from_utf8_lossy(bytes).into_owned());
+            let path = addr.path().map(|path| UnixName::Path(path.to_owned()));
+            Some(Endpoint::Unix(
+                path.or_else(|| addr.as_abstract().map(name))
+                    .unwrap_or(UnixName::Unnamed),
+            ))
+        }
+    }
+}
+
+/// Options that every socket of a bridge gets; on a listener its connections inherit them.
+#[derive(Clone, Copy, Debug)]
+pub struct Tuning {
+    /// Idle time before the first TCP keepalive probe; none switches them off.
+    pub keepalive: Option<Duration>,
+    /// Size of the vsock receive buffer, in bytes.
+    pub vsock_buffer_bytes: u64,
+}
+
+/// Between keepalive probes, and how many may be lost: a dead TCP peer is noticed a minute after the idle time.
+const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
+const KEEPALIVE_PROBES: u32 = 6;
+
+impl Tuning {
+    /// Sets the options. A refused one is no reason to refuse the connection: it works, but slower.
+    pub fn apply(&self, socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
+        match family {
+            Family::Tcp => self.apply_tcp(socket),
+            Family::Vsock => {
+                // The maximum first: the size is clamped to it. Never shrunk later (CVE-2026-23069).
+                setsockopt(
+                    &socket,
+                    sys::vsock_option::BufferMaxSize,
+                    &self.vsock_buffer_bytes,
+                )?;
+                setsockopt(
+                    &socket,
+                    sys::vsock_option::BufferSize,
+                    &self.vsock_buffer_bytes,
+                )
+            }
+            Family::Unix | Family::File => Ok(()),
+        }
+    }
+
+    fn apply_tcp(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        // Coalescing is the sender's business: Nagle adds 40 ms to a request in two writes.
+        setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+        let Some(idle) = self.keepalive else {
+            return setsockopt(&socket, sockopt::KeepAlive, &false);
+        };
+        setsockopt(&socket, sockopt::KeepAlive, &true)?;
+        // The kernel takes 1 s to 32767 s (tcp(7)).
+        let seconds = idle.as_secs().clamp(1, 32767) as u32;
+        setsockopt(&socket, sockopt::TcpKeepIdle, &seconds)?;
+        setsockopt(
+            &socket,
+            sockopt::TcpKeepInterval,
+            &KEEPALIVE_INTERVAL_SECONDS,
+        )?;
+        setsockopt(&socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)
+    }
+}
+
+/// A listening socket that systemd owns: it is never shut down, unlinked or made blocking.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    family: Family,
+    local: Endpoint,
+}
+
+impl Listener {
+    /// Takes a socket that is known to listen.
+    pub fn new(socket: OwnedFd, family: Family, local: Endpoint) -> Result<Listener, Errno> {
+        set_nonblocking(socket.as_fd())?;
+        Ok(Listener {
+            socket,
+            family,
+            local,
+        })
+    }
+
+    /// Gives the address it is bound to.
+    pub fn local(&self) -> &Endpoint {
+        &self.local
+    }
+
+    /// Gives its family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Takes the next waiting connection; `EAGAIN` when there is none.
+    pub fn accept(&self) -> Result<(Stream, Peer), Errno> {
+        let (socket, address) = sys::accept(self.socket.as_fd())?;
+        // A peer without address has gone already; ECONNABORTED is what accept(2) itself says then.
+        let peer = address
+            .and_then(|address| Peer::new(socket.as_fd(), &address))
+            .ok_or(Errno::ECONNABORTED)?;
+        Ok((Stream::socket(socket, self.family), peer))
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Where the bytes that we write go.
+#[derive(Debug)]
+enum Output {
+    /// To the descriptor that we read from: a socket.
+    Same,
+    /// To another one: stdout.
+    Separate(OwnedFd),
+    /// Nowhere any more: stdout was closed to tell its reader the end.
+    Closed,
+}
+
+/// One connected end of a connection, read from and written to without blocking.
+#[derive(Debug)]
+pub struct Stream {
+    input: OwnedFd,
+    output: Output,
+    family: Family,
+}
+
+impl Stream {
+    /// Takes a connected, non-blocking socket.
+    pub fn socket(socket: OwnedFd, family: Family) -> Stream {
+        Stream {
+            input: socket,
+            output: Output::Same,
+            family,
+        }
+    }
+
+    /// Takes a passed connection (Accept=yes), which may be blocking.
+    pub fn passed(socket: OwnedFd, family: Family) -> Result<Stream, Errno> {
+        set_nonblocking(socket.as_fd())?;
+        Ok(Stream::socket(socket, family))
+    }
+
+    /// Takes stdin and stdout.
+    ///
+    /// A terminal or pipe is opened anew, because O_NONBLOCK belongs to the open file, which the shell and
+    /// the other end of a pipeline may share with us.
+    pub fn stdio(input: OwnedFd, output: OwnedFd) -> Result<Stream, Errno> {
+        let input = reopen(input, OFlag::O_RDONLY)?;
+        let output = reopen(output, OFlag::O_WRONLY)?;
+        Ok(Stream {
+            input,
+            output: Output::Separate(output),
+            family: Family::File,
+        })
+    }
+
+    /// Gives its family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Gives the descriptor that is read from; for a socket the only one.
+    pub fn input(&self) -> BorrowedFd<'_> {
+        self.input.as_fd()
+    }
+
+    /// Gives the descriptor that is written to, if it is another one than [`Stream::input`].
+    pub fn separate_output(&self) -> Option<BorrowedFd<'_>> {
+        match &self.output {
+            Output::Separate(output) => Some(output.as_fd()),
+            _ => None,
+        }
+    }
+
+    /// Gives the descriptor that is written to; `EPIPE` after it was closed.
+    pub fn output(&self) -> Result<BorrowedFd<'_>, Errno> {
+        match &self.output {
+            Output::Same => Ok(self.input.as_fd()),
+            Output::Separate(output) => Ok(output.as_fd()),
+            Output::Closed => Err(Errno::EPIPE),
+        }
+    }
+
+    /// Tells the other end that no more bytes will come.
+    pub fn finish(&mut self) -> Result<(), Errno> {
+        if let Output::Same = self.output {
+            return sys::shutdown(self.input.as_fd(), Shutdown::Write);
+        }
+        let old = std::mem::replace(&mut self.output, Output::Closed);
+        if let Output::Separate(output) = old {
+            // A socket may be shared with others, who would keep it open: say the end explicitly.
+            match sys::shutdown(output.as_fd(), Shutdown::Write) {
+                Ok(()) | Err(Errno::ENOTSOCK) | Err(Errno::ENOTCONN) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the other end that its bytes are no longer wanted, where the family can say so.
+    pub fn refuse_input(&self) {
+        if matches!(self.family, Family::Vsock | Family::Unix) {
+            // The other end may have gone, which is what it would learn from this.
+            let _ = sys::shutdown(self.input.as_fd(), Shutdown::Read);
+        }
+    }
+
+    /// Takes the error that waits on the socket.
+    pub fn take_error(&self) -> Option<Errno> {
+        match getsockopt(&self.input, sockopt::SocketError) {
+            Ok(0) | Err(_) => None,
+            Ok(number) => Some(Errno::from_raw(number)),
+        }
+    }
+
+    /// Gives the address that the peer connected to.
+    pub fn local_address(&self) -> Result<SockaddrStorage, Errno> {
+        sys::local_address(self.input.as_fd())
+    }
+
+    /// Closes so that the other end sees an error and no clean end: over TCP by RST. Bytes not yet sent are dropped.
+    pub fn abort(self) {
+        if self.family == Family::Tcp {
+            let reset = nix::libc::linger {
+                l_onoff: 1,
+                l_linger: 0,
+            };
+            // It fails only on what is no socket; closing is all that is left then.
+            let _ = setsockopt(&self.input, sockopt::Linger, &reset);
+        }
+    }
+
+    /// Gives the socket away, blocking as a fresh one is.
+    pub fn into_blocking(self) -> Result<OwnedFd, Errno> {
+        let flags = OFlag::from_bits_retain(fcntl(&self.input, FcntlArg::F_GETFL)?);
+        fcntl(&self.input, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        Ok(self.input)
+    }
+}
+
+fn set_nonblocking(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    if !flags.contains(OFlag::O_NONBLOCK) {
+        fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(())
+}
+
+/// Opens a pipe or terminal anew as non-blocking; sockets, and what may not be opened, are switched themselves.
+fn reopen(fd: OwnedFd, access: OFlag) -> Result<OwnedFd, Errno> {
+    use std::os::fd::AsRawFd;
+    let status = nix::sys::stat::fstat(&fd)?;
+    let kind = status.st_mode & nix::libc::S_IFMT;
+    // A regular file never blocks, and opened anew it would begin at its start.
+    if kind == nix::libc::S_IFREG {
+        return Ok(fd);
+    }
+    let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let flags = access | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    if kind == nix::libc::S_IFIFO || kind == nix::libc::S_IFCHR {
+        if let Ok(own) = open(path.as_str(), flags, Mode::empty()) {
+            return Ok(own);
+        }
+    }
+    set_nonblocking(fd.as_fd())?;
+    Ok(fd)
+}
