@@ -1,0 +1,75 @@
+//! What systemd hears from us: ready, status, stopping, watchdog. The only sender of sd_notify messages.
+//!
+//! Without systemd nothing is sent and nothing is said about it.
+
+use std::time::{Duration, Instant};
+
+use sd_notify::NotifyState;
+
+/// A status at most this often: PID 1 handles each one.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sends the messages and knows when the next one is due. `S` is what a status is made from.
+#[derive(Debug)]
+pub struct Notifier<S> {
+    watchdog: Option<Duration>,
+    next_ping: Option<Instant>,
+    status: Option<S>,
+    has_news: bool,
+    next_status: Instant,
+}
+
+impl<S: PartialEq + std::fmt::Display> Notifier<S> {
+    /// Reads from the environment what systemd wants to hear.
+    pub fn from_env(now: Instant) -> Notifier<S> {
+        // Half the time, as sd_watchdog_enabled(3) recommends.
+        let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
+        let next_ping = watchdog.map(|interval| now + interval);
+        Notifier {
+            watchdog,
+            next_ping,
+            status: None,
+            has_news: false,
+            next_status: now,
+        }
+    }
+
+    /// Says that connections are served from now on.
+    pub fn ready(&self) {
+        send(&[NotifyState::Ready]);
+    }
+
+    /// Says that no new connection is taken any more.
+    pub fn stopping(&self, status: &str) {
+        send(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    }
+
+    /// Sends what is due: a sign of life, and the status if it has changed.
+    pub fn tick(&mut self, status: S, now: Instant) {
+        if let (Some(interval), Some(at)) = (self.watchdog, self.next_ping) {
+            if at <= now {
+                send(&[NotifyState::Watchdog]);
+                self.next_ping = Some(now + interval);
+            }
+        }
+        self.has_news = self.status.as_ref() != Some(&status);
+        if self.has_news && self.next_status <= now {
+            send(&[NotifyState::Status(&status.to_string())]);
+            self.status = Some(status);
+            self.has_news = false;
+            self.next_status = now + STATUS_INTERVAL;
+        }
+    }
+
+    /// Tells when [`Notifier::tick`] has something to send.
+    pub fn deadline(&self) -> Option<Instant> {
+        let status = self.has_news.then_some(self.next_status);
+        [self.next_ping, status].into_iter().flatten().min()
+    }
+}
+
+fn send(messages: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(messages) {
+        log::debug!("cannot notify systemd: {error}");
+    }
+}

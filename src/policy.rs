@@ -1,0 +1,291 @@
+//! Who may come in, decided before the target hears of a connection: CIDs, limits, foreign networks.
+//!
+//! Pure: it counts and compares, and knows nothing of sockets.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+use crate::prefix::Prefix;
+use crate::stream::Peer;
+use crate::vsock::Cid;
+
+/// The machines that may connect over vsock.
+///
+/// Text form: `any`, or a list such as `3,7,100-200,host,local`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedCids {
+    /// Every machine.
+    Any,
+    /// Those in one of the ranges.
+    Only(Vec<RangeInclusive<Cid>>),
+}
+
+impl AllowedCids {
+    /// Tells whether the machine is among them.
+    pub fn contains(&self, cid: Cid) -> bool {
+        match self {
+            AllowedCids::Any => true,
+            AllowedCids::Only(ranges) => ranges.iter().any(|range| range.contains(&cid)),
+        }
+    }
+}
+
+impl FromStr for AllowedCids {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<AllowedCids> {
+        let items: Vec<&str> = text.split(',').collect();
+        if items.contains(&"any") {
+            return Ok(AllowedCids::Any);
+        }
+        items
+            .into_iter()
+            .map(|item| range(item, text))
+            .collect::<Result<_>>()
+            .map(AllowedCids::Only)
+    }
+}
+
+fn range(item: &str, text: &str) -> Result<RangeInclusive<Cid>> {
+    let (first, last) = item.split_once('-').unwrap_or((item, item));
+    match (first.parse::<Cid>(), last.parse::<Cid>()) {
+        (Ok(first), Ok(last)) if first <= last => Ok(first..=last),
+        _ => {
+            let hint = format!(
+                "{item:?} is neither a CID nor a range; expected e.g. 3,7,100-200,host,local or any"
+            );
+            Err(Error::invalid("list of CIDs", text, hint))
+        }
+    }
+}
+
+/// Who a limit for each peer counts as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PeerKey {
+    /// A machine.
+    Cid(Cid),
+    /// An IP address, whatever the port.
+    Ip(IpAddr),
+    /// A user of this machine.
+    Uid(u32),
+    /// A process of this machine whose user is not known.
+    Unknown,
+}
+
+impl PeerKey {
+    /// Reduces a peer to what counts.
+    pub fn new(peer: &Peer) -> PeerKey {
+        match peer {
+            Peer::Vsock(addr) => addr.cid.map_or(PeerKey::Unknown, PeerKey::Cid),
+            Peer::Tcp(addr) => PeerKey::Ip(addr.ip()),
+            Peer::Unix(uid) => uid.map_or(PeerKey::Unknown, PeerKey::Uid),
+            Peer::Stdio => PeerKey::Unknown,
+        }
+    }
+}
+
+/// Why a peer may not come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Its CID is not in `--allow-cid`.
+    Cid,
+    /// It came from another network to an address of the prefix, which is for this machine alone.
+    Foreign,
+    /// `--max-connections` are open.
+    Full(usize),
+    /// `--max-connections-per-peer` of this peer are open.
+    PeerFull(usize),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Cid => write!(f, "its CID is not in --allow-cid"),
+            Refusal::Foreign => write!(f, "it reached the prefix from another machine"),
+            Refusal::Full(limit) => write!(
+                f,
+                "{limit} connections are open, which is --max-connections"
+            ),
+            Refusal::PeerFull(limit) => {
+                write!(
+                    f,
+                    "{limit} connections of this peer are open, which is --max-connections-per-peer"
+                )
+            }
+        }
+    }
+}
+
+/// Lets peers in and counts them.
+#[derive(Debug)]
+pub struct Gate {
+    /// The machines that may connect.
+    pub allowed: AllowedCids,
+    /// Connections in all.
+    pub limit: usize,
+    /// Connections of one peer.
+    pub peer_limit: usize,
+    /// The prefix whose addresses only this machine may use.
+    pub prefix: Option<Prefix>,
+    open: HashMap<PeerKey, usize>,
+    total: usize,
+}
+
+impl Gate {
+    /// Begins with nobody in.
+    pub fn new(
+        allowed: AllowedCids,
+        limit: usize,
+        peer_limit: usize,
+        prefix: Option<Prefix>,
+    ) -> Gate {
+        Gate {
+            allowed,
+            limit,
+            peer_limit,
+            prefix,
+            open: HashMap::new(),
+            total: 0,
+        }
+    }
+
+    /// Counts the peer in; [`Gate::leave`] with the key counts it out.
+    pub fn enter(
+        &mut self,
+        peer: &Peer,
+        destination: Option<SocketAddr>,
+    ) -> Result<PeerKey, Refusal> {
+        if peer.cid().is_some_and(|cid| !self.allowed.contains(cid)) {
+            return Err(Refusal::Cid);
+        }
+        if self.is_foreign(peer, destination) {
+            return Err(Refusal::Foreign);
+        }
+        if self.total >= self.limit {
+            return Err(Refusal::Full(self.limit));
+        }
+        let key = PeerKey::new(peer);
+        let count = self.open.entry(key).or_insert(0);
+        if *count >= self.peer_limit {
+            return Err(Refusal::PeerFull(self.peer_limit));
+        }
+        *count += 1;
+        self.total += 1;
+        Ok(key)
+    }
+
+    /// Counts the peer out.
+    pub fn leave(&mut self, key: PeerKey) {
+        if let Some(count) = self.open.get_mut(&key) {
+            *count -= 1;
+            self.total -= 1;
+            if *count == 0 {
+                self.open.remove(&key);
+            }
+        }
+    }
+
+    /// The local route is valid on every interface, so a neighbour who routes the prefix here would get in.
+    fn is_foreign(&self, peer: &Peer, destination: Option<SocketAddr>) -> bool {
+        let (Some(prefix), Peer::Tcp(from), Some(to)) = (self.prefix, peer, destination) else {
+            return false;
+        };
+        let is_ours = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if prefix.contains(ip));
+        is_ours(to.ip()) && !is_ours(from.ip()) && !from.ip().is_loopback()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vsock::VsockAddr;
+
+    fn guest(number: u32) -> Peer {
+        Peer::Vsock(VsockAddr {
+            cid: Cid::new(number),
+            port: 1000u16.into(),
+        })
+    }
+
+    fn gate(allowed: &str, limit: usize, peer_limit: usize) -> Gate {
+        Gate::new(
+            allowed.parse().unwrap(),
+            limit,
+            peer_limit,
+            Some("fd00:1::/64".parse().unwrap()),
+        )
+    }
+
+    #[test]
+    fn only_listed_cids_come_in() {
+        let mut gate = gate("3,7,100-200,host", 100, 100);
+        for (cid, comes_in) in [
+            (2, true),
+            (3, true),
+            (4, false),
+            (1, false),
+            (100, true),
+            (200, true),
+            (201, false),
+        ] {
+            assert_eq!(gate.enter(&guest(cid), None).is_ok(), comes_in, "{cid}");
+        }
+        assert_eq!(gate.enter(&guest(4), None), Err(Refusal::Cid));
+    }
+
+    #[test]
+    fn any_lets_every_machine_in() {
+        assert!(gate("any", 1, 1).enter(&guest(99), None).is_ok());
+        assert!(gate("3,any", 1, 1).enter(&guest(99), None).is_ok());
+    }
+
+    #[test]
+    fn lists_that_mean_nothing_are_refused() {
+        for text in [
+            "",
+            ",",
+            "3,",
+            "3-",
+            "-3",
+            "7-3",
+            "3 ,4",
+            "all",
+            "3;4",
+            "0",
+            "4294967295",
+            "3-4294967295",
+        ] {
+            assert!(text.parse::<AllowedCids>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_at_its_limit_leaves_room_for_others_and_comes_back_after_leaving() {
+        let mut gate = gate("any", 3, 2);
+        let first = gate.enter(&guest(3), None).unwrap();
+        gate.enter(&guest(3), None).unwrap();
+        assert_eq!(gate.enter(&guest(3), None), Err(Refusal::PeerFull(2)));
+        gate.enter(&guest(4), None).unwrap();
+        assert_eq!(gate.enter(&guest(5), None), Err(Refusal::Full(3)));
+        gate.leave(first);
+        assert!(gate.enter(&guest(3), None).is_ok());
+    }
+
+    #[test]
+    fn the_prefix_is_for_this_machine_alone() {
+        let mut gate = gate("any", 10, 10);
+        let mut enter =
+            |from: &str, to: &str| gate.enter(&Peer::Tcp(from.parse().unwrap()), to.parse().ok());
+        assert_eq!(
+            enter("[2001:db8::1]:5", "[fd00:1::2]:445"),
+            Err(Refusal::Foreign)
+        );
+        assert!(enter("[fd00:1::3]:5", "[fd00:1::2]:445").is_ok());
+        assert!(enter("[::1]:5", "[fd00:1::2]:445").is_ok());
+        assert!(enter("[2001:db8::1]:5", "[2001:db8::2]:445").is_ok());
+    }
+}

@@ -1,0 +1,186 @@
+//! A connection whose target is reached: two ends and the two flows between them.
+
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+
+use super::flow::{Flow, State, Tools, Turn};
+use super::wire::{End, Wire};
+use crate::stream::Stream;
+
+/// One of the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who connected to us.
+    Peer,
+    /// Whom we connected to.
+    Target,
+}
+
+/// Time limits of a relayed connection; none is no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Limits {
+    /// Without a byte in either direction.
+    pub idle: Option<Duration>,
+    /// After one direction has ended.
+    pub half_close: Option<Duration>,
+}
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both directions ended, and every byte was taken.
+    Complete,
+    /// An end failed or refused bytes.
+    Broken(Side, Errno),
+    /// No byte moved for the idle time.
+    Idle,
+    /// The second direction did not end in time after the first.
+    HalfClosed,
+    /// The program stops, and the drain time is over.
+    Stopped,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Complete => write!(f, "complete"),
+            Ending::Broken(Side::Peer, errno) => write!(f, "aborted by the peer: {}", errno.desc()),
+            Ending::Broken(Side::Target, errno) => {
+                write!(f, "aborted by the target: {}", errno.desc())
+            }
+            Ending::Idle => write!(f, "closed: no byte within --idle-timeout"),
+            Ending::HalfClosed => write!(f, "closed: no second end within --half-close-timeout"),
+            Ending::Stopped => write!(f, "closed: still open after --drain-timeout"),
+        }
+    }
+}
+
+/// What a turn came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Only an event or the deadline can change anything.
+    Waiting,
+    /// There is more to do after the others.
+    Yielded,
+    /// It is over; close it.
+    Over(Ending),
+}
+
+/// Two ends and two flows.
+#[derive(Debug)]
+pub struct Connection<W> {
+    peer: End<W>,
+    target: End<W>,
+    inbound: Flow,
+    outbound: Flow,
+    /// When the last byte moved.
+    active: Instant,
+    /// When the first direction ended.
+    half_closed: Option<Instant>,
+}
+
+impl<W: Wire> Connection<W> {
+    /// Begins to relay.
+    pub fn new(peer: End<W>, target: End<W>, now: Instant) -> Connection<W> {
+        let (inbound, outbound) = (Flow::default(), Flow::default());
+        Connection {
+            peer,
+            target,
+            inbound,
+            outbound,
+            active: now,
+            half_closed: None,
+        }
+    }
+
+    /// Takes over what epoll reported of one end.
+    pub fn note(&mut self, side: Side, events: EpollFlags) {
+        match side {
+            Side::Peer => self.peer.note(events),
+            Side::Target => self.target.note(events),
+        }
+    }
+
+    /// Gives the bytes delivered to the target and to the peer.
+    pub fn delivered_bytes(&self) -> (u64, u64) {
+        (
+            self.inbound.delivered_bytes(),
+            self.outbound.delivered_bytes(),
+        )
+    }
+
+    /// Lets both directions go on as far as they can.
+    pub fn advance(&mut self, tools: &mut Tools, now: Instant) -> Outcome {
+        let before = self.delivered_bytes();
+        let inbound = self
+            .inbound
+            .advance(&mut self.peer, &mut self.target, tools);
+        let outbound = self
+            .outbound
+            .advance(&mut self.target, &mut self.peer, tools);
+        if self.delivered_bytes() != before {
+            self.active = now;
+        }
+        let (inbound, outbound) = match (inbound, outbound) {
+            (Err(errno), _) => return Outcome::Over(Ending::Broken(Side::Peer, errno)),
+            (_, Err(errno)) => return Outcome::Over(Ending::Broken(Side::Target, errno)),
+            (Ok(inbound), Ok(outbound)) => (inbound, outbound),
+        };
+        if self.inbound.is_over() || self.outbound.is_over() {
+            self.half_closed.get_or_insert(now);
+        }
+        match (self.ending(), inbound, outbound) {
+            (Some(ending), ..) => Outcome::Over(ending),
+            (None, Turn::Waiting, Turn::Waiting) => Outcome::Waiting,
+            _ => Outcome::Yielded,
+        }
+    }
+
+    /// Both directions are over: how it went.
+    fn ending(&self) -> Option<Ending> {
+        match (self.inbound.state(), self.outbound.state()) {
+            (State::Finished, State::Finished) => Some(Ending::Complete),
+            (State::Refused(errno), _) if self.outbound.is_over() => {
+                Some(Ending::Broken(Side::Target, errno))
+            }
+            (_, State::Refused(errno)) if self.inbound.is_over() => {
+                Some(Ending::Broken(Side::Peer, errno))
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells when [`Connection::expired`] must be asked.
+    pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        let idle = limits.idle.map(|limit| self.active + limit);
+        let half_close = self
+            .half_closed
+            .zip(limits.half_close)
+            .map(|(since, limit)| since + limit);
+        [idle, half_close].into_iter().flatten().min()
+    }
+
+    /// Tells which limit has passed, if one has.
+    pub fn expired(&self, limits: &Limits, now: Instant) -> Option<Ending> {
+        if limits.idle.is_some_and(|limit| self.active + limit <= now) {
+            return Some(Ending::Idle);
+        }
+        let since = self.half_closed?;
+        limits
+            .half_close
+            .filter(|&limit| since + limit <= now)
+            .map(|_| Ending::HalfClosed)
+    }
+}
+
+impl Connection<Stream> {
+    /// Closes both ends; unless all is complete, so that neither takes it for a clean end.
+    pub fn close(self, ending: Ending) {
+        if ending != Ending::Complete {
+            self.peer.wire.abort();
+            self.target.wire.abort();
+        }
+    }
+}

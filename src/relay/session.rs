@@ -1,0 +1,201 @@
+//! One peer from accept to close: first its target is reached, then bytes are relayed.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::EpollFlags;
+
+use super::connection::{Connection, Ending, Limits, Outcome, Side};
+use super::flow::Tools;
+use super::wire::End;
+use crate::connect::{Dial, Dialer};
+use crate::error::{Error, Result};
+use crate::policy::PeerKey;
+use crate::stream::{Peer, Stream};
+
+/// One peer and how far it has come.
+#[derive(Debug)]
+pub struct Session {
+    /// Who it is.
+    pub peer: Peer,
+    /// What it is counted as; none if it is not counted.
+    pub counted: Option<PeerKey>,
+    /// When it was accepted.
+    pub started: Instant,
+    /// Whether the loop has it in the list of those that yielded.
+    pub is_queued: bool,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The target is being connected; what epoll said of it meanwhile is kept.
+    Dialing {
+        peer: Box<End<Stream>>,
+        dial: Box<Dial>,
+        seen: EpollFlags,
+    },
+    /// Bytes are relayed.
+    Relaying(Box<Connection<Stream>>),
+    /// Only while one phase becomes the next.
+    Gone,
+}
+
+/// What a turn of a session came to.
+#[derive(Debug)]
+pub enum Progress {
+    /// Only an event or the deadline can change anything.
+    Waiting,
+    /// There is more to do after the others.
+    Yielded,
+    /// It is over.
+    Over(Ending),
+    /// The target cannot be reached.
+    Unreachable(Error),
+}
+
+/// How a session went, for the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    /// Why it is over.
+    pub ending: Ending,
+    /// Bytes that the target took.
+    pub inbound_bytes: u64,
+    /// Bytes that the peer took.
+    pub outbound_bytes: u64,
+    /// From accept to close.
+    pub duration: Duration,
+}
+
+impl Session {
+    /// Begins to connect to the target on behalf of a peer, who is aborted if that cannot even begin.
+    pub fn dial(
+        stream: Stream,
+        peer: Peer,
+        destination: Option<SocketAddr>,
+        dialer: &Dialer,
+        now: Instant,
+    ) -> Result<Session> {
+        match dialer.dial(&peer, destination, now) {
+            Ok(dial) => {
+                let end = Box::new(End::new(stream));
+                let phase = Phase::Dialing {
+                    peer: end,
+                    dial: Box::new(dial),
+                    seen: EpollFlags::empty(),
+                };
+                Ok(Session {
+                    peer,
+                    counted: None,
+                    started: now,
+                    is_queued: false,
+                    phase,
+                })
+            }
+            Err(error) => {
+                stream.abort();
+                Err(error)
+            }
+        }
+    }
+
+    /// Begins to relay between two connected ends.
+    pub fn relay(stream: Stream, peer: Peer, target: Stream, now: Instant) -> Session {
+        let connection = Connection::new(End::new(stream), End::new(target), now);
+        Session {
+            peer,
+            counted: None,
+            started: now,
+            is_queued: false,
+            phase: Phase::Relaying(Box::new(connection)),
+        }
+    }
+
+    /// Takes over what epoll reported of one side.
+    pub fn note(&mut self, side: Side, events: EpollFlags) {
+        match &mut self.phase {
+            Phase::Dialing { peer, .. } if side == Side::Peer => peer.note(events),
+            Phase::Dialing { seen, .. } => *seen |= events,
+            Phase::Relaying(connection) => connection.note(side, events),
+            Phase::Gone => {}
+        }
+    }
+
+    /// Goes on as far as possible. `watch` is told of each new stream to the target.
+    pub fn advance(
+        &mut self,
+        dialer: &Dialer,
+        tools: &mut Tools,
+        now: Instant,
+        watch: &mut dyn FnMut(&Stream) -> Result<()>,
+    ) -> Progress {
+        if let Phase::Dialing { dial, seen, .. } = &mut self.phase {
+            match dial.advance(dialer, !seen.is_empty(), now, watch) {
+                Ok(None) => {
+                    *seen = EpollFlags::empty();
+                    return Progress::Waiting;
+                }
+                Err(error) => return Progress::Unreachable(error),
+                Ok(Some(target)) => self.connected(target, now),
+            }
+        }
+        match &mut self.phase {
+            Phase::Relaying(connection) => match connection.advance(tools, now) {
+                Outcome::Waiting => Progress::Waiting,
+                Outcome::Yielded => Progress::Yielded,
+                Outcome::Over(ending) => Progress::Over(ending),
+            },
+            _ => Progress::Waiting,
+        }
+    }
+
+    fn connected(&mut self, target: Stream, now: Instant) {
+        if let Phase::Dialing { peer, seen, .. } = std::mem::replace(&mut self.phase, Phase::Gone) {
+            let mut target = End::new(target);
+            // It may have become readable before; that is not reported twice.
+            target.note(seen | EpollFlags::EPOLLIN);
+            self.phase = Phase::Relaying(Box::new(Connection::new(*peer, target, now)));
+        }
+    }
+
+    /// Tells whether the target is not reached yet.
+    pub fn is_dialing(&self) -> bool {
+        matches!(self.phase, Phase::Dialing { .. })
+    }
+
+    /// Tells when it must be looked at even if nothing became ready.
+    pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
+        match &self.phase {
+            Phase::Dialing { dial, .. } => dial.deadline(),
+            Phase::Relaying(connection) => connection.deadline(limits),
+            Phase::Gone => None,
+        }
+    }
+
+    /// Tells which limit of a relayed connection has passed, if one has.
+    pub fn expired(&self, limits: &Limits, now: Instant) -> Option<Ending> {
+        match &self.phase {
+            Phase::Relaying(connection) => connection.expired(limits, now),
+            _ => None,
+        }
+    }
+
+    /// Closes both ends, and says how it went.
+    pub fn close(self, ending: Ending, now: Instant) -> Summary {
+        let mut summary = Summary {
+            ending,
+            inbound_bytes: 0,
+            outbound_bytes: 0,
+            duration: now.duration_since(self.started),
+        };
+        match self.phase {
+            Phase::Dialing { peer, .. } => peer.wire.abort(),
+            Phase::Relaying(connection) => {
+                (summary.inbound_bytes, summary.outbound_bytes) = connection.delivered_bytes();
+                connection.close(ending);
+            }
+            Phase::Gone => {}
+        }
+        summary
+    }
+}
