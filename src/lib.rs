@@ -1,5 +1,8 @@
 //! Bridges between AF_VSOCK, IPv6 and unix sockets, for connections to and from virtual machines.
 
+pub mod activation;
+pub mod command_line;
+pub mod config;
 pub mod config_file;
 pub mod connect;
 pub mod endpoint;
@@ -11,6 +14,7 @@ pub mod notify;
 pub mod policy;
 pub mod prefix;
 pub mod relay;
+pub mod server;
 pub mod stream;
 pub mod sys;
 pub mod vsock;

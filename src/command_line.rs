@@ -1,0 +1,56 @@
+//! Reads the command line; what is wrong with it is said in one line.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+/// The usage error of all our programs.
+const USAGE: u8 = 2;
+
+/// Parses the arguments of the program, or prints help, version or error and gives the exit status.
+pub fn parse<A: Parser>() -> Result<A, ExitCode> {
+    A::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody reads stdout any more: nothing is lost.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            eprint!("{error}");
+            ExitCode::from(USAGE)
+        }
+        _ => {
+            eprintln!(
+                "{}: {}",
+                A::command().get_name(),
+                one_line(&error.to_string())
+            );
+            ExitCode::from(USAGE)
+        }
+    })
+}
+
+/// Takes the first paragraph, which says what is wrong, without clap's `error:` and line breaks.
+fn one_line(text: &str) -> String {
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = first
+        .trim_start_matches("error: ")
+        .split_whitespace()
+        .collect();
+    format!("{}; see --help", words.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line() {
+        let text = "error: the following required arguments were not provided:\n  <HOST>\n\nUsage: x <HOST>\n";
+        assert_eq!(
+            one_line(text),
+            "the following required arguments were not provided: <HOST>; see --help"
+        );
+    }
+}

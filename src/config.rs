@@ -1,0 +1,351 @@
+//! The settings of one bridge, from options and environment.
+//!
+//! [`Arguments`] is what was written, [`Settings`] what holds: defaults filled in, prefix found, target resolved.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{ArgAction, CommandFactory, Parser};
+
+use crate::connect::{Dialer, Source, Target};
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::logging;
+use crate::policy::{AllowedCids, Gate};
+use crate::prefix::{self, Prefix};
+use crate::relay::{Limits, LoopSettings};
+use crate::stream::Tuning;
+
+/// Ten years: longer is infinity, and far below what a clock can add without overflow.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
+/// Variables of the shared configuration file that are not for this program.
+const FOREIGN_VARIABLES: [&str; 1] = ["VSOCK_BRIDGE_NAMES"];
+
+const AFTER_HELP: &str = "\
+Every option can be given as an environment variable, e.g. VSOCK_BRIDGE_TO for --to, and so in
+/etc/vsock-bridge/vsock-bridge@PORT.conf. VSOCK_BRIDGE_LOG takes a log filter, e.g. debug.
+
+Targets: [::1]:445  127.0.0.1:445  name:445  vsock:2:445  vsock:host:445  vsock:mapped[:PORT]
+         /run/x.sock  @name  vsock-mux:/run/vm.vsock:445
+Times:   500ms  5s  10min  1h 30min  infinity
+
+vsock-bridge takes its sockets from systemd; see vsock-bridge(8).";
+
+/// Relays connections between sockets passed by systemd and a target.
+#[derive(Debug, Parser)]
+#[command(name = "vsock-bridge", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// Where connections go
+    #[arg(long, env = "VSOCK_BRIDGE_TO", value_name = "TARGET")]
+    pub to: Option<Endpoint>,
+    /// Source address of outgoing connections: none, mapped (P::<CID of the peer>) or an IP address
+    /// [default: mapped from vsock to loopback IPv6, else none]
+    #[arg(long, env = "VSOCK_BRIDGE_SOURCE", value_name = "SOURCE")]
+    pub source: Option<SourceArgument>,
+    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
+    #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
+    pub prefix: Option<Prefix>,
+    /// Machines that may connect over vsock: any, or a list such as 3,7,100-200,host,local
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_ALLOW_CID",
+        value_name = "LIST",
+        default_value = "any"
+    )]
+    pub allow_cid: AllowedCids,
+    /// Connections in all
+    #[arg(long, env = "VSOCK_BRIDGE_MAX_CONNECTIONS", value_name = "N", default_value = "4096", value_parser = parse_limit)]
+    pub max_connections: usize,
+    /// Connections of one CID, IP address or user
+    #[arg(long, env = "VSOCK_BRIDGE_MAX_CONNECTIONS_PER_PEER", value_name = "N", default_value = "1024", value_parser = parse_limit)]
+    pub max_connections_per_peer: usize,
+    /// How long the target may take to accept
+    #[arg(long, env = "VSOCK_BRIDGE_CONNECT_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
+    pub connect_timeout: Duration,
+    /// How long a target that refuses is tried again
+    #[arg(long, env = "VSOCK_BRIDGE_CONNECT_RETRY", value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    pub connect_retry: Duration,
+    /// Close a connection after that time without a byte
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_IDLE_TIMEOUT",
+        value_name = "TIME",
+        default_value = "infinity"
+    )]
+    pub idle_timeout: TimeLimit,
+    /// Close a connection that long after one direction has ended
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_HALF_CLOSE_TIMEOUT",
+        value_name = "TIME",
+        default_value = "infinity"
+    )]
+    pub half_close_timeout: TimeLimit,
+    /// Leave after that time without a connection; systemd starts us again
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_EXIT_IDLE_TIME",
+        value_name = "TIME",
+        default_value = "infinity"
+    )]
+    pub exit_idle_time: TimeLimit,
+    /// How long open connections may go on after SIGTERM
+    #[arg(long, env = "VSOCK_BRIDGE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    pub drain_timeout: Duration,
+    /// Idle time before TCP keepalive probes, 0 for none
+    #[arg(long, env = "VSOCK_BRIDGE_KEEPALIVE", value_name = "TIME", default_value = "60s", value_parser = parse_time)]
+    pub keepalive: Duration,
+    /// Receive buffer of vsock sockets
+    #[arg(long, env = "VSOCK_BRIDGE_VSOCK_BUFFER", value_name = "SIZE", default_value = "1MiB", value_parser = parse_buffer)]
+    pub vsock_buffer: u64,
+    /// Log more; twice for every event
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log less; twice for errors only
+    #[arg(short, long, action = ArgAction::Count)]
+    pub quiet: u8,
+}
+
+impl Arguments {
+    /// Names settings in the environment that no option knows: most likely a slip of the pen.
+    pub fn warn_of_unknown_variables() {
+        let command = Arguments::command();
+        let known: Vec<_> = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_env())
+            .collect();
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            let is_ours = text.starts_with("VSOCK_BRIDGE_");
+            let is_other = text == logging::VARIABLE || FOREIGN_VARIABLES.contains(&&*text);
+            if is_ours && !is_other && !known.contains(&name.as_os_str()) {
+                log::warn!(
+                    "{text} in the environment is not a setting of vsock-bridge; see vsock-bridge(8)"
+                );
+            }
+        }
+    }
+}
+
+/// `--source` as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceArgument(Source);
+
+impl FromStr for SourceArgument {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<SourceArgument> {
+        let source = match text {
+            "none" => Source::Kernel,
+            "mapped" => Source::Mapped,
+            _ => Source::Address(text.parse::<IpAddr>().ok().ok_or_else(|| {
+                Error::invalid(
+                    "source address",
+                    text,
+                    "expected `none`, `mapped` or an IP address without port",
+                )
+            })?),
+        };
+        Ok(SourceArgument(source))
+    }
+}
+
+/// A time limit; none is `infinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLimit(pub Option<Duration>);
+
+impl FromStr for TimeLimit {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<TimeLimit> {
+        match text {
+            "infinity" => Ok(TimeLimit(None)),
+            _ => parse_time(text).map(|time| TimeLimit(Some(time))),
+        }
+    }
+}
+
+/// Reads a time span such as `5s` or `1h 30min`, at most ten years.
+pub fn parse_time(text: &str) -> Result<Duration> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= LONGEST => Ok(time),
+        Ok(_) => Err(Error::invalid("time", text, "longer than ten years")),
+        Err(error) => Err(Error::invalid(
+            "time",
+            text,
+            format!("{error}; expected e.g. 500ms, 5s, 10min"),
+        )),
+    }
+}
+
+fn parse_positive(text: &str) -> Result<Duration> {
+    match parse_time(text)? {
+        Duration::ZERO => Err(Error::invalid("time", text, "must be longer than 0")),
+        time => Ok(time),
+    }
+}
+
+fn parse_limit(text: &str) -> Result<usize> {
+    crate::vsock::decimal(text)
+        .filter(|&number| (1..=1_000_000).contains(&number))
+        .ok_or_else(|| Error::invalid("limit", text, "expected a number from 1 to 1000000"))
+}
+
+fn parse_buffer(text: &str) -> Result<u64> {
+    let size = text.parse::<ByteSize>().ok().map(|size| size.as_u64());
+    size.filter(|bytes| (4096..=64 << 20).contains(bytes))
+        .ok_or_else(|| Error::invalid("buffer size", text, "expected 4KiB to 64MiB, e.g. 1MiB"))
+}
+
+/// What the relay of one bridge runs with.
+#[derive(Debug)]
+pub struct Settings {
+    /// How the target is reached.
+    pub dialer: Dialer,
+    /// Who may come in.
+    pub gate: Gate,
+    /// Times of connections and of the program.
+    pub times: LoopSettings,
+}
+
+impl Settings {
+    /// Fills in defaults and checks what belongs together. `has_vsock`: some listener or connection is vsock.
+    ///
+    /// Errors: a missing `--to`, a name that does not resolve, a source that does not fit, a missing route.
+    pub fn new(arguments: Arguments, has_vsock: bool) -> Result<Settings> {
+        let target = arguments.to.ok_or_else(|| {
+            Error::Usage("`--to` or VSOCK_BRIDGE_TO is missing: where should connections go? e.g. --to [::1]:445".into())
+        })?;
+        let target = Target::resolve(target.into_target()?)?;
+        let source = match arguments.source {
+            Some(SourceArgument(source)) => source,
+            None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
+            None => Source::Kernel,
+        };
+        let prefix = find_prefix(
+            arguments.prefix,
+            source == Source::Mapped || target.is_mapped(),
+        )?;
+        let keepalive = (!arguments.keepalive.is_zero()).then_some(arguments.keepalive);
+        let tuning = Tuning {
+            keepalive,
+            vsock_buffer_bytes: arguments.vsock_buffer,
+        };
+        let dialer = Dialer {
+            target,
+            source,
+            prefix,
+            timeout: arguments.connect_timeout,
+            retry: arguments.connect_retry,
+            tuning,
+        };
+        dialer.check()?;
+        let gate = Gate::new(
+            arguments.allow_cid,
+            arguments.max_connections,
+            arguments.max_connections_per_peer,
+            prefix,
+        );
+        let limits = Limits {
+            idle: arguments.idle_timeout.0,
+            half_close: arguments.half_close_timeout.0,
+        };
+        let times = LoopSettings {
+            limits,
+            exit_idle: arguments.exit_idle_time.0,
+            drain: arguments.drain_timeout,
+        };
+        Ok(Settings {
+            dialer,
+            gate,
+            times,
+        })
+    }
+}
+
+/// Finds the prefix; without need for one, a machine that has none does well without.
+fn find_prefix(given: Option<Prefix>, is_needed: bool) -> Result<Option<Prefix>> {
+    match prefix::find(given, Path::new("/")) {
+        Ok((prefix, origin)) => {
+            log::debug!("the prefix is {prefix}, {origin}");
+            Ok(Some(prefix))
+        }
+        Err(error) if is_needed => Err(error),
+        Err(error) => {
+            log::debug!("no prefix: {}", error.report());
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_is_an_environment_variable_named_like_it() {
+        for argument in Arguments::command().get_arguments() {
+            let name = argument.get_long().unwrap();
+            if ["verbose", "quiet", "help", "version"].contains(&name) {
+                continue;
+            }
+            let variable = format!("VSOCK_BRIDGE_{}", name.to_uppercase().replace('-', "_"));
+            assert_eq!(
+                argument.get_env().unwrap().to_str(),
+                Some(variable.as_str())
+            );
+        }
+    }
+
+    #[test]
+    fn times_are_spans_with_units() {
+        for (text, seconds) in [
+            ("5s", 5),
+            ("10min", 600),
+            ("1h 30min", 5400),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                parse_time(text).unwrap(),
+                Duration::from_secs(seconds),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "5",
+            "-5s",
+            "s",
+            "5x",
+            "infinity",
+            "1000years",
+            "99999999999999999999s",
+        ] {
+            assert!(parse_time(text).is_err(), "{text:?}");
+        }
+        assert_eq!("infinity".parse::<TimeLimit>().unwrap(), TimeLimit(None));
+        assert!(parse_positive("0s").is_err());
+    }
+
+    #[test]
+    fn sizes_and_limits_have_bounds() {
+        assert_eq!(parse_buffer("1MiB").unwrap(), 1 << 20);
+        assert_eq!(parse_buffer("65536").unwrap(), 65536);
+        for text in ["", "0", "1k", "1GiB", "-1MiB", "x"] {
+            assert!(parse_buffer(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_limit("4096").unwrap(), 4096);
+        for text in ["", "0", "-1", "+1", "1000001", "1e3"] {
+            assert!(parse_limit(text).is_err(), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! The body of vsock-bridge: sockets from systemd, settings, loop.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::activation::Activation;
+use crate::config::{Arguments, Settings};
+use crate::error::{Error, Result};
+use crate::relay::{Loop, Totals};
+use crate::stream::Family;
+
+/// Descriptors of a connection: its two ends.
+const PER_CONNECTION: u64 = 2;
+/// Descriptors for all else: listeners, epoll, pooled pipes, log, one accept in flight.
+const RESERVE: u64 = 128;
+
+/// Serves until systemd or the idle time says stop.
+///
+/// With Accept=yes, when the one connection is over; then a target that could not be reached is an error.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let activation = Activation::take()?;
+    Arguments::warn_of_unknown_variables();
+    let mut settings = Settings::new(arguments, activation.has(Family::Vsock))?;
+    let is_listening = !activation.listeners.is_empty();
+    if is_listening {
+        settings.gate.limit = promised(settings.gate.limit);
+    }
+    for listener in &activation.listeners {
+        log::info!(
+            "bridging {} to {}",
+            listener.local(),
+            settings.dialer.target.endpoint
+        );
+    }
+    let mut event_loop = Loop::new(
+        activation.listeners,
+        settings.dialer,
+        settings.gate,
+        settings.times,
+    )?;
+    event_loop.handle_signals()?;
+    for passed in activation.connections {
+        event_loop.admit(passed.stream, passed.peer, passed.destination);
+    }
+    let Totals {
+        served,
+        refused,
+        unreachable,
+        ..
+    } = event_loop.run()?;
+    log::info!(
+        "stopped: {served} connections served, {refused} refused, {unreachable} without target"
+    );
+    if !is_listening && unreachable > 0 {
+        return Err(Error::Ended(
+            "not served, because its target could not be reached".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Gives as many connections as there will be descriptors for, at most those that were asked for.
+fn promised(wanted: usize) -> usize {
+    let needed = wanted as u64 * PER_CONNECTION + RESERVE;
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
+        return wanted;
+    };
+    let raised = needed.min(hard);
+    let limit = match soft < raised {
+        // A sandbox may forbid it; the unit sets LimitNOFILE= instead.
+        true => setrlimit(Resource::RLIMIT_NOFILE, raised, hard).map_or(soft, |()| raised),
+        false => soft,
+    };
+    if limit >= needed {
+        return wanted;
+    }
+    let possible = (limit.saturating_sub(RESERVE) / PER_CONNECTION).max(1) as usize;
+    log::warn!(
+        "{limit} descriptors suffice for {possible} connections, not for {wanted}: set LimitNOFILE={needed}"
+    );
+    possible
+}
