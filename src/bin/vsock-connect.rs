@@ -1,0 +1,28 @@
+//! Connects to a port of a virtual machine, for ssh and for scripts.
+
+use std::process::ExitCode;
+
+use vsock_bridge::dial::{self, Arguments};
+use vsock_bridge::error::Error;
+use vsock_bridge::{command_line, logging};
+
+/// What ssh itself gives when it cannot connect.
+const NOT_CONNECTED: u8 = 255;
+
+fn main() -> ExitCode {
+    let arguments: Arguments = match command_line::parse() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    logging::init("vsock-connect", arguments.verbose, arguments.quiet);
+    match dial::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{}", error.report());
+            match error {
+                Error::Usage(_) | Error::Invalid { .. } => error.exit_code(),
+                _ => ExitCode::from(NOT_CONNECTED),
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The body of vsock-connect: one connection, handed to the caller or relayed to stdin and stdout.
+
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+
+use crate::config::parse_time;
+use crate::connect::{Dialer, Source, Target};
+use crate::endpoint::{Endpoint, UnixName};
+use crate::error::{Error, Result};
+use crate::fdpass;
+use crate::names::Names;
+use crate::policy::{AllowedCids, Gate};
+use crate::prefix::{self, Prefix};
+use crate::relay::{Ending, Limits, Loop, LoopSettings};
+use crate::stream::{Peer, Stream, Tuning};
+use crate::sys;
+use crate::vsock::{VsockAddr, VsockPort};
+
+/// The port of ssh, for which this program is mostly called.
+const DEFAULT_PORT: u16 = 22;
+
+const AFTER_HELP: &str = "\
+HOST is a CID or name (3, host, web), the same as vsock/3, vsock%3 or 3.vsock, an address of the prefix
+(P::3), unix/PATH, vsock-mux/PATH, or a target with its port: vsock:3:22, [::1]:22, vsock-mux:/run/vm.vsock:22.
+
+As ProxyCommand of ssh:  vsock-connect --fdpass %h %p   with ProxyUseFdpass yes
+By hand:                 vsock-connect 3 80 </dev/null
+
+Exit status: 0 after a complete connection, 255 when it failed, 2 on a usage error.";
+
+/// Connects to a port of a virtual machine, or of any vsock or unix address.
+#[derive(Debug, Parser)]
+#[command(name = "vsock-connect", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// The machine, or a whole address
+    pub host: String,
+    /// Its port [default: 22]
+    pub port: Option<String>,
+    /// Pass the connected socket over stdout instead of relaying it (ProxyUseFdpass of ssh)
+    #[arg(long)]
+    pub fdpass: bool,
+    /// Try again for that long until the machine answers
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    pub wait: Duration,
+    /// How long one attempt may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
+    pub connect_timeout: Duration,
+    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
+    #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
+    pub prefix: Option<Prefix>,
+    /// Log more; twice for every event
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log less
+    #[arg(short, long, action = ArgAction::Count)]
+    pub quiet: u8,
+}
+
+/// Connects, then hands the socket over or relays until both directions have ended.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let target = target(&arguments.host, arguments.port.as_deref(), arguments.prefix)?;
+    if arguments.fdpass {
+        fdpass::check(std::io::stdout().as_fd())?;
+    }
+    let tuning = Tuning {
+        keepalive: Some(Duration::from_secs(60)),
+        vsock_buffer_bytes: 1 << 20,
+    };
+    let dialer = Dialer {
+        target: Target::resolve(target)?,
+        source: Source::Kernel,
+        prefix: None,
+        timeout: arguments.connect_timeout,
+        retry: arguments.wait,
+        tuning,
+    };
+    let stream = dialer
+        .dial(&Peer::Stdio, None, std::time::Instant::now())?
+        .wait_connected(&dialer)?;
+    log::debug!("connected to {}", dialer.target.endpoint);
+    if arguments.fdpass {
+        return fdpass::hand_over(std::io::stdout().as_fd(), stream);
+    }
+    relay(stream, dialer)
+}
+
+fn relay(target: Stream, dialer: Dialer) -> Result<()> {
+    let stdio = sys::take_stdio().and_then(|(input, output)| Stream::stdio(input, output));
+    let stdio = stdio.map_err(Error::system("use stdin and stdout; are both open?"))?;
+    let gate = Gate::new(AllowedCids::Any, 1, 1, None);
+    let settings = LoopSettings {
+        limits: Limits::default(),
+        exit_idle: None,
+        drain: Duration::ZERO,
+    };
+    let name = dialer.target.endpoint.to_string();
+    let mut event_loop = Loop::new(Vec::new(), dialer, gate, settings)?;
+    event_loop.relay(stdio, Peer::Stdio, target)?;
+    match event_loop.run()?.last {
+        Some(Ending::Complete) => Ok(()),
+        Some(ending) => Err(Error::Ended(format!("to {name} {ending}"))),
+        None => Ok(()),
+    }
+}
+
+/// Reads HOST and PORT: a host of any form with its port, or an address that brings its own.
+fn target(host: &str, port: Option<&str>, prefix: Option<Prefix>) -> Result<Endpoint> {
+    for separator in ['/', '%'] {
+        match host.split_once(separator) {
+            Some(("vsock", cid)) => return machine(cid, port),
+            Some(("unix", path)) => return Ok(Endpoint::Unix(UnixName::parse(&absolute(path))?)),
+            Some(("vsock-mux", path)) => {
+                return Ok(Endpoint::Mux {
+                    path: UnixName::parse(&absolute(path))?,
+                    port: parse_port(port)?,
+                });
+            }
+            _ => {}
+        }
+    }
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host);
+    if let Ok(address) = bare.parse::<Ipv6Addr>() {
+        return mapped(address, port, prefix);
+    }
+    if !host.contains([':', '/', '@']) {
+        return machine(host, port);
+    }
+    if port.is_some() {
+        let hint = "the address brings its own port, and PORT is given as well; leave one out";
+        return Err(Error::invalid("host", host, hint));
+    }
+    host.parse::<Endpoint>()?.into_target()
+}
+
+fn machine(name: &str, port: Option<&str>) -> Result<Endpoint> {
+    let cid = Names::read()?.cid(name)?;
+    Ok(Endpoint::Vsock(VsockAddr {
+        cid: Some(cid),
+        port: parse_port(port)?,
+    }))
+}
+
+fn mapped(address: Ipv6Addr, port: Option<&str>, given: Option<Prefix>) -> Result<Endpoint> {
+    let (prefix, _) = prefix::find(given, Path::new("/"))?;
+    let cid = prefix.cid(address).ok_or_else(|| {
+        Error::invalid(
+            "host",
+            &address.to_string(),
+            format!("not the address of a machine in {prefix}"),
+        )
+    })?;
+    Ok(Endpoint::Vsock(VsockAddr {
+        cid: Some(cid),
+        port: parse_port(port)?,
+    }))
+}
+
+fn parse_port(port: Option<&str>) -> Result<VsockPort> {
+    port.map_or(Ok(DEFAULT_PORT.into()), str::parse)
+}
+
+/// `unix/run/x` is `/run/x`, as for systemd-ssh-proxy(1); a second slash does no harm.
+fn absolute(path: &str) -> String {
+    match path.starts_with(['/', '@']) {
+        true => path.to_owned(),
+        false => format!("/{path}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(host: &str, port: Option<&str>) -> Result<String> {
+        target(host, port, Some("fd00:1::/64".parse().unwrap()))
+            .map(|endpoint| endpoint.to_string())
+    }
+
+    #[test]
+    fn every_form_of_a_machine_is_the_same() {
+        for host in [
+            "3",
+            "vsock/3",
+            "vsock%3",
+            "3.vsock",
+            "vsock/3.vsock",
+            "fd00:1::3",
+            "[fd00:1::3]",
+        ] {
+            assert_eq!(read(host, None).unwrap(), "vsock:3:22", "{host}");
+            assert_eq!(read(host, Some("445")).unwrap(), "vsock:3:445", "{host}");
+        }
+        assert_eq!(read("host.vsock", None).unwrap(), "vsock:2:22");
+        assert_eq!(read("vsock/host", None).unwrap(), "vsock:2:22");
+    }
+
+    #[test]
+    fn paths_are_absolute_with_or_without_their_slash() {
+        assert_eq!(read("unix/run/x.sock", Some("22")).unwrap(), "/run/x.sock");
+        assert_eq!(read("unix//run/x.sock", None).unwrap(), "/run/x.sock");
+        assert_eq!(
+            read("vsock-mux/run/vm.vsock", Some("22")).unwrap(),
+            "vsock-mux:/run/vm.vsock:22"
+        );
+        assert_eq!(
+            read("vsock-mux%/run/vm.vsock", None).unwrap(),
+            "vsock-mux:/run/vm.vsock:22"
+        );
+    }
+
+    #[test]
+    fn whole_addresses_bring_their_port() {
+        for text in [
+            "vsock:3:445",
+            "[::1]:22",
+            "127.0.0.1:22",
+            "vsock-mux:/run/vm.vsock:22",
+            "/run/x.sock",
+            "@x",
+        ] {
+            assert_eq!(read(text, None).unwrap(), text);
+            assert!(read(text, Some("22")).is_err(), "{text} with a port");
+        }
+    }
+
+    #[test]
+    fn what_names_no_machine_is_refused() {
+        for host in [
+            "",
+            "0",
+            "-1",
+            "+3",
+            " 3",
+            "03",
+            "4294967295",
+            "4294967296",
+            "vsock/",
+            "vsock/0",
+            "vsock%",
+            "vsock/x y",
+            "unix/",
+            "fd00:2::3",
+            "fd00:1::",
+            "fd00:1::1:0:3",
+            "::1",
+            "3.example",
+            "vsock:3",
+            "vsock::22",
+            "vsock:mapped:x",
+            "vsock-mux/",
+            "3\n",
+            "$(reboot)",
+        ] {
+            assert!(read(host, None).is_err(), "{host:?}");
+        }
+        for port in ["", "x", "-1", "4294967295", "22 ", "022"] {
+            assert!(read("3", Some(port)).is_err(), "{port:?}");
+        }
+    }
+}
