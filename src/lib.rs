@@ -1,14 +1,44 @@
 //! Bridges between AF_VSOCK, IPv6 and unix sockets, for connections to and from virtual machines.
+//!
+//! # The life of one connection
+//!
+//! 1. [`activation`] has taken the listeners that systemd bound; the kernel said which of them listen.
+//! 2. [`relay::Loop`] waits in epoll. A listener has a peer: it is accepted, one per wake-up on vsock.
+//! 3. [`policy::Gate`] decides by CID, limits and network. Who is refused is reset; the target hears nothing.
+//! 4. [`connect::Dialer`] begins a non-blocking connect to the target, from the source `P::<CID>` if that is wanted
+//!    ([`prefix`]), through the line of hybrid vsock ([`mux`]) where a VMM needs it. A target that is down resets the
+//!    peer at once.
+//! 5. [`relay::connection::Connection`] is two [`relay::flow::Flow`]s. Each moves bytes one way, sends the end on after
+//!    the last byte, and knows nothing of the other; a limit or an error ends both.
+//! 6. What it came to is a [`relay::Summary`]: one log entry, and both sockets closed.
+//!
+//! Accept=yes and stdin/stdout ([`dial`]) use the same loop, without listeners.
+//!
+//! # Layers
+//!
+//! A module uses only rows below its own.
+//!
+//! | modules | what they are |
+//! | --- | --- |
+//! | `bin/*` | arguments → library → exit status |
+//! | [`server`] [`dial`] [`generator`] [`control`] [`command_line`] | the bodies of the programs |
+//! | [`config`] | options and environment → what a bridge runs with |
+//! | [`relay`] | sessions, connections, flows, and the one loop that waits |
+//! | [`activation`] [`connect`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`fdpass`] | one job each |
+//! | [`stream`] [`sys`] | sockets; the only `unsafe` |
+//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`config_file`] [`error`] | values; no I/O but configuration files |
 
 pub mod activation;
 pub mod command_line;
 pub mod config;
 pub mod config_file;
 pub mod connect;
+pub mod control;
 pub mod dial;
 pub mod endpoint;
 pub mod error;
 pub mod fdpass;
+pub mod generator;
 pub mod logging;
 pub mod mux;
 pub mod names;
@@ -16,6 +46,7 @@ pub mod notify;
 pub mod policy;
 pub mod prefix;
 pub mod relay;
+pub mod route;
 pub mod server;
 pub mod stream;
 pub mod sys;

@@ -1,0 +1,35 @@
+//! Tells the socket units the prefix; run by systemd at boot and at daemon-reload.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use vsock_bridge::{command_line, generator, logging};
+
+/// Writes the drop-in that tells vsock-bridge-ipv6@.socket the prefix (systemd.generator(7)).
+#[derive(Debug, Parser)]
+#[command(name = "vsock-bridge-generator", version)]
+struct Arguments {
+    /// Directory for generated units
+    normal: PathBuf,
+    /// Not used
+    early: Option<PathBuf>,
+    /// Not used
+    late: Option<PathBuf>,
+    /// Read the configuration below this directory
+    #[arg(long, env = "VSOCK_BRIDGE_GENERATOR_ROOT", default_value = "/")]
+    root: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments: Arguments = match command_line::parse() {
+        Ok(arguments) => arguments,
+        Err(status) => return status,
+    };
+    logging::init_generator("vsock-bridge-generator");
+    if let Err(error) = generator::run(&arguments.normal, &arguments.root) {
+        log::error!("{}", error.report());
+    }
+    // A failed generator must not hold up the boot: the units that need the prefix say so themselves.
+    ExitCode::SUCCESS
+}

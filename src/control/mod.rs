@@ -1,0 +1,141 @@
+//! The body of vsockctl, the administrator's view: one subcommand, one function that gives the text to print.
+
+mod hosts;
+
+use std::fs;
+use std::net::Ipv6Addr;
+use std::path::Path;
+
+use clap::{ArgAction, Parser, Subcommand};
+
+use crate::config_file;
+use crate::error::{Error, Result};
+use crate::names::Names;
+use crate::prefix::{self, CONFIG_PATH, Prefix};
+use crate::route;
+
+/// Shows and prepares the addresses of virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "vsockctl", version, max_term_width = 100)]
+pub struct Arguments {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
+    #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX", global = true)]
+    pub prefix: Option<Prefix>,
+    /// Log more; twice for every event
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// Log less
+    #[arg(short, long, action = ArgAction::Count, global = true)]
+    pub quiet: u8,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the address of a machine
+    Addr {
+        /// CID or name: 3, host, local, web
+        machine: String,
+    },
+    /// Print the CID that an address names
+    Cid {
+        /// IPv6 address of the prefix
+        address: Ipv6Addr,
+    },
+    /// Show, choose or activate the prefix
+    Prefix {
+        /// What to do with it
+        #[command(subcommand)]
+        command: PrefixCommand,
+    },
+    /// Print lines for /etc/hosts
+    Hosts,
+}
+
+/// What can be done with the prefix.
+#[derive(Debug, Subcommand)]
+pub enum PrefixCommand {
+    /// Print the prefix in use
+    Show,
+    /// Print a new random one (RFC 4193)
+    Generate {
+        /// Write it to /etc/vsock-bridge/vsock-bridge.conf as well
+        #[arg(long)]
+        write: bool,
+    },
+    /// Add its local route and this machine's address on lo
+    Up,
+    /// Remove both
+    Down,
+}
+
+/// Carries out the subcommand and gives what it prints.
+pub fn run(arguments: Arguments) -> Result<String> {
+    let prefix = || prefix::find(arguments.prefix, Path::new("/"));
+    match arguments.command {
+        Command::Addr { machine } => Ok(format!(
+            "{}\n",
+            prefix()?.0.address(Names::read()?.cid(&machine)?)
+        )),
+        Command::Cid { address } => cid(prefix()?.0, address),
+        Command::Prefix {
+            command: PrefixCommand::Generate { write },
+        } => generate(write),
+        Command::Prefix {
+            command: PrefixCommand::Show,
+        } => {
+            let (prefix, origin) = prefix()?;
+            log::info!("{origin}");
+            Ok(format!("{prefix}\n"))
+        }
+        Command::Prefix {
+            command: PrefixCommand::Up,
+        } => {
+            let (prefix, origin) = prefix()?;
+            log::info!("adding the local route of {prefix}, {origin}");
+            route::up(prefix).map(|()| String::new())
+        }
+        Command::Prefix {
+            command: PrefixCommand::Down,
+        } => route::down(prefix()?.0).map(|()| String::new()),
+        Command::Hosts => Ok(hosts::lines(prefix()?.0, &Names::read()?)),
+    }
+}
+
+fn cid(prefix: Prefix, address: Ipv6Addr) -> Result<String> {
+    let cid = prefix.cid(address).ok_or_else(|| {
+        let hint = format!(
+            "it names no machine; expected {}CID in hexadecimal",
+            prefix.network()
+        );
+        Error::invalid("address of a machine", &address.to_string(), hint)
+    })?;
+    Ok(format!("{cid}\n"))
+}
+
+/// Makes a prefix of 40 random bits, as RFC 4193 section 3.2 wants it.
+fn generate(write: bool) -> Result<String> {
+    let fail = |source| Error::File {
+        operation: "read",
+        path: "/dev/urandom".into(),
+        source,
+    };
+    let mut random = [0; 5];
+    let mut device = fs::File::open("/dev/urandom").map_err(fail)?;
+    std::io::Read::read_exact(&mut device, &mut random).map_err(fail)?;
+    let prefix = Prefix::from_random(random);
+    if write {
+        config_file::set(
+            Path::new(CONFIG_PATH),
+            prefix::VARIABLE,
+            &prefix.to_string(),
+        )?;
+        log::info!(
+            "written to {CONFIG_PATH}; it holds after `systemctl daemon-reload` and a restart of the units"
+        );
+    }
+    Ok(format!("{prefix}\n"))
+}

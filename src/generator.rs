@@ -1,0 +1,59 @@
+//! The body of vsock-bridge-generator: tells the socket units the prefix (systemd.generator(7)).
+//!
+//! It runs before any unit and at each daemon-reload: it must be fast, ask nobody, and never hold up the boot.
+//! Socket units know no variables (`EnvironmentFile=` does not reach `ListenStream=`), hence the drop-in.
+
+use std::fs;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::prefix::{self, Origin, Prefix};
+use crate::vsock::Cid;
+
+/// The drop-in, below the directory for generated units.
+const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
+
+/// Writes the drop-in with the prefix of the machine below `root` into `directory`.
+///
+/// Errors: no prefix, or [`Error::File`].
+pub fn run(directory: &Path, root: &Path) -> Result<()> {
+    let (prefix, origin) = prefix::find(None, root)?;
+    let path = directory.join(DROP_IN);
+    let write = || {
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&path, drop_in(prefix, &origin))
+    };
+    write().map_err(|source| Error::File {
+        operation: "write",
+        path: path.clone(),
+        source,
+    })
+}
+
+fn drop_in(prefix: Prefix, origin: &Origin) -> String {
+    let source_path = match origin {
+        Origin::File(path) => format!("[Unit]\nSourcePath={}\n\n", path.display()),
+        _ => String::new(),
+    };
+    let address = prefix.address(Cid::HOST);
+    format!(
+        "# Written by vsock-bridge-generator; the prefix is {origin}.\n\
+         {source_path}[Socket]\nListenStream=\nListenStream=[{address}]:%i\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drop_in_resets_the_address_before_it_sets_it() {
+        let text = drop_in("fd00:1::/64".parse().unwrap(), &Origin::Option);
+        assert!(
+            text.ends_with("[Socket]\nListenStream=\nListenStream=[fd00:1::2]:%i\n"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! The local route of a prefix: `local P::/64 dev lo src P::<own CID>`. The only user of netlink.
+//!
+//! With the route every address of the prefix is this machine's own, so that any of them can be bound (with
+//! IPV6_FREEBIND) and answered. The address on lo is the source of ordinary local connections to the prefix,
+//! without which a listener bound to lo would not hear them.
+
+use std::fs::File;
+use std::io;
+use std::net::Ipv6Addr;
+use std::os::fd::AsFd;
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::error::{Error, Result};
+use crate::prefix::Prefix;
+use crate::sys;
+use crate::vsock::Cid;
+
+/// The kernel's table for local addresses (RT_TABLE_LOCAL).
+const TABLE_LOCAL: u8 = 255;
+/// Longest covering route that is still somebody else's site: RFC 4193 gives each a /48.
+const SITE_LENGTH: u8 = 48;
+
+/// Asks /dev/vsock for the CID of this machine.
+///
+/// None when there is no vsock transport yet: the module may be loaded later, so that is no error.
+pub fn own_cid() -> Option<Cid> {
+    let device = File::open("/dev/vsock").ok()?;
+    sys::local_cid(device.as_fd()).ok().and_then(Cid::new)
+}
+
+/// Puts the route and the own address in place; what is there already is left or replaced.
+///
+/// Errors: [`Error::PrefixInUse`], [`Error::Route`].
+pub fn up(prefix: Prefix) -> Result<()> {
+    let mut netlink = Netlink::open()?;
+    if let Some(by) = netlink
+        .routes()?
+        .iter()
+        .find_map(|route| clash(prefix, route, netlink.loopback))
+    {
+        return Err(Error::PrefixInUse { prefix, by });
+    }
+    // Without a CID the machine is at least itself.
+    let own = prefix.address(own_cid().unwrap_or(Cid::LOCAL));
+    netlink.remove_addresses(prefix, Some(own))?;
+    let address = RouteNetlinkMessage::NewAddress(address_message(own, netlink.loopback));
+    netlink.change(
+        address,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        &format!("add {own} to lo"),
+    )?;
+    let mut route = route_message(prefix, netlink.loopback);
+    route
+        .attributes
+        .push(RouteAttribute::PrefSource(RouteAddress::Inet6(own)));
+    let route = RouteNetlinkMessage::NewRoute(route);
+    netlink.change(
+        route,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        &format!("add the local route of {prefix}"),
+    )
+}
+
+/// Takes route and addresses away; what is not there is no error.
+pub fn down(prefix: Prefix) -> Result<()> {
+    let mut netlink = Netlink::open()?;
+    let route = RouteNetlinkMessage::DelRoute(route_message(prefix, netlink.loopback));
+    ignore_missing(netlink.change(route, 0, &format!("remove the local route of {prefix}")))?;
+    netlink.remove_addresses(prefix, None)
+}
+
+fn ignore_missing(result: Result<()>) -> Result<()> {
+    match result {
+        Err(Error::Route { source, .. }) if is_missing(&source) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    use nix::libc::{EADDRNOTAVAIL, ENOENT, ESRCH};
+    matches!(error.raw_os_error(), Some(EADDRNOTAVAIL | ENOENT | ESRCH))
+}
+
+/// Describes a route that uses the prefix for something else; routes through lo are ours.
+fn clash(prefix: Prefix, route: &RouteMessage, loopback: u32) -> Option<String> {
+    let length = route.header.destination_prefix_length;
+    let find =
+        |wanted: fn(&RouteAttribute) -> Option<u32>| route.attributes.iter().find_map(wanted);
+    let interface = find(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    });
+    if interface == Some(loopback) || length < SITE_LENGTH {
+        return None;
+    }
+    let destination = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
+            _ => None,
+        })?;
+    let mask = u128::MAX << (128 - u32::from(length.min(64)));
+    let overlaps = (u128::from(destination) ^ u128::from(prefix.network())) & mask == 0;
+    overlaps.then(|| format!("route {destination}/{length}"))
+}
+
+fn route_message(prefix: Prefix, loopback: u32) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet6;
+    message.header.destination_prefix_length = 64;
+    message.header.table = TABLE_LOCAL;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Local;
+    message.attributes = vec![
+        RouteAttribute::Destination(RouteAddress::Inet6(prefix.network())),
+        RouteAttribute::Oif(loopback),
+        RouteAttribute::Table(TABLE_LOCAL.into()),
+    ];
+    message
+}
+
+fn address_message(address: Ipv6Addr, loopback: u32) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet6;
+    message.header.prefix_len = 128;
+    message.header.flags = AddressHeaderFlags::Nodad;
+    message.header.scope = AddressScope::Universe;
+    message.header.index = loopback;
+    message.attributes = vec![AddressAttribute::Address(address.into())];
+    message
+}
+
+/// A routing socket, used for one request at a time.
+struct Netlink {
+    socket: Socket,
+    loopback: u32,
+}
+
+impl Netlink {
+    fn open() -> Result<Netlink> {
+        let fail = |source| Error::Route {
+            operation: "open a netlink socket".into(),
+            source,
+        };
+        let loopback = nix::net::if_::if_nametoindex("lo").map_err(|errno| fail(errno.into()))?;
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
+        socket.bind_auto().map_err(fail)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
+        Ok(Netlink { socket, loopback })
+    }
+
+    /// Lists all IPv6 routes of all tables.
+    fn routes(&mut self) -> Result<Vec<RouteMessage>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet6;
+        let answers = self.request(
+            RouteNetlinkMessage::GetRoute(request),
+            NLM_F_DUMP,
+            "list the routes",
+        )?;
+        let route = |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(route).collect())
+    }
+
+    /// Removes the addresses of the prefix from lo, but the one to keep.
+    fn remove_addresses(&mut self, prefix: Prefix, keep: Option<Ipv6Addr>) -> Result<()> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = self.request(
+            RouteNetlinkMessage::GetAddress(request),
+            NLM_F_DUMP,
+            "list the addresses",
+        )?;
+        for message in answers {
+            let RouteNetlinkMessage::NewAddress(message) = message else {
+                continue;
+            };
+            let address = message
+                .attributes
+                .iter()
+                .find_map(|attribute| match attribute {
+                    AddressAttribute::Address(std::net::IpAddr::V6(address)) => Some(*address),
+                    _ => None,
+                });
+            let Some(address) = address.filter(|&a| prefix.contains(a) && Some(a) != keep) else {
+                continue;
+            };
+            if message.header.index == self.loopback {
+                let removal =
+                    RouteNetlinkMessage::DelAddress(address_message(address, self.loopback));
+                ignore_missing(self.change(removal, 0, &format!("remove {address} from lo")))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, message: RouteNetlinkMessage, flags: u16, operation: &str) -> Result<()> {
+        self.request(message, NLM_F_ACK | flags, operation)
+            .map(drop)
+    }
+
+    /// Sends one request and reads all that answers it.
+    fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        operation: &str,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        self.exchange(message, flags)
+            .map_err(|source| Error::Route {
+                operation: operation.to_owned(),
+                source,
+            })
+    }
+
+    fn exchange(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            if take_answers(&datagram, &mut answers)? {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// Reads the messages of one datagram; true after the last of the answer.
+fn take_answers(mut datagram: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+    while !datagram.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram)
+            .map_err(io::Error::other)?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+            // An error without code is the acknowledgement (netlink(7)).
+            NetlinkPayload::Error(_) => return Ok(true),
+            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+            _ => {}
+        }
+        // Messages begin at multiples of four bytes.
+        let length = (message.header.length as usize)
+            .next_multiple_of(4)
+            .clamp(4, datagram.len());
+        datagram = &datagram[length..];
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LO: u32 = 1;
+
+    fn route(destination: &str, length: u8, interface: u32) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header.destination_prefix_length = length;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet6(destination.parse().unwrap())),
+            RouteAttribute::Oif(interface),
+        ];
+        message
+    }
+
+    #[test]
+    fn only_routes_of_others_that_overlap_clash() {
+        let prefix: Prefix = "fd00:abcd:ef12::/64".parse().unwrap();
+        for (destination, length, interface, clashes) in [
+            ("fd00:abcd:ef12::", 64, 2, true),
+            ("fd00:abcd:ef12::5", 128, 2, true),
+            ("fd00:abcd:ef12::", 48, 2, true),
+            ("fd00:abcd:ef12::", 64, LO, false),
+            ("fd00:abcd:ef12:1::", 64, 2, false),
+            ("fd00:abcd:ef13::", 48, 2, false),
+            ("fd00::", 8, 2, false),
+            ("::", 0, 2, false),
+        ] {
+            let found = clash(prefix, &route(destination, length, interface), LO);
+            assert_eq!(
+                found.is_some(),
+                clashes,
+                "{destination}/{length} dev {interface}"
+            );
+        }
+    }
+}
