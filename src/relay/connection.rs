@@ -184,3 +184,100 @@ impl Connection<Stream> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::fake::Fake;
+
+    fn connection(peer: Fake, target: Fake, now: Instant) -> Connection<Fake> {
+        let mut connection = Connection::new(End::new(peer), End::new(target), now);
+        let ready = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
+        connection.note(Side::Peer, ready);
+        connection.note(Side::Target, ready);
+        connection
+    }
+
+    fn run(connection: &mut Connection<Fake>, now: Instant) -> Outcome {
+        let mut tools = Tools::default();
+        loop {
+            match connection.advance(&mut tools, now) {
+                Outcome::Yielded => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    #[test]
+    fn both_ends_make_it_complete_in_either_order() {
+        let now = Instant::now();
+        let mut both = connection(
+            Fake::sending(&[Ok(b"ab"), Ok(b"")]),
+            Fake::sending(&[Ok(b"c"), Ok(b"")]),
+            now,
+        );
+        assert_eq!(run(&mut both, now), Outcome::Over(Ending::Complete));
+        assert_eq!(both.delivered_bytes(), (2, 1));
+    }
+
+    #[test]
+    fn the_end_of_one_direction_leaves_the_other_open() {
+        let now = Instant::now();
+        let mut half = connection(Fake::sending(&[Ok(b"")]), Fake::sending(&[Ok(b"c")]), now);
+        assert_eq!(run(&mut half, now), Outcome::Waiting);
+        assert_eq!(
+            (half.target.wire.finished(), half.peer.wire.finished()),
+            (1, 0)
+        );
+        assert_eq!(half.delivered_bytes(), (0, 1));
+    }
+
+    #[test]
+    fn a_reset_peer_ends_all_at_once_though_the_target_is_silent() {
+        let now = Instant::now();
+        let mut broken = connection(
+            Fake::sending(&[Err(Errno::ECONNRESET)]),
+            Fake::sending(&[]),
+            now,
+        );
+        assert_eq!(
+            run(&mut broken, now),
+            Outcome::Over(Ending::Broken(Side::Peer, Errno::ECONNRESET))
+        );
+    }
+
+    #[test]
+    fn a_target_that_takes_no_more_is_still_read_to_its_end() {
+        let now = Instant::now();
+        let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]).but_failing(Errno::EPIPE);
+        let mut broken = connection(Fake::sending(&[Ok(b"too much")]), target, now);
+        assert_eq!(
+            run(&mut broken, now),
+            Outcome::Over(Ending::Broken(Side::Target, Errno::EPIPE))
+        );
+        assert_eq!(broken.peer.wire.taken(), b"answer");
+    }
+
+    #[test]
+    fn limits_expire_from_the_last_byte_and_from_the_first_end() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let limits = Limits {
+            idle: Some(10 * second),
+            half_close: Some(2 * second),
+        };
+        let mut half = connection(Fake::sending(&[Ok(b"")]), Fake::sending(&[]), start);
+        assert_eq!(half.deadline(&limits), Some(start + 10 * second));
+        run(&mut half, start + second);
+        assert_eq!(half.deadline(&limits), Some(start + 3 * second));
+        assert_eq!(half.expired(&limits, start + 2 * second), None);
+        assert_eq!(
+            half.expired(&limits, start + 3 * second),
+            Some(Ending::HalfClosed)
+        );
+        assert_eq!(
+            half.expired(&limits, start + 10 * second),
+            Some(Ending::Idle)
+        );
+    }
+}

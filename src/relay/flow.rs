@@ -159,7 +159,8 @@ impl Flow {
             None => self.copy(source, sink, tools),
         };
         match result {
-            Ok(0) => match source.wire.hidden_error() {
+            // A failed write has taken the error away from the socket, and left an end in its place (tcp(7)).
+            Ok(0) => match source.failure.or_else(|| source.wire.hidden_error()) {
                 Some(error) => Err(error),
                 None => {
                     self.state = State::Draining;
@@ -273,6 +274,8 @@ impl Flow {
             Err(Errno::EAGAIN) => sink.is_writable = false,
             Err(Errno::EINTR) => {}
             Err(error) => {
+                // EPIPE says nothing of the other direction; any other error is of the whole socket.
+                sink.failure = Some(error).filter(|&error| error != Errno::EPIPE);
                 self.state = State::Refused(error);
                 source.wire.refuse_input();
             }
@@ -293,9 +296,156 @@ impl Flow {
 /// Tells whether bulk data goes through a pipe. Copying wins by a factor of two from unix to TCP, and out of
 /// vsock, which has no splice of its own and allocates for the whole length asked.
 fn is_spliced(source: Family, sink: Family) -> bool {
-    match (source, sink) {
-        (Family::File | Family::Vsock, _) | (_, Family::File) => false,
-        (Family::Unix, Family::Tcp) => false,
-        _ => true,
+    !matches!(
+        (source, sink),
+        (Family::File | Family::Vsock, _) | (_, Family::File) | (Family::Unix, Family::Tcp)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::fake::Fake;
+
+    fn advance(
+        flow: &mut Flow,
+        source: &mut End<Fake>,
+        sink: &mut End<Fake>,
+    ) -> Result<Turn, Errno> {
+        source.is_readable = true;
+        flow.advance(source, sink, &mut Tools::default())
+    }
+
+    #[test]
+    fn the_end_is_sent_on_once_and_after_the_last_byte() {
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&[Ok(b"abc"), Ok(b"")])),
+            End::new(Fake::taking(&[2, 0, 9])),
+        );
+        let mut flow = Flow::default();
+        assert_eq!(
+            advance(&mut flow, &mut source, &mut sink),
+            Ok(Turn::Waiting)
+        );
+        assert_eq!(
+            (sink.wire.taken(), sink.wire.finished()),
+            (b"ab".to_vec(), 0)
+        );
+        sink.is_writable = true;
+        assert_eq!(
+            advance(&mut flow, &mut source, &mut sink),
+            Ok(Turn::Waiting)
+        );
+        assert_eq!(
+            (sink.wire.taken(), sink.wire.finished()),
+            (b"abc".to_vec(), 1)
+        );
+        assert_eq!((flow.state(), flow.delivered_bytes()), (State::Finished, 3));
+        advance(&mut flow, &mut source, &mut sink).unwrap();
+        assert_eq!(sink.wire.finished(), 1);
+    }
+
+    #[test]
+    fn a_source_that_fails_has_delivered_what_came_before_and_no_end() {
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&[Ok(b"abc"), Err(Errno::ECONNRESET)])),
+            End::new(Fake::taking(&[9])),
+        );
+        let mut flow = Flow::default();
+        assert_eq!(
+            advance(&mut flow, &mut source, &mut sink),
+            Err(Errno::ECONNRESET)
+        );
+        assert_eq!(
+            (sink.wire.taken(), sink.wire.finished()),
+            (b"abc".to_vec(), 0)
+        );
+    }
+
+    #[test]
+    fn an_end_that_hides_an_error_is_an_error() {
+        let mut source = End::new(Fake::sending(&[Ok(b"abc"), Ok(b"")]).hiding(Errno::ECONNRESET));
+        let mut sink = End::new(Fake::taking(&[9]));
+        assert_eq!(
+            advance(&mut Flow::default(), &mut source, &mut sink),
+            Err(Errno::ECONNRESET)
+        );
+        assert_eq!(sink.wire.finished(), 0);
+    }
+
+    #[test]
+    fn a_sink_that_refuses_ends_this_direction_and_tells_the_source() {
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&[Ok(b"abc"), Ok(b"d")])),
+            End::new(Fake::failing(Errno::EPIPE)),
+        );
+        let mut flow = Flow::default();
+        assert_eq!(
+            advance(&mut flow, &mut source, &mut sink),
+            Ok(Turn::Waiting)
+        );
+        assert_eq!(flow.state(), State::Refused(Errno::EPIPE));
+        assert!(source.wire.is_input_refused());
+        assert_eq!((flow.delivered_bytes(), sink.wire.finished()), (0, 0));
+    }
+
+    #[test]
+    fn an_end_after_a_failed_write_to_the_same_wire_is_an_error() {
+        let mut peer = End::new(Fake::sending(&[Ok(b"abc")]));
+        let mut target = End::new(Fake::sending(&[Ok(b"")]).but_failing(Errno::ECONNRESET));
+        advance(&mut Flow::default(), &mut peer, &mut target).unwrap();
+        assert_eq!(
+            advance(&mut Flow::default(), &mut target, &mut peer),
+            Err(Errno::ECONNRESET)
+        );
+        assert_eq!(peer.wire.finished(), 0);
+    }
+
+    #[test]
+    fn nothing_is_read_ahead_of_a_full_sink() {
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&[Ok(b"abc"), Ok(b"def")])),
+            End::new(Fake::taking(&[0])),
+        );
+        let mut flow = Flow::default();
+        advance(&mut flow, &mut source, &mut sink).unwrap();
+        advance(&mut flow, &mut source, &mut sink).unwrap();
+        assert_eq!(source.wire.unread(), 1);
+    }
+
+    #[test]
+    fn a_flow_with_more_to_do_yields_after_its_budget() {
+        let chunks = vec![Ok(&b"x"[..]); 100];
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&chunks)),
+            End::new(Fake::taking(&[1; 100])),
+        );
+        source.is_ended = true;
+        assert_eq!(
+            advance(&mut Flow::default(), &mut source, &mut sink),
+            Ok(Turn::Yielded)
+        );
+        assert_eq!(source.wire.unread(), 100 - BUDGET);
+    }
+
+    #[test]
+    fn interrupted_calls_are_tried_again() {
+        let script = [
+            Err(Errno::EINTR),
+            Ok(&b"abc"[..]),
+            Err(Errno::EINTR),
+            Ok(b""),
+        ];
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&script)),
+            End::new(Fake::taking(&[9])),
+        );
+        let mut flow = Flow::default();
+        source.is_ended = true;
+        while advance(&mut flow, &mut source, &mut sink) == Ok(Turn::Yielded) {}
+        assert_eq!(
+            (sink.wire.taken(), flow.state()),
+            (b"abc".to_vec(), State::Finished)
+        );
     }
 }

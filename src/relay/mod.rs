@@ -5,6 +5,8 @@
 
 pub mod connection;
 pub mod event_loop;
+#[cfg(test)]
+mod fake;
 pub mod flow;
 pub mod listeners;
 pub mod pipes;

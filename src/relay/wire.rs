@@ -100,6 +100,8 @@ pub struct End<W> {
     pub is_writable: bool,
     /// The other end has ended its direction, or failed: read until that is seen.
     pub is_ended: bool,
+    /// The error of a write, which a read will not report again.
+    pub failure: Option<Errno>,
 }
 
 impl<W> End<W> {
@@ -110,6 +112,7 @@ impl<W> End<W> {
             is_readable: false,
             is_writable: true,
             is_ended: false,
+            failure: None,
         }
     }
 
