@@ -12,7 +12,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, setsockopt, sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
@@ -200,7 +201,15 @@ impl Dialer {
 /// Without the local route a connection from a mapped source would hang, because the answers go elsewhere.
 fn has_local_route(prefix: Prefix) -> bool {
     let address = prefix.address(crate::vsock::Cid::LOCAL);
-    let source = UdpSocket::bind("[::]:0").and_then(|socket| {
+    // Not UdpSocket::bind, which the unit's SocketBindDeny= forbids; connect(2) chooses the source by itself.
+    let socket = socket(
+        AddressFamily::Inet6,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    );
+    let source = socket.map_err(std::io::Error::from).and_then(|socket| {
+        let socket = UdpSocket::from(socket);
         // The discard port; any other would do.
         socket.connect((address, 9))?;
         socket.local_addr()
@@ -313,11 +322,7 @@ impl Dial {
                     return self.wait(state);
                 }
                 State::Connecting { .. } | State::Shaking { .. } => {
-                    let target = Box::new(self.address(dialer).endpoint());
-                    Err(Error::ConnectTimeout {
-                        target,
-                        limit: dialer.timeout,
-                    })
+                    Err(silence(self.address(dialer), dialer.timeout))
                 }
             };
             match outcome {
@@ -561,6 +566,23 @@ fn inet_sockaddr(addr: SocketAddr) -> Box<dyn SockaddrLike> {
     match addr {
         SocketAddr::V4(addr) => Box::new(SockaddrIn::from(addr)),
         SocketAddr::V6(addr) => Box::new(SockaddrIn6::from(addr)),
+    }
+}
+
+/// Says what no answer may mean for this kind of address.
+fn silence(address: &Address, limit: Duration) -> Error {
+    let hint = match address {
+        // What IPAddressDeny= forbids is dropped without an error.
+        Address::Tcp(addr) if !addr.ip().is_loopback() => {
+            " (kept from it by the unit's IPAddressAllow=, or by a firewall?)"
+        }
+        _ => "",
+    };
+    let target = Box::new(address.endpoint());
+    Error::ConnectTimeout {
+        target,
+        hint,
+        limit,
     }
 }
 

@@ -69,10 +69,12 @@ pub enum Error {
         source: Errno,
     },
     /// A target that did not answer in time.
-    #[error("cannot connect to {target}: no answer within {}", humantime::format_duration(*limit))]
+    #[error("cannot connect to {target}{hint}: no answer within {}", humantime::format_duration(*limit))]
     ConnectTimeout {
         /// The address that was tried.
         target: Box<Endpoint>,
+        /// In brackets, with a leading space: what this may mean here; or empty.
+        hint: &'static str,
         /// The limit, `--connect-timeout`.
         limit: Duration,
     },

@@ -28,7 +28,9 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) {
     let mut builder = env_logger::Builder::new();
     builder.filter_level(level).parse_env(VARIABLE);
     builder.format(move |out, record| {
-        if is_journal && to_journal(record) {
+        // The last words of a program go through the stream, which carries the unit: of a native message of a
+        // process that is gone by the time it is read, the journal cannot tell whose it was.
+        if is_journal && record.level() != Level::Error && to_journal(program, record) {
             return Ok(());
         }
         to_stderr(out, program, record, is_journal, is_terminal)
@@ -62,8 +64,8 @@ pub fn init_generator(program: &'static str) {
 }
 
 /// Writes the record with its key-values as fields; false when the journal does not take it.
-fn to_journal(record: &Record<'_>) -> bool {
-    let mut fields = Fields(Vec::new());
+fn to_journal(program: &str, record: &Record<'_>) -> bool {
+    let mut fields = Fields(vec![("SYSLOG_IDENTIFIER".to_owned(), program.to_owned())]);
     // The visitor below cannot fail.
     let _ = record.key_values().visit(&mut fields);
     journal_send(

@@ -202,6 +202,8 @@ fn credential(root: &Path) -> Result<Option<(String, PathBuf)>> {
     for directory in own.into_iter().chain([below(root, SYSTEM_CREDENTIALS)]) {
         let path = directory.join(CREDENTIAL);
         match fs::read_to_string(&path) {
+            // The units set an empty one for machines that were given none.
+            Ok(text) if text.trim_end().is_empty() => {}
             Ok(text) => return Ok(Some((text, path))),
             // The system's directory is closed to everyone but root; services get theirs by LoadCredential=.
             Err(error)
