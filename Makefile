@@ -1,0 +1,88 @@
+# GNU make. `make help` lists what there is to do.
+
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+BINDIR ?= $(PREFIX)/bin
+LIBEXECDIR ?= $(PREFIX)/libexec
+MANDIR ?= $(PREFIX)/share/man
+
+# A folder of systemd's: asked of systemd.pc, else the usual place. Some systems still name /lib where it is a link to
+# /usr/lib; a DESTDIR tree with a real /lib could not be copied onto them.
+systemd_dir = $(patsubst /lib/%,/usr/lib/%,$(or $(shell pkg-config --variable=$(1) systemd 2>/dev/null),$(2)))
+
+UNITDIR ?= $(call systemd_dir,systemdsystemunitdir,/usr/lib/systemd/system)
+GENERATORDIR ?= $(call systemd_dir,systemdsystemgeneratordir,/usr/lib/systemd/system-generators)
+SYSUSERSDIR ?= $(call systemd_dir,sysusersdir,/usr/lib/sysusers.d)
+TMPFILESDIR ?= $(call systemd_dir,tmpfilesdir,/usr/lib/tmpfiles.d)
+MODULESLOADDIR ?= $(call systemd_dir,modulesloaddir,/usr/lib/modules-load.d)
+# Asked once, not at each use.
+UNITDIR := $(UNITDIR)
+GENERATORDIR := $(GENERATORDIR)
+SYSUSERSDIR := $(SYSUSERSDIR)
+TMPFILESDIR := $(TMPFILESDIR)
+MODULESLOADDIR := $(MODULESLOADDIR)
+
+CARGO ?= cargo
+RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+
+# The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in.
+UNITS = $(wildcard units/*.socket units/*.service units/*.service.in)
+UNIT_DROPINS = $(wildcard units/*.d/*.conf)
+PAGES = $(wildcard man/*.[1-8])
+FILES = \
+	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
+	755:$(RELEASE)/vsock-connect:$(BINDIR)/vsock-connect \
+	755:$(RELEASE)/vsockctl:$(BINDIR)/vsockctl \
+	755:$(RELEASE)/vsock-bridge-generator:$(GENERATORDIR)/vsock-bridge-generator \
+	$(foreach unit,$(UNITS),644:$(unit):$(UNITDIR)/$(patsubst units/%,%,$(unit:.in=))) \
+	$(foreach dropin,$(UNIT_DROPINS),644:$(dropin):$(UNITDIR)/$(patsubst units/%,%,$(dropin))) \
+	644:packaging/sysusers.d/vsock-bridge.conf:$(SYSUSERSDIR)/vsock-bridge.conf \
+	644:packaging/tmpfiles.d/vsock-bridge.conf:$(TMPFILESDIR)/vsock-bridge.conf \
+	644:packaging/modules-load.d/vsock-bridge.conf:$(MODULESLOADDIR)/vsock-bridge.conf \
+	644:packaging/ssh/35-vsock-bridge.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/35-vsock-bridge.conf \
+	$(foreach page,$(PAGES),644:$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+
+# Folders of our own, removed by uninstall when nothing of the administrator's is in them.
+OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
+
+STAGES = fmt clippy doc unit programs units systemd vm
+
+.PHONY: build help check $(addprefix check-,$(STAGES)) install uninstall demo bench clean
+
+build: ## build the programs
+	$(CARGO) build --release --locked
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs units systemd vm
+	@tests/check $(STAGES)
+
+$(addprefix check-,$(STAGES)): check-%:
+	@tests/check $*
+
+# Runs no cargo: it is called as root, by recipes, with what was built before.
+install: ## install what was built, below DESTDIR
+	@set -eu; for file in $(FILES); do \
+		mode=$${file%%:*}; file=$${file#*:}; source=$${file%%:*}; target=$(DESTDIR)$${file#*:}; \
+		[ -e "$$source" ] || { echo "make install: $$source is missing, run 'make build' first" >&2; exit 1; }; \
+		case $$source in \
+		*.in) sed 's|@LIBEXECDIR@|$(LIBEXECDIR)|g; s|@BINDIR@|$(BINDIR)|g' "$$source" \
+			| install -D -m "$$mode" /dev/stdin "$$target" ;; \
+		*) install -D -m "$$mode" "$$source" "$$target" ;; \
+		esac; \
+	done
+	@[ -n "$(DESTDIR)" ] || echo "now run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
+
+uninstall: ## remove what install put there
+	@for file in $(FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
+	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
+
+demo: build ## boot a throw-away virtual machine and show both set-ups
+	@tests/vm/demo
+
+bench: build ## compare with socat and systemd-socket-proxyd
+	@benches/run
+
+clean: ## remove what was built
+	$(CARGO) clean
