@@ -1,0 +1,209 @@
+"""What the cases share: units and journal of the machine that a case runs on, and plain sockets at both ends.
+
+A case is a script of steps. The first thing that is not as expected ends it with one line, the state of the units and
+the end of the journal. Every wait has a deadline.
+"""
+
+import contextlib
+import hashlib
+import pathlib
+import random
+import select
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+DEADLINE = 20  # seconds, for anything that is not itself a time limit under test
+
+
+class Unexpected(Exception):
+    """Something is not as the case says it must be."""
+
+
+def run(case):
+    """Runs the function `case`, and ends the process as it ended."""
+    try:
+        case()
+    except Exception as problem:  # whatever it is, the reader wants the journal with it
+        step = problem.__traceback__.tb_next
+        print(f"{type(problem).__name__} (line {step.tb_lineno}): {problem}")
+        print(systemctl("list-units", "--all", "--no-legend", "--plain", "vsock-*", "test-*", "sshd-*"))
+        print(output("journalctl", "--no-pager", "--output=short-precise", "--lines=60"))
+        sys.stdout.flush()
+        sys.exit(1)
+
+
+def expect(condition, otherwise):
+    if not condition:
+        raise Unexpected(otherwise)
+
+
+def expect_equal(found, wanted, what):
+    expect(found == wanted, f"{what} is {found!r} instead of {wanted!r}")
+
+
+def wait_until(condition, what, seconds=DEADLINE):
+    """Asks again and again: systemd offers no event for most of what a case waits for."""
+    end = time.monotonic() + seconds
+    while not condition():
+        expect(time.monotonic() < end, f"{what}: not within {seconds} s")
+        select.select([], [], [], 0.02)
+
+
+# Units
+
+
+def output(*command, stderr=subprocess.STDOUT):
+    """What a command prints, whatever its exit status."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=DEADLINE)
+    return done.stdout.strip()
+
+
+def systemctl(*arguments):
+    return output("systemctl", "--no-pager", *arguments)
+
+
+def start(unit):
+    said = systemctl("start", unit)
+    expect_equal(said, "", f"what systemctl start {unit} says")
+
+
+def show(unit, name):
+    return systemctl("show", f"--property={name}", "--value", unit)
+
+
+def main_pid(unit):
+    return int(show(unit, "MainPID"))
+
+
+def wait_for_state(unit, state, seconds=DEADLINE):
+    wait_until(lambda: show(unit, "ActiveState") == state, f"{unit} {state}", seconds)
+
+
+def expect_state(unit, state):
+    expect_equal(show(unit, "ActiveState"), state, f"the state of {unit}")
+
+
+def drop_in(unit, text):
+    """Configures a unit as an administrator would."""
+    path = pathlib.Path(f"/etc/systemd/system/{unit}.d/50-case.conf")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    systemctl("daemon-reload")
+
+
+def write_unit(unit, text):
+    pathlib.Path(f"/etc/systemd/system/{unit}").write_text(text)
+    systemctl("daemon-reload")
+
+
+def configure(instance, **settings):
+    """Writes the environment file of an instance, such as vsock-bridge@445."""
+    path = pathlib.Path(f"/etc/vsock-bridge/{instance}.conf")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"VSOCK_BRIDGE_{name}={value}\n" for name, value in settings.items()))
+
+
+def listen_on(socket_unit, address):
+    """Gives a shipped socket unit an address that this machine has: there is no vsock in the cases."""
+    drop_in(socket_unit, f"[Socket]\nListenStream=\nListenStream={address}\n")
+
+
+def journal(program):
+    """What the program said so far, line by line.
+
+    Not by unit: the journal learns that from the process, which may be gone before it is asked about.
+    """
+    subprocess.run(["journalctl", "--sync"], check=True, timeout=DEADLINE)
+    text = output("journalctl", "--quiet", "--no-pager", "--output=cat", f"--identifier={program}")
+    return text.splitlines()
+
+
+# Sockets. An address is (host, port) for IPv6, or a path.
+
+
+def connect(address):
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6
+    stream = socket.socket(family, socket.SOCK_STREAM)
+    stream.settimeout(DEADLINE)
+    stream.connect(address)
+    return stream
+
+
+def content(seed, length):
+    """Bytes that tell their place, so that none can be lost or swapped unseen."""
+    return random.Random(seed).randbytes(length)
+
+
+def read_to_end(stream):
+    parts = []
+    while part := stream.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def exchange(stream, data):
+    """Sends and receives at once, half-closes, and wants the echo of everything."""
+    with stream:
+        sender = threading.Thread(target=lambda: (stream.sendall(data), stream.shutdown(socket.SHUT_WR)), daemon=True)
+        sender.start()
+        returned = read_to_end(stream)
+        sender.join(DEADLINE)
+    expect_equal(
+        (len(returned), hashlib.sha256(returned).hexdigest()),
+        (len(data), hashlib.sha256(data).hexdigest()),
+        "length and digest of the echo",
+    )
+
+
+def expect_reset(stream):
+    with stream:
+        try:
+            data = stream.recv(1)
+        except ConnectionResetError:
+            return
+    raise Unexpected(f"read {data!r} where a reset was due")
+
+
+class Target:
+    """A server that echoes each connection and half-closes after the last byte. Remembers who came."""
+
+    def __init__(self, address):
+        family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET6
+        self.listener = socket.socket(family, socket.SOCK_STREAM)
+        self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listener.bind(address)
+        if isinstance(address, str):
+            pathlib.Path(address).chmod(0o666)
+        self.listener.listen(4096)
+        self.peers = []
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                stream, peer = self.listener.accept()
+            except OSError:  # closed
+                return
+            self.peers.append(peer)
+            threading.Thread(target=self.echo, args=(stream,), daemon=True).start()
+
+    def echo(self, stream):
+        with contextlib.suppress(OSError), stream:
+            while part := stream.recv(65536):
+                stream.sendall(part)
+            stream.shutdown(socket.SHUT_WR)
+            # Stays open until the other end is closed as well: closing now could turn into a reset.
+            stream.recv(1)
+
+    def close(self):
+        # Wakes accept(), which close alone would leave waiting.
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+def echo_once(address, seed, length=100_000):
+    """One client from start to end."""
+    exchange(connect(address), content(seed, length))
