@@ -76,7 +76,7 @@ pub struct Arguments {
         default_value = "infinity"
     )]
     pub idle_timeout: TimeLimit,
-    /// Close a connection that long after one direction has ended
+    /// Close a connection without a byte for that long after one direction has ended
     #[arg(
         long,
         env = "VSOCK_BRIDGE_HALF_CLOSE_TIMEOUT",
@@ -101,6 +101,16 @@ pub struct Arguments {
     /// Receive buffer of vsock sockets
     #[arg(long, env = "VSOCK_BRIDGE_VSOCK_BUFFER", value_name = "SIZE", default_value = "1MiB", value_parser = parse_buffer)]
     pub vsock_buffer: u64,
+    /// Look for the next event for a moment before sleeping, where that shortens round trips: yes or no
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_BUSY_POLL",
+        value_name = "BOOL",
+        default_value = "yes",
+        value_parser = parse_switch,
+        action = ArgAction::Set
+    )]
+    pub busy_poll: bool,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -163,7 +173,7 @@ impl FromStr for TimeLimit {
     fn from_str(text: &str) -> Result<TimeLimit> {
         match text {
             "infinity" => Ok(TimeLimit(None)),
-            _ => parse_time(text).map(|time| TimeLimit(Some(time))),
+            _ => parse_positive(text).map(|time| TimeLimit(Some(time))),
         }
     }
 }
@@ -181,7 +191,8 @@ pub fn parse_time(text: &str) -> Result<Duration> {
     }
 }
 
-fn parse_positive(text: &str) -> Result<Duration> {
+/// Reads a time span that is longer than nothing.
+pub fn parse_positive(text: &str) -> Result<Duration> {
     match parse_time(text)? {
         Duration::ZERO => Err(Error::invalid("time", text, "must be longer than 0")),
         time => Ok(time),
@@ -192,6 +203,15 @@ fn parse_limit(text: &str) -> Result<usize> {
     crate::vsock::decimal(text)
         .filter(|&number| (1..=1_000_000).contains(&number))
         .ok_or_else(|| Error::invalid("limit", text, "expected a number from 1 to 1000000"))
+}
+
+/// Reads a switch as systemd.syntax(7) has it.
+fn parse_switch(text: &str) -> Result<bool> {
+    match text {
+        "yes" | "true" | "on" | "1" => Ok(true),
+        "no" | "false" | "off" | "0" => Ok(false),
+        _ => Err(Error::invalid("switch", text, "expected yes or no")),
+    }
 }
 
 fn parse_buffer(text: &str) -> Result<u64> {
@@ -257,6 +277,7 @@ impl Settings {
             limits,
             exit_idle: arguments.exit_idle_time.0,
             drain: arguments.drain_timeout,
+            busy_poll: arguments.busy_poll,
         };
         Ok(Settings {
             dialer,
@@ -334,6 +355,7 @@ mod tests {
         }
         assert_eq!("infinity".parse::<TimeLimit>().unwrap(), TimeLimit(None));
         assert!(parse_positive("0s").is_err());
+        assert!("0s".parse::<TimeLimit>().is_err());
     }
 
     #[test]

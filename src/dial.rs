@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
-use crate::config::parse_time;
+use crate::config::{parse_positive, parse_time};
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::fdpass;
-use crate::names::Names;
+use crate::names;
 use crate::policy::{AllowedCids, Gate};
 use crate::prefix::{self, Prefix};
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
@@ -47,7 +47,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     pub wait: Duration,
     /// How long one attempt may take
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
     pub connect_timeout: Duration,
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
@@ -96,10 +96,11 @@ fn relay(target: Stream, dialer: Dialer) -> Result<()> {
         limits: Limits::default(),
         exit_idle: None,
         drain: Duration::ZERO,
+        busy_poll: true,
     };
     let name = dialer.target.endpoint.to_string();
     let mut event_loop = Loop::new(Vec::new(), dialer, gate, settings)?;
-    event_loop.relay(stdio, Peer::Stdio, target)?;
+    event_loop.relay(stdio, Peer::Stdio, target);
     match event_loop.run()?.last {
         Some(Ending::Complete) => Ok(()),
         Some(ending) => Err(Error::Ended(format!("to {name} {ending}"))),
@@ -136,11 +137,17 @@ fn target(host: &str, port: Option<&str>, prefix: Option<Prefix>) -> Result<Endp
         let hint = "the address brings its own port, and PORT is given as well; leave one out";
         return Err(Error::invalid("host", host, hint));
     }
-    host.parse::<Endpoint>()?.into_target()
+    match host.parse::<Endpoint>()?.into_target()? {
+        Endpoint::VsockMapped(_) => {
+            let hint = "there is no connection whose destination could be mapped; name the machine";
+            Err(Error::invalid("host", host, hint))
+        }
+        target => Ok(target),
+    }
 }
 
 fn machine(name: &str, port: Option<&str>) -> Result<Endpoint> {
-    let cid = Names::read()?.cid(name)?;
+    let cid = names::find(name)?;
     Ok(Endpoint::Vsock(VsockAddr {
         cid: Some(cid),
         port: parse_port(port)?,
@@ -253,6 +260,8 @@ mod tests {
             "3.example",
             "vsock:3",
             "vsock::22",
+            "vsock:mapped",
+            "vsock:mapped:22",
             "vsock:mapped:x",
             "vsock-mux/",
             "3\n",

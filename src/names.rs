@@ -45,12 +45,7 @@ impl Names {
             let fail =
                 || Error::invalid("name of a machine", item, "expected NAME=CID, e.g. web=3");
             let (name, cid) = item.split_once('=').ok_or_else(fail)?;
-            let is_label = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-            let is_name = (1..=63).contains(&name.len())
-                && name.bytes().all(is_label)
-                && !name.starts_with('-');
-            // A name of digits would hide a CID.
-            if !is_name || name.bytes().all(|b| b.is_ascii_digit()) {
+            if !is_name(name) {
                 return Err(fail());
             }
             Ok((name.to_ascii_lowercase(), cid.parse()?))
@@ -66,19 +61,34 @@ impl Names {
         self.0.iter().map(|(name, cid)| (name.as_str(), *cid))
     }
 
-    /// Finds a machine by a CID, a name of the grammar or a given name, each with or without `.vsock`.
-    ///
-    /// Errors: [`Error::Invalid`] when it is none of them.
-    pub fn cid(&self, text: &str) -> Result<Cid> {
-        let name = text.strip_suffix(SUFFIX).unwrap_or(text);
-        let given = self
-            .iter()
-            .find(|(given, _)| given.eq_ignore_ascii_case(name));
-        match given {
-            Some((_, cid)) => Ok(cid),
-            None => name.parse(),
-        }
+    fn cid(&self, name: &str) -> Option<Cid> {
+        self.iter()
+            .find(|(given, _)| given.eq_ignore_ascii_case(name))
+            .map(|(_, cid)| cid)
     }
+}
+
+/// Finds a machine by its CID, a name of the grammar, or a name in the configuration file, which is read only for the
+/// last; each with or without `.vsock`.
+///
+/// Errors: [`Error::Invalid`] when it is none of them.
+pub fn find(text: &str) -> Result<Cid> {
+    let name = text.strip_suffix(SUFFIX).unwrap_or(text);
+    match name.parse() {
+        Ok(cid) => Ok(cid),
+        Err(error) if is_name(name) => Names::read()?.cid(name).ok_or(error),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells whether it is a name that can be given to a machine; one of digits would hide a CID.
+fn is_name(text: &str) -> bool {
+    let is_label = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(is_label)
+        && !text.starts_with('-')
+        && !text.bytes().all(|b| b.is_ascii_digit())
+        && !["host", "local"].contains(&text)
 }
 
 #[cfg(test)]
@@ -86,26 +96,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_find_machines_with_and_without_suffix() {
+    fn names_are_found_in_any_case() {
         let names = Names::parse("web=3  DB=4").unwrap();
-        for (text, number) in [
-            ("web", 3),
-            ("web.vsock", 3),
-            ("Web", 3),
-            ("db", 4),
-            ("host.vsock", 2),
-            ("7", 7),
-            ("7.vsock", 7),
-        ] {
+        for (text, number) in [("web", 3), ("Web", 3), ("db", 4)] {
             assert_eq!(names.cid(text).unwrap().number(), number, "{text}");
         }
-        assert!(names.cid("mail").is_err());
+        assert_eq!(names.cid("mail"), None);
+    }
+
+    #[test]
+    fn machines_are_found_with_and_without_suffix() {
+        for (text, number) in [("host.vsock", 2), ("local", 1), ("7", 7), ("7.vsock", 7)] {
+            assert_eq!(find(text).unwrap().number(), number, "{text}");
+        }
+        for text in ["", ".vsock", "0", "3.example", "a b", "-a"] {
+            assert!(find(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]
     fn pairs_that_name_no_machine_are_refused() {
         for text in [
-            "web", "web=", "=3", "web=0", "web=x", "3=4", "we_b=3", "-a=3", "a b=3",
+            "web", "web=", "host=3", "=3", "web=0", "web=x", "3=4", "we_b=3", "-a=3", "a b=3",
         ] {
             assert!(Names::parse(text).is_err(), "{text:?}");
         }

@@ -25,6 +25,8 @@ pub const CONFIG_PATH: &str = "/etc/vsock-bridge/vsock-bridge.conf";
 pub const CREDENTIAL: &str = "vsock-bridge.prefix";
 /// Where systemd keeps system credentials for root.
 const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
+/// Begins every unique-local prefix (RFC 4193, section 3.1).
+const UNIQUE_LOCAL: u8 = 0xfd;
 /// Makes what is derived from the machine id ours alone (see sd_id128_get_machine_app_specific(3)).
 const APPLICATION: &str = "5f0c6a3be1d94e5f8c26b7b4c1a09d37";
 
@@ -38,7 +40,7 @@ impl Prefix {
     /// Makes an RFC 4193 prefix (subnet 0) of 40 random bits.
     pub fn from_random(random: [u8; 5]) -> Prefix {
         let [a, b, c, d, e] = random;
-        Prefix([0xfd, a, b, c, d, e, 0, 0])
+        Prefix([UNIQUE_LOCAL, a, b, c, d, e, 0, 0])
     }
 
     /// Gives the address that names the machine.
@@ -59,6 +61,13 @@ impl Prefix {
     /// Tells whether the address lies in the /64.
     pub fn contains(self, address: Ipv6Addr) -> bool {
         address.octets()[..8] == self.0
+    }
+
+    /// Gives the /64 that the address is in, if it can be a prefix.
+    pub fn containing(address: Ipv6Addr) -> Option<Prefix> {
+        let octets = address.octets();
+        let (prefix, _) = octets.split_first_chunk()?;
+        (octets[0] == UNIQUE_LOCAL).then_some(Prefix(*prefix))
     }
 
     /// Gives the first address, `P::`.
@@ -105,7 +114,7 @@ impl FromStr for Prefix {
             .ok()
             .ok_or_else(|| fail("expected an IPv6 /64 such as fd00:abcd:ef12::/64"))?;
         let octets = address.octets();
-        if octets[0] != 0xfd {
+        if octets[0] != UNIQUE_LOCAL {
             return Err(fail(
                 "expected a unique-local prefix, which begins with fd (RFC 4193)",
             ));

@@ -29,6 +29,9 @@ use crate::vsock::Cid;
 
 /// The kernel's table for local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u8 = 255;
+/// Marks our routes, so that they are found again after the prefix has changed; a number that nobody else is known
+/// to use (iproute2, etc/iproute2/rt_protos).
+const PROTOCOL: RouteProtocol = RouteProtocol::Other(118);
 /// Longest covering route that is still somebody else's site: RFC 4193 gives each a /48.
 const SITE_LENGTH: u8 = 48;
 
@@ -40,13 +43,13 @@ pub fn own_cid() -> Option<Cid> {
     sys::local_cid(device.as_fd()).ok().and_then(Cid::new)
 }
 
-/// Puts the route and the own address in place; what is there already is left or replaced.
+/// Puts the route and the own address in place; what an earlier prefix or CID left behind is removed.
 ///
 /// Errors: [`Error::PrefixInUse`], [`Error::Route`].
 pub fn up(prefix: Prefix) -> Result<()> {
     let mut netlink = Netlink::open()?;
-    if let Some(by) = netlink
-        .routes()?
+    let routes = netlink.routes()?;
+    if let Some(by) = routes
         .iter()
         .find_map(|route| clash(prefix, route, netlink.loopback))
     {
@@ -54,6 +57,9 @@ pub fn up(prefix: Prefix) -> Result<()> {
     }
     // Without a CID the machine is at least itself.
     let own = prefix.address(own_cid().unwrap_or(Cid::LOCAL));
+    for old in routes.iter().filter_map(ours).filter(|&old| old != prefix) {
+        netlink.remove(old)?;
+    }
     netlink.remove_addresses(prefix, Some(own))?;
     let address = RouteNetlinkMessage::NewAddress(address_message(own, netlink.loopback));
     netlink.change(
@@ -66,19 +72,33 @@ pub fn up(prefix: Prefix) -> Result<()> {
         .attributes
         .push(RouteAttribute::PrefSource(RouteAddress::Inet6(own)));
     let route = RouteNetlinkMessage::NewRoute(route);
-    netlink.change(
-        route,
-        NLM_F_CREATE | NLM_F_REPLACE,
-        &format!("add the local route of {prefix}"),
-    )
+    let operation = format!("add the local route of {prefix}");
+    netlink.change(route, NLM_F_CREATE | NLM_F_REPLACE, &operation)
 }
 
-/// Takes route and addresses away; what is not there is no error.
-pub fn down(prefix: Prefix) -> Result<()> {
+/// Takes our routes and addresses away, whatever the prefix was when they were added.
+pub fn down() -> Result<()> {
     let mut netlink = Netlink::open()?;
-    let route = RouteNetlinkMessage::DelRoute(route_message(prefix, netlink.loopback));
-    ignore_missing(netlink.change(route, 0, &format!("remove the local route of {prefix}")))?;
-    netlink.remove_addresses(prefix, None)
+    for prefix in netlink.routes()?.iter().filter_map(ours) {
+        netlink.remove(prefix)?;
+    }
+    Ok(())
+}
+
+/// Reads the prefix of a route that we have added.
+fn ours(route: &RouteMessage) -> Option<Prefix> {
+    let is_ours = route.header.protocol == PROTOCOL && route.header.kind == RouteType::Local;
+    Prefix::containing(destination(route).filter(|_| is_ours)?)
+}
+
+fn destination(route: &RouteMessage) -> Option<Ipv6Addr> {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
+            _ => None,
+        })
 }
 
 fn ignore_missing(result: Result<()>) -> Result<()> {
@@ -105,13 +125,7 @@ fn clash(prefix: Prefix, route: &RouteMessage, loopback: u32) -> Option<String> 
     if interface == Some(loopback) || length < SITE_LENGTH {
         return None;
     }
-    let destination = route
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(*address),
-            _ => None,
-        })?;
+    let destination = destination(route)?;
     let mask = u128::MAX << (128 - u32::from(length.min(64)));
     let overlaps = (u128::from(destination) ^ u128::from(prefix.network())) & mask == 0;
     overlaps.then(|| format!("route {destination}/{length}"))
@@ -122,7 +136,7 @@ fn route_message(prefix: Prefix, loopback: u32) -> RouteMessage {
     message.header.address_family = AddressFamily::Inet6;
     message.header.destination_prefix_length = 64;
     message.header.table = TABLE_LOCAL;
-    message.header.protocol = RouteProtocol::Static;
+    message.header.protocol = PROTOCOL;
     message.header.scope = RouteScope::Universe;
     message.header.kind = RouteType::Local;
     message.attributes = vec![
@@ -177,6 +191,13 @@ impl Netlink {
             _ => None,
         };
         Ok(answers.into_iter().filter_map(route).collect())
+    }
+
+    /// Removes the route of a prefix and its addresses.
+    fn remove(&mut self, prefix: Prefix) -> Result<()> {
+        let route = RouteNetlinkMessage::DelRoute(route_message(prefix, self.loopback));
+        ignore_missing(self.change(route, 0, &format!("remove the local route of {prefix}")))?;
+        self.remove_addresses(prefix, None)
     }
 
     /// Removes the addresses of the prefix from lo, but the one to keep.

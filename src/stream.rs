@@ -142,32 +142,25 @@ const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
 const KEEPALIVE_PROBES: u32 = 6;
 
 impl Tuning {
-    /// Sets the options. A refused one is no reason to refuse the connection: it works, but slower.
+    /// Sets what a socket needs from its first byte on.
     pub fn apply(&self, socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
         match family {
-            Family::Tcp => self.apply_tcp(socket),
+            // Coalescing is the sender's business: Nagle adds 40 ms to a request in two writes.
+            Family::Tcp => setsockopt(&socket, sockopt::TcpNoDelay, &true),
             Family::Vsock => {
                 // The maximum first: the size is clamped to it. Never shrunk later (CVE-2026-23069).
-                setsockopt(
-                    &socket,
-                    sys::vsock_option::BufferMaxSize,
-                    &self.vsock_buffer_bytes,
-                )?;
-                setsockopt(
-                    &socket,
-                    sys::vsock_option::BufferSize,
-                    &self.vsock_buffer_bytes,
-                )
+                let bytes = self.vsock_buffer_bytes;
+                setsockopt(&socket, sys::vsock_option::BufferMaxSize, &bytes)?;
+                setsockopt(&socket, sys::vsock_option::BufferSize, &bytes)
             }
             Family::Unix | Family::File => Ok(()),
         }
     }
 
-    fn apply_tcp(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
-        // Coalescing is the sender's business: Nagle adds 40 ms to a request in two writes.
-        setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
-        let Some(idle) = self.keepalive else {
-            return setsockopt(&socket, sockopt::KeepAlive, &false);
+    /// Switches TCP keepalive on: four calls, which a connection that is soon over need not pay.
+    pub fn apply_keepalive(&self, socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
+        let (Family::Tcp, Some(idle)) = (family, self.keepalive) else {
+            return Ok(());
         };
         setsockopt(&socket, sockopt::KeepAlive, &true)?;
         // The kernel takes 1 s to 32767 s (tcp(7)).
@@ -334,6 +327,13 @@ impl Stream {
             Ok(0) | Err(_) => None,
             Ok(number) => Some(Errno::from_raw(number)),
         }
+    }
+
+    /// Tells whether the other end has acknowledged all that was written, and the end if that was sent.
+    ///
+    /// Asked before an abort, which drops what is not acknowledged; only TCP has such bytes.
+    pub fn is_acknowledged(&self) -> bool {
+        self.family != Family::Tcp || !sys::unacknowledged_bytes(self.input()).is_ok_and(|n| n > 0)
     }
 
     /// Gives the address that the peer connected to.

@@ -45,6 +45,29 @@ nix::ioctl_read_bad!(
     get_local_cid, 0x7b9, libc::c_uint
 );
 
+nix::ioctl_read_bad!(
+    /// SIOCOUTQ (tcp(7)).
+    get_unacknowledged,
+    0x5411,
+    libc::c_int
+);
+
+/// Tells how many bytes, an end counted as one, the other end has not acknowledged.
+pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
+    let mut count = 0;
+    // SAFETY: the kernel writes one int to the pointer, which is valid for one.
+    unsafe { get_unacknowledged(socket.as_raw_fd(), &mut count) }?;
+    Ok(count)
+}
+
+/// Reads from a unix socket; the flag tells that it stopped at a descriptor, which was passed along and is dropped.
+pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
+    let mut buffers = [IoSliceMut::new(buffer)];
+    let flags = MsgFlags::empty();
+    let message = socket::recvmsg::<()>(socket.as_raw_fd(), &mut buffers, None, flags)?;
+    Ok((message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC)))
+}
+
 /// Asks an open /dev/vsock for the CID of this machine; `u32::MAX` when it has none.
 pub fn local_cid(device: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut cid = 0;

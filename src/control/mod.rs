@@ -10,7 +10,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use crate::config_file;
 use crate::error::{Error, Result};
-use crate::names::Names;
+use crate::names::{self, Names};
 use crate::prefix::{self, CONFIG_PATH, Prefix};
 use crate::route;
 
@@ -76,10 +76,9 @@ pub enum PrefixCommand {
 pub fn run(arguments: Arguments) -> Result<String> {
     let prefix = || prefix::find(arguments.prefix, Path::new("/"));
     match arguments.command {
-        Command::Addr { machine } => Ok(format!(
-            "{}\n",
-            prefix()?.0.address(Names::read()?.cid(&machine)?)
-        )),
+        Command::Addr { machine } => {
+            Ok(format!("{}\n", prefix()?.0.address(names::find(&machine)?)))
+        }
         Command::Cid { address } => cid(prefix()?.0, address),
         Command::Prefix {
             command: PrefixCommand::Generate { write },
@@ -100,7 +99,7 @@ pub fn run(arguments: Arguments) -> Result<String> {
         }
         Command::Prefix {
             command: PrefixCommand::Down,
-        } => route::down(prefix()?.0).map(|()| String::new()),
+        } => route::down().map(|()| String::new()),
         Command::Hosts => Ok(hosts::lines(prefix()?.0, &Names::read()?)),
     }
 }

@@ -9,6 +9,9 @@ use super::flow::{Flow, State, Tools, Turn};
 use super::wire::{End, Wire};
 use crate::stream::Stream;
 
+/// Bytes of one turn that make a connection a bulk transfer.
+const BULK_BYTES: u64 = 512 * 1024;
+
 /// One of the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -23,7 +26,7 @@ pub enum Side {
 pub struct Limits {
     /// Without a byte in either direction.
     pub idle: Option<Duration>,
-    /// After one direction has ended.
+    /// After one direction has ended, without a byte in the other.
     pub half_close: Option<Duration>,
 }
 
@@ -62,8 +65,11 @@ impl std::fmt::Display for Ending {
 pub enum Outcome {
     /// Only an event or the deadline can change anything.
     Waiting,
-    /// There is more to do after the others.
-    Yielded,
+    /// There is more to do after the others, who should not wait for it if it is bulk.
+    Yielded {
+        /// Much was moved in this turn alone.
+        is_bulk: bool,
+    },
     /// It is over; close it.
     Over(Ending),
 }
@@ -114,12 +120,10 @@ impl<W: Wire> Connection<W> {
     /// Lets both directions go on as far as they can.
     pub fn advance(&mut self, tools: &mut Tools, now: Instant) -> Outcome {
         let before = self.delivered_bytes();
-        let inbound = self
-            .inbound
-            .advance(&mut self.peer, &mut self.target, tools);
-        let outbound = self
-            .outbound
-            .advance(&mut self.target, &mut self.peer, tools);
+        let is_last = self.outbound.state() == State::Finished;
+        let inbound = (self.inbound).advance(&mut self.peer, &mut self.target, tools, is_last);
+        let is_last = self.inbound.state() == State::Finished;
+        let outbound = (self.outbound).advance(&mut self.target, &mut self.peer, tools, is_last);
         if self.delivered_bytes() != before {
             self.active = now;
         }
@@ -131,51 +135,86 @@ impl<W: Wire> Connection<W> {
         if self.inbound.is_over() || self.outbound.is_over() {
             self.half_closed.get_or_insert(now);
         }
+        let moved = self.delivered_bytes();
+        let turn_bytes = moved.0 - before.0 + moved.1 - before.1;
         match (self.ending(), inbound, outbound) {
             (Some(ending), ..) => Outcome::Over(ending),
             (None, Turn::Waiting, Turn::Waiting) => Outcome::Waiting,
-            _ => Outcome::Yielded,
+            _ => Outcome::Yielded {
+                is_bulk: turn_bytes >= BULK_BYTES,
+            },
         }
     }
 
-    /// Both directions are over: how it went.
+    /// How it went, if both directions are over, or an end has failed that nobody reads any more.
     fn ending(&self) -> Option<Ending> {
-        match (self.inbound.state(), self.outbound.state()) {
-            (State::Finished, State::Finished) => Some(Ending::Complete),
+        let (inbound, outbound) = (self.inbound.state(), self.outbound.state());
+        match (inbound, outbound) {
+            (State::Finished, State::Finished) => return Some(Ending::Complete),
+            // The other direction is over, too; what it wrote must arrive before the abort that tells of this one.
             (State::Refused(errno), _) if self.outbound.is_over() => {
-                Some(Ending::Broken(Side::Target, errno))
+                let ending = Ending::Broken(Side::Target, errno);
+                return self.peer.wire.is_acknowledged().then_some(ending);
             }
             (_, State::Refused(errno)) if self.inbound.is_over() => {
-                Some(Ending::Broken(Side::Peer, errno))
+                let ending = Ending::Broken(Side::Peer, errno);
+                return self.target.wire.is_acknowledged().then_some(ending);
             }
-            _ => None,
+            _ => {}
         }
+        let peer =
+            failure(&self.peer, &self.inbound).map(|errno| Ending::Broken(Side::Peer, errno));
+        peer.or_else(|| {
+            Some(Ending::Broken(
+                Side::Target,
+                failure(&self.target, &self.outbound)?,
+            ))
+        })
     }
 
     /// Tells when [`Connection::expired`] must be asked.
     pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
-        let idle = limits.idle.map(|limit| self.active + limit);
-        let half_close = self
-            .half_closed
-            .zip(limits.half_close)
-            .map(|(since, limit)| since + limit);
-        [idle, half_close].into_iter().flatten().min()
+        let (idle, half_close) = self.deadlines(limits);
+        idle.into_iter().chain(half_close).min()
     }
 
     /// Tells which limit has passed, if one has.
     pub fn expired(&self, limits: &Limits, now: Instant) -> Option<Ending> {
-        if limits.idle.is_some_and(|limit| self.active + limit <= now) {
+        let (idle, half_close) = self.deadlines(limits);
+        if idle.is_some_and(|at| at <= now) {
             return Some(Ending::Idle);
         }
-        let since = self.half_closed?;
-        limits
-            .half_close
-            .filter(|&limit| since + limit <= now)
+        half_close
+            .filter(|&at| at <= now)
             .map(|_| Ending::HalfClosed)
+    }
+
+    /// Both count from the last byte, the second not before one direction has ended.
+    fn deadlines(&self, limits: &Limits) -> (Option<Instant>, Option<Instant>) {
+        let idle = limits.idle.map(|limit| self.active + limit);
+        let since = self.half_closed.map(|ended| ended.max(self.active));
+        let half_close = since
+            .zip(limits.half_close)
+            .map(|(since, limit)| since + limit);
+        (idle, half_close)
+    }
+}
+
+/// A reset after the end was read: no read will tell of it.
+fn failure<W: Wire>(end: &End<W>, read_by: &Flow) -> Option<Errno> {
+    if end.has_failed && read_by.is_over() {
+        end.wire.take_error()
+    } else {
+        None
     }
 }
 
 impl Connection<Stream> {
+    /// Gives both ends, the peer's first.
+    pub fn streams(&self) -> (&Stream, &Stream) {
+        (&self.peer.wire, &self.target.wire)
+    }
+
     /// Closes both ends; unless all is complete, so that neither takes it for a clean end.
     pub fn close(self, ending: Ending) {
         if ending != Ending::Complete {
@@ -202,7 +241,7 @@ mod tests {
         let mut tools = Tools::default();
         loop {
             match connection.advance(&mut tools, now) {
-                Outcome::Yielded => {}
+                Outcome::Yielded { .. } => {}
                 outcome => return outcome,
             }
         }
@@ -247,15 +286,28 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_takes_no_more_is_still_read_to_its_end() {
+    fn a_target_that_ends_and_then_fails_ends_all() {
+        let now = Instant::now();
+        let mut half = connection(Fake::sending(&[]), Fake::sending(&[Ok(b"")]), now);
+        assert_eq!(run(&mut half, now), Outcome::Waiting);
+        half.target.wire = Fake::sending(&[]).hiding(Errno::ECONNRESET);
+        half.note(Side::Target, EpollFlags::EPOLLERR);
+        assert_eq!(
+            run(&mut half, now),
+            Outcome::Over(Ending::Broken(Side::Target, Errno::ECONNRESET))
+        );
+    }
+
+    #[test]
+    fn a_target_that_takes_no_more_is_read_to_its_end_and_that_arrives_before_the_abort() {
         let now = Instant::now();
         let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]).but_failing(Errno::EPIPE);
         let mut broken = connection(Fake::sending(&[Ok(b"too much")]), target, now);
-        assert_eq!(
-            run(&mut broken, now),
-            Outcome::Over(Ending::Broken(Side::Target, Errno::EPIPE))
-        );
+        assert_eq!(run(&mut broken, now), Outcome::Waiting);
         assert_eq!(broken.peer.wire.taken(), b"answer");
+        broken.peer.wire.is_acknowledged.set(true);
+        let ending = Ending::Broken(Side::Target, Errno::EPIPE);
+        assert_eq!(run(&mut broken, now), Outcome::Over(ending));
     }
 
     #[test]

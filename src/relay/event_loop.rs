@@ -1,28 +1,30 @@
 //! Waits for events and deadlines, and gives each session its turn.
 //!
 //! One round: wait; take signals and connections, note what became ready; advance what became ready, what a
-//! deadline woke, what yielded. Sessions that yield go round in a ring, and new events are looked for between.
+//! deadline woke, what yielded. Sessions that yield go round in a ring, and new events are looked for between;
+//! those that move much go to a bulk thread.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::connection::{Ending, Limits, Side};
-use super::flow::Tools;
+use super::bulk::Bulk;
+use super::busy_poll::BusyPoll;
+use super::connection::Limits;
 use super::listeners::{Accepted, Listeners};
-use super::session::{Progress, Session, Summary};
-use super::sessions::Sessions;
-use super::token::{Key, Token};
+use super::report::{Reporter, Status, Totals};
+use super::session::Session;
+use super::token::Token;
+use super::worker::{Over, Worker};
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::logging::RateLimit;
 use crate::notify::Notifier;
 use crate::policy::Gate;
 use crate::stream::{Family, Listener, Peer, Stream, inet_addr};
@@ -30,7 +32,7 @@ use crate::stream::{Family, Listener, Peer, Stream, inet_addr};
 /// Events taken at one wake-up.
 const EVENTS: usize = 256;
 
-/// Times of a loop.
+/// Times and switches of a loop.
 #[derive(Clone, Copy, Debug)]
 pub struct LoopSettings {
     /// Of each connection.
@@ -39,42 +41,8 @@ pub struct LoopSettings {
     pub exit_idle: Option<Duration>,
     /// How long connections may go on after a stop signal.
     pub drain: Duration,
-}
-
-/// What a loop has done, for the caller's exit status.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Connections that reached their target.
-    pub served: u64,
-    /// Peers that were not let in.
-    pub refused: u64,
-    /// Peers whose target could not be reached.
-    pub unreachable: u64,
-    /// How the last connection ended.
-    pub last: Option<Ending>,
-}
-
-/// What the status line is made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Status {
-    open: usize,
-    totals: Totals,
-}
-
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals {
-            served,
-            refused,
-            unreachable,
-            ..
-        } = self.totals;
-        let open = self.open;
-        write!(
-            f,
-            "{open} connections open, {served} served, {refused} refused, {unreachable} without target"
-        )
-    }
+    /// Look for events a little before sleeping.
+    pub busy_poll: bool,
 }
 
 /// What the loop is about.
@@ -83,26 +51,26 @@ enum Mode {
     Serving,
     /// A stop signal came: open connections may go on until then.
     Draining(Instant),
+    /// Those that were left are being closed.
+    Closing,
 }
 
-/// Listeners, sessions, timers and signals of one process.
+/// Listeners, sessions and signals of one process.
 #[derive(Debug)]
 pub struct Loop {
-    epoll: Epoll,
-    signals: Option<SignalFd>,
+    worker: Worker,
+    bulk: Bulk,
     listeners: Listeners,
-    sessions: Sessions,
-    tools: Tools,
-    dialer: Dialer,
     gate: Gate,
     settings: LoopSettings,
+    signals: Option<SignalFd>,
     notifier: Notifier<Status>,
+    reporter: Reporter,
+    busy_poll: BusyPoll,
     mode: Mode,
     idle_since: Instant,
-    totals: Totals,
-    refusals: RateLimit,
-    failures: RateLimit,
-    shortages: RateLimit,
+    /// The listeners may still have connections that came before their options were set, and have not inherited them.
+    has_early: bool,
 }
 
 impl Loop {
@@ -115,182 +83,165 @@ impl Loop {
     ) -> Result<Loop> {
         for listener in &listeners {
             // Connections inherit the options, so they cost no call each.
-            if let Err(errno) = dialer.tuning.apply(listener.as_fd(), listener.family()) {
-                log::warn!(
-                    "cannot set the socket options of {}: {}",
-                    listener.local(),
-                    errno.desc()
-                );
-            }
+            tune(
+                &dialer,
+                listener.as_fd(),
+                listener.family(),
+                listener.local(),
+            );
         }
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
-            .map_err(Error::system("create an epoll instance"))?;
-        let listeners = Listeners::new(listeners, &epoll)?;
+        let worker = Worker::new(Arc::new(dialer), settings.limits, false)?;
+        let listeners = Listeners::new(listeners, worker.epoll())?;
+        let bulk = Bulk::new(settings.limits)?;
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
+        (worker.epoll().add(bulk.bell(), event))
+            .map_err(Error::system("watch the bulk threads"))?;
         let now = Instant::now();
         Ok(Loop {
-            epoll,
-            signals: None,
+            worker,
+            bulk,
             listeners,
-            sessions: Sessions::default(),
-            tools: Tools::default(),
-            dialer,
             gate,
             settings,
+            signals: None,
             notifier: Notifier::from_env(now),
+            reporter: Reporter::default(),
+            busy_poll: BusyPoll::new(settings.busy_poll, now),
             mode: Mode::Serving,
             idle_since: now,
-            totals: Totals::default(),
-            refusals: RateLimit::default(),
-            failures: RateLimit::default(),
-            shortages: RateLimit::default(),
+            has_early: true,
         })
     }
 
     /// Lets SIGTERM and SIGINT end the loop in good order. SIGHUP is no order to reload: settings change by restart.
     pub fn handle_signals(&mut self) -> Result<()> {
-        let mask: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
-            .into_iter()
-            .collect();
+        let handled = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+        let mask: SigSet = handled.into_iter().collect();
         mask.thread_block()
             .map_err(Error::system("block signals"))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals =
             SignalFd::with_flags(&mask, flags).map_err(Error::system("create a signalfd"))?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack());
-        self.epoll
-            .add(&signals, event)
-            .map_err(Error::system("watch signals"))?;
+        (self.worker.epoll().add(&signals, event)).map_err(Error::system("watch signals"))?;
         self.signals = Some(signals);
         Ok(())
     }
 
     /// Takes a peer that was accepted by somebody else (Accept=yes), with the same rules as our own.
     pub fn admit(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>) {
-        if let Err(errno) = self.dialer.tuning.apply(stream.input(), stream.family()) {
-            log::debug!(
-                "cannot set the socket options of the connection of {peer}: {}",
-                errno.desc()
-            );
-        }
+        tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
         self.enter(stream, peer, destination, Instant::now());
     }
 
     /// Relays between two connected ends.
-    pub fn relay(&mut self, stream: Stream, peer: Peer, target: Stream) -> Result<()> {
-        let key = self.sessions.next_key();
-        watch(&self.epoll, &stream, key, Side::Peer)?;
-        watch(&self.epoll, &target, key, Side::Target)?;
-        let mut session = Session::relay(stream, peer, target, Instant::now());
-        // A file is always ready, and epoll does not report it; for all others a first look costs one call.
-        session.note(Side::Peer, EpollFlags::EPOLLIN);
-        self.sessions.insert(session);
-        self.sessions.queue(key);
-        self.sessions.arm(key, &self.settings.limits);
-        Ok(())
+    pub fn relay(&mut self, stream: Stream, peer: Peer, target: Stream) {
+        let now = Instant::now();
+        self.worker
+            .adopt(Session::relay(stream, peer, target, now), now);
     }
 
     /// Serves until a signal, the idle time, or the end of all there is to do.
     pub fn run(mut self) -> Result<Totals> {
         self.notifier.ready();
         let mut events = [EpollEvent::empty(); EVENTS];
+        let mut now = Instant::now();
         loop {
-            let now = Instant::now();
-            let status = self.status();
+            self.settle_accounts(now);
+            let status = Status {
+                open: self.open(),
+                totals: self.reporter.totals,
+            };
             self.notifier.tick(status, now);
             if self.is_over(now) {
                 self.notifier.stopping("Stopping");
-                return Ok(self.totals);
+                return Ok(self.reporter.totals);
             }
-            let count = match self.epoll.wait(&mut events, self.timeout(now)) {
-                Ok(count) => count,
-                Err(Errno::EINTR) => 0,
-                Err(source) => {
-                    return Err(Error::System {
-                        operation: "wait for events",
-                        source,
-                    });
-                }
-            };
-            self.round(&events[..count], Instant::now());
+            let count = self.wait(&mut events, now)?;
+            now = Instant::now();
+            self.busy_poll.met(now);
+            let is_listener =
+                |event: &EpollEvent| matches!(Token::unpack(event.data()), Token::Listener(_));
+            self.has_early &= events[..count].iter().any(is_listener);
+            for event in &events[..count] {
+                self.dispatch(Token::unpack(event.data()), event.events(), now);
+            }
+            self.listeners.resume(self.worker.epoll(), now);
+            self.worker.turn(now);
+            self.hand_over_bulk(now);
         }
     }
 
-    fn round(&mut self, events: &[EpollEvent], now: Instant) {
-        let queued = self.sessions.queued();
-        for event in events {
-            self.dispatch(Token::unpack(event.data()), event.events(), now);
-        }
-        self.listeners.resume(&self.epoll, now);
-        while let Some(key) = self.sessions.woken(now) {
-            self.wake(key, now);
-        }
-        for _ in 0..queued {
-            if let Some(key) = self.sessions.unqueue() {
-                self.advance(key, now);
+    fn wait(&mut self, events: &mut [EpollEvent], now: Instant) -> Result<usize> {
+        let timeout = self.worker.timeout(self.deadline(), now);
+        if timeout != EpollTimeout::ZERO {
+            let Some(until) = self
+                .busy_poll
+                .look_until(now)
+                .filter(|_| self.bulk.open() == 0)
+            else {
+                return wait(&self.worker, events, timeout);
+            };
+            while Instant::now() < until {
+                match wait(&self.worker, events, EpollTimeout::ZERO)? {
+                    0 => {}
+                    count => return Ok(count),
+                }
             }
+            self.busy_poll.missed();
         }
+        wait(&self.worker, events, timeout)
+    }
+
+    fn open(&self) -> usize {
+        self.worker.len() + self.bulk.open()
     }
 
     fn is_over(&mut self, now: Instant) -> bool {
-        if let Mode::Draining(until) = self.mode {
-            if until <= now {
+        match self.mode {
+            Mode::Draining(until) if until <= now && self.open() > 0 => {
                 self.close_all(now);
+                // Those in bulk threads come back as results.
+                self.open() == 0
             }
-            return self.sessions.is_empty();
+            Mode::Draining(_) | Mode::Closing => self.open() == 0,
+            Mode::Serving if self.open() > 0 => false,
+            // A peer that connects from here on waits in the listener's queue, and systemd starts us again for it.
+            Mode::Serving => {
+                !self.listeners.is_open() || self.idle_deadline().is_some_and(|at| at <= now)
+            }
         }
-        if !self.sessions.is_empty() {
-            return false;
-        }
-        // A peer that connects from here on waits in the listener's queue, and systemd starts us again for it.
-        !self.listeners.is_open() || self.idle_deadline().is_some_and(|at| at <= now)
     }
 
     fn idle_deadline(&self) -> Option<Instant> {
-        self.settings
-            .exit_idle
-            .filter(|_| self.sessions.is_empty())
-            .map(|time| self.idle_since + time)
+        let time = self.settings.exit_idle.filter(|_| self.open() == 0)?;
+        Some(self.idle_since + time)
     }
 
-    fn timeout(&self, now: Instant) -> EpollTimeout {
-        if self.sessions.queued() > 0 {
-            return EpollTimeout::ZERO;
-        }
+    /// The next thing that is not a session's.
+    fn deadline(&self) -> Option<Instant> {
         let drain = match self.mode {
             Mode::Draining(until) => Some(until),
-            Mode::Serving => None,
+            _ => None,
         };
-        let deadlines = [
-            self.sessions.deadline(),
+        let others = [
             self.listeners.deadline(),
             self.notifier.deadline(),
             self.idle_deadline(),
-            drain,
         ];
-        let Some(next) = deadlines.into_iter().flatten().min() else {
-            return EpollTimeout::NONE;
-        };
-        // Rounded up, so that the deadline has passed at the wake-up.
-        let millis = next
-            .saturating_duration_since(now)
-            .as_micros()
-            .div_ceil(1000);
-        EpollTimeout::try_from(millis).unwrap_or(EpollTimeout::MAX)
+        others.into_iter().chain([drain]).flatten().min()
     }
 
     fn dispatch(&mut self, token: Token, events: EpollFlags, now: Instant) {
         match token {
             Token::Signal => self.read_signals(now),
-            Token::Listener(index) => self.accept(index, now),
-            Token::Session(key, side) => {
-                if let Some(session) = self.sessions.get(key) {
-                    session.note(side, events);
-                    // Those in the ring have their turn anyway.
-                    if !session.is_queued {
-                        self.advance(key, now);
-                    }
+            Token::Bell => {
+                for over in self.bulk.results() {
+                    self.account(&over, now);
                 }
             }
+            Token::Listener(index) => self.accept(index, now),
+            Token::Session(key, side) => self.worker.note(key, side, events, now),
         }
     }
 
@@ -306,238 +257,124 @@ impl Loop {
 
     /// The first stop signal lets open connections go on for the drain time, the second ends them.
     fn stop(&mut self, now: Instant) {
-        if let Mode::Draining(_) = self.mode {
+        if self.mode != Mode::Serving {
             self.mode = Mode::Draining(now);
             return;
         }
-        self.listeners.close(&self.epoll);
+        self.listeners.close(self.worker.epoll());
         self.mode = Mode::Draining(now + self.settings.drain);
-        let open = self.sessions.len();
+        let open = self.open();
         self.notifier
             .stopping(&format!("Stopping: {open} connections open"));
         if open > 0 {
-            log::info!(
-                "stopping: {open} connections may go on for {}",
-                humantime::format_duration(self.settings.drain)
-            );
+            let time = humantime::format_duration(self.settings.drain);
+            log::info!("stopping: {open} connections may go on for {time}");
         }
     }
 
     fn close_all(&mut self, now: Instant) {
-        let open = self.sessions.len();
-        if open > 0 {
-            log::warn!("{open} connections were still open after --drain-timeout and are reset");
-        }
-        for session in self.sessions.drain() {
-            let peer = session.peer;
-            log_end(peer, &self.dialer, &session.close(Ending::Stopped, now));
-        }
+        let open = self.open();
+        log::warn!("{open} connections were still open after --drain-timeout and are reset");
+        self.mode = Mode::Closing;
+        self.worker.close_all(now);
+        self.bulk.close_all();
+        self.settle_accounts(now);
     }
 
     fn accept(&mut self, index: u32, now: Instant) {
-        for _ in 0..self.listeners.batch(index) {
-            match self.listeners.accept(index, &self.epoll, now) {
-                Accepted::Connection(stream, peer) => {
-                    let destination = self.destination(index, &stream);
-                    self.enter(stream, peer, destination, now);
+        let batch = self.listeners.batch(index);
+        let took = (0..batch)
+            .take_while(|_| self.accept_one(index, now))
+            .count();
+        self.listeners.took(took);
+    }
+
+    /// Takes one connection; false when there is no other to be taken now.
+    fn accept_one(&mut self, index: u32, now: Instant) -> bool {
+        match self.listeners.accept(index, self.worker.epoll(), now) {
+            Accepted::Connection(stream, peer) => {
+                if self.has_early {
+                    tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
                 }
-                Accepted::Nobody => break,
-                Accepted::Shortage(errno) => {
-                    if let Some(before) = self.shortages.admit(now) {
-                        let open = self.sessions.len();
-                        log::warn!(
-                            "accepting pauses with {open} connections open: {}{}",
-                            errno.desc(),
-                            left_out(before)
-                        );
-                    }
-                    break;
-                }
+                let destination = self.destination(index, &stream);
+                self.enter(stream, peer, destination, now);
+                return true;
             }
+            Accepted::Nobody => {}
+            Accepted::Shortage(errno) => self.reporter.shortage(errno, self.open(), now),
         }
+        false
     }
 
     /// Finds where a TCP peer connected to, if that matters: for the mapped target, or for the fence of the prefix.
     fn destination(&self, index: u32, stream: &Stream) -> Option<SocketAddr> {
-        let listener = self
-            .listeners
-            .get(index)
-            .filter(|listener| listener.family() == Family::Tcp)?;
+        let is_tcp = |listener: &&Listener| listener.family() == Family::Tcp;
+        let listener = self.listeners.get(index).filter(is_tcp)?;
+        let is_mapped = self.worker.dialer().target.is_mapped();
         match listener.local() {
-            Endpoint::Tcp(addr)
-                if !addr.ip().is_unspecified() && !self.dialer.target.is_mapped() =>
-            {
-                Some(*addr)
-            }
+            Endpoint::Tcp(addr) if !addr.ip().is_unspecified() && !is_mapped => Some(*addr),
             _ => inet_addr(&stream.local_address().ok()?),
         }
     }
 
     fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Instant) {
-        let key = match self.gate.enter(&peer, destination) {
-            Ok(key) => key,
+        match self.gate.enter(&peer, destination) {
+            Ok(key) => self.worker.begin(stream, peer, destination, Some(key), now),
             Err(refusal) => {
                 stream.abort();
-                self.totals.refused += 1;
-                if let Some(before) = self.refusals.admit(now) {
-                    let target = &self.dialer.target.endpoint;
-                    log::warn!(peer:%, target:%; "{peer} refused: {refusal}{}", left_out(before));
-                }
-                return;
-            }
-        };
-        match self.begin(stream, peer, destination, now) {
-            Ok(mut session) => {
-                session.counted = Some(key);
-                let key = self.sessions.insert(session);
-                self.advance(key, now);
-            }
-            Err(error) => {
-                self.gate.leave(key);
-                self.report_unreachable(peer, &error, now);
+                let target = &self.worker.dialer().target.endpoint;
+                self.reporter.refused(peer, target, refusal, now);
             }
         }
     }
 
-    fn begin(
-        &self,
-        stream: Stream,
-        peer: Peer,
-        destination: Option<SocketAddr>,
-        now: Instant,
-    ) -> Result<Session> {
-        if let Err(error) = watch(&self.epoll, &stream, self.sessions.next_key(), Side::Peer) {
-            stream.abort();
-            return Err(error);
-        }
-        Session::dial(stream, peer, destination, &self.dialer, now)
-    }
-
-    /// Gives a session its turn.
-    fn advance(&mut self, key: Key, now: Instant) {
-        let limits = &self.settings.limits;
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
-        let before = session.deadline(limits);
-        let epoll = &self.epoll;
-        let progress = session.advance(&self.dialer, &mut self.tools, now, &mut |stream| {
-            watch(epoll, stream, key, Side::Target)
-        });
-        let after = session.deadline(limits);
-        match progress {
-            Progress::Waiting => {}
-            Progress::Yielded => self.sessions.queue(key),
-            Progress::Over(ending) => return self.close(key, ending, now),
-            Progress::Unreachable(error) => return self.give_up(key, &error, now),
-        }
-        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
-            self.sessions.arm(key, &self.settings.limits);
+    fn hand_over_bulk(&mut self, now: Instant) {
+        for session in self.worker.take_bulk() {
+            if let Err(session) = self.bulk.give(session, self.worker.dialer()) {
+                self.worker.adopt(*session, now);
+            }
         }
     }
 
-    /// Looks at a session whose deadline may have passed.
-    fn wake(&mut self, key: Key, now: Instant) {
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
-        if let Some(ending) = session.expired(&self.settings.limits, now) {
-            return self.close(key, ending, now);
-        }
-        if session.is_dialing() {
-            self.advance(key, now);
-        }
-        self.sessions.arm(key, &self.settings.limits);
-    }
-
-    fn close(&mut self, key: Key, ending: Ending, now: Instant) {
-        let Some(session) = self.take(key, now) else {
-            return;
-        };
-        let peer = session.peer;
-        log_end(peer, &self.dialer, &session.close(ending, now));
-        self.totals.served += 1;
-        self.totals.last = Some(ending);
-    }
-
-    fn give_up(&mut self, key: Key, error: &Error, now: Instant) {
-        let Some(session) = self.take(key, now) else {
-            return;
-        };
-        let peer = session.peer;
-        session.close(Ending::Stopped, now);
-        self.report_unreachable(peer, error, now);
-    }
-
-    fn take(&mut self, key: Key, now: Instant) -> Option<Session> {
-        let session = self.sessions.remove(key)?;
-        if let Some(counted) = session.counted {
-            self.gate.leave(counted);
-        }
-        if self.sessions.is_empty() {
-            self.idle_since = now;
-        }
-        Some(session)
-    }
-
-    fn report_unreachable(&mut self, peer: Peer, error: &Error, now: Instant) {
-        self.totals.unreachable += 1;
-        if let Some(before) = self.failures.admit(now) {
-            let target = &self.dialer.target.endpoint;
-            let report = error.report();
-            log::warn!(peer:%, target:%; "{peer} to {target} closed: {report}{}", left_out(before));
+    /// Books what is over in the main loop's own worker.
+    fn settle_accounts(&mut self, now: Instant) {
+        for over in self.worker.take_over() {
+            self.account(&over, now);
         }
     }
 
-    fn status(&self) -> Status {
-        Status {
-            open: self.sessions.len(),
-            totals: self.totals,
+    fn account(&mut self, over: &Over, now: Instant) {
+        if let Some(key) = over.counted {
+            self.gate.leave(key);
         }
+        self.reporter.over(over, self.worker.dialer(), now);
+        self.idle_since = now;
     }
 }
 
-/// Watches a stream for everything, once for its life; a file cannot be watched, and need not be.
-fn watch(epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
-    let token = Token::Session(key, side).pack();
-    let ends = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-    let add = |fd: std::os::fd::BorrowedFd<'_>, interest: EpollFlags| match epoll
-        .add(fd, EpollEvent::new(interest | ends, token))
-    {
-        Ok(()) | Err(Errno::EPERM) => Ok(()),
+fn wait(worker: &Worker, events: &mut [EpollEvent], timeout: EpollTimeout) -> Result<usize> {
+    match worker.epoll().wait(events, timeout) {
+        Ok(count) => Ok(count),
+        Err(Errno::EINTR) => Ok(0),
         Err(source) => Err(Error::System {
-            operation: "watch a connection",
+            operation: "wait for events",
             source,
         }),
-    };
-    match stream.separate_output() {
-        None => add(stream.input(), EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT),
-        Some(output) => {
-            add(stream.input(), EpollFlags::EPOLLIN)?;
-            add(output, EpollFlags::EPOLLOUT)
-        }
     }
 }
 
-fn log_end(peer: Peer, dialer: &Dialer, summary: &Summary) {
-    let Summary {
-        ending,
-        inbound_bytes,
-        outbound_bytes,
-        duration,
-    } = summary;
-    let target = &dialer.target.endpoint;
-    log::debug!(
-        peer:%, target:%, inbound_bytes, outbound_bytes, duration_usec = duration.as_micros() as u64;
-        "{peer} to {target} {ending}: {inbound_bytes} bytes in, {outbound_bytes} bytes out, {duration:.3?}"
-    );
-}
-
-/// Says how many lines a rate limit has kept back.
-fn left_out(count: u64) -> String {
-    if count == 0 {
-        String::new()
-    } else {
-        format!(" ({count} such lines left out)")
+/// Sets all options of a socket. A refused one is no reason to refuse the connection: it works, but slower.
+fn tune(
+    dialer: &Dialer,
+    socket: std::os::fd::BorrowedFd<'_>,
+    family: Family,
+    name: &dyn std::fmt::Display,
+) {
+    let tuning = &dialer.tuning;
+    let result = tuning
+        .apply(socket, family)
+        .and_then(|()| tuning.apply_keepalive(socket, family));
+    if let Err(errno) = result {
+        log::warn!("cannot set the socket options of {name}: {}", errno.desc());
     }
 }

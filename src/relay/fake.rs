@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use nix::errno::Errno;
 
 use super::pipes::Pipe;
-use super::wire::Wire;
+use super::wire::{Received, Wire};
 use crate::stream::Family;
 
 /// Sends and takes by script; when a script is over, it would block.
@@ -19,6 +19,7 @@ pub struct Fake {
     hidden: Option<Errno>,
     finished: usize,
     input_refused: Cell<bool>,
+    pub is_acknowledged: Cell<bool>,
 }
 
 impl Fake {
@@ -83,14 +84,17 @@ impl Fake {
 }
 
 impl Wire for Fake {
-    fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
+    fn read(&self, buffer: &mut [u8]) -> Result<Received, Errno> {
         let chunk = self
             .input
             .borrow_mut()
             .pop_front()
             .unwrap_or(Err(Errno::EAGAIN))?;
         buffer[..chunk.len()].copy_from_slice(&chunk);
-        Ok(chunk.len())
+        Ok(Received {
+            count: chunk.len(),
+            is_part: true,
+        })
     }
 
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
@@ -124,15 +128,15 @@ impl Wire for Fake {
         self.input_refused.set(true);
     }
 
-    fn hidden_error(&self) -> Option<Errno> {
+    fn take_error(&self) -> Option<Errno> {
         self.hidden
     }
 
-    fn is_emptied_by_short_read(&self) -> bool {
-        false
+    fn is_acknowledged(&self) -> bool {
+        self.is_acknowledged.get()
     }
 
     fn family(&self) -> Family {
-        Family::File
+        Family::Vsock
     }
 }

@@ -11,7 +11,7 @@
 use nix::errno::Errno;
 
 use super::pipes::{Pipe, Pool};
-use super::wire::{End, Wire};
+use super::wire::{End, Received, Wire};
 use crate::stream::Family;
 
 /// Operations of one flow before the others get their turn.
@@ -115,18 +115,20 @@ impl Flow {
 
     /// Moves bytes until one end blocks or the budget is used up.
     ///
+    /// `is_last`: the other direction is finished, and so closing the sink will tell it the end.
     /// Errors: the source failed, and its bytes will never be complete.
     pub fn advance<W: Wire>(
         &mut self,
         source: &mut End<W>,
         sink: &mut End<W>,
         tools: &mut Tools,
+        is_last: bool,
     ) -> Result<Turn, Errno> {
         for _ in 0..BUDGET {
             let step = match self.held {
                 Held::Nothing => match self.state {
                     State::Open => self.take(source, sink, tools)?,
-                    State::Draining => self.send_end(sink),
+                    State::Draining => self.send_end(sink, is_last),
                     State::Finished | State::Refused(_) => Step::Blocked,
                 },
                 _ => self.deliver(source, sink, tools),
@@ -159,8 +161,7 @@ impl Flow {
             None => self.copy(source, sink, tools),
         };
         match result {
-            // A failed write has taken the error away from the socket, and left an end in its place (tcp(7)).
-            Ok(0) => match source.failure.or_else(|| source.wire.hidden_error()) {
+            Ok(0) => match hidden_error(source) {
                 Some(error) => Err(error),
                 None => {
                     self.state = State::Draining;
@@ -184,15 +185,13 @@ impl Flow {
         sink: &mut End<W>,
         tools: &mut Tools,
     ) -> Result<usize, Errno> {
-        let count = source.wire.read(&mut tools.buffer)?;
+        let Received { count, is_part } = source.wire.read(&mut tools.buffer)?;
         if count == 0 {
             return Ok(0);
         }
         let is_full = count == tools.buffer.len();
         self.is_bulk = is_full && is_spliced(source.wire.family(), sink.wire.family());
-        if !is_full && !source.is_ended && source.wire.is_emptied_by_short_read() {
-            source.is_readable = false;
-        }
+        source.is_readable = is_full || is_part || source.is_ended || source.has_parts;
         let written = match sink.is_writable {
             true => self.write(source, sink, &tools.buffer[..count]),
             false => 0,
@@ -284,13 +283,28 @@ impl Flow {
     }
 
     /// Half-closes onward.
-    fn send_end<W: Wire>(&mut self, sink: &mut End<W>) -> Step {
+    fn send_end<W: Wire>(&mut self, sink: &mut End<W>, is_last: bool) -> Step {
+        if is_last && sink.wire.family() != Family::File {
+            self.state = State::Finished;
+            return Step::Moved;
+        }
         self.state = match sink.wire.finish() {
             Ok(()) => State::Finished,
             Err(error) => State::Refused(error),
         };
         Step::Moved
     }
+}
+
+/// Gives the error that an end really was, where the kernel knows of one.
+fn hidden_error<W: Wire>(source: &End<W>) -> Option<Errno> {
+    // A failed write has taken the error away from the socket, and left an end in its place (tcp(7)).
+    source.failure.or_else(|| match source.wire.family() {
+        // A VM that was killed reads as an end, with the error on the socket (drivers/vhost/vsock.c,
+        // vhost_vsock_reset_orphans). Other families give the error to read(2) itself.
+        Family::Vsock => source.wire.take_error(),
+        _ => None,
+    })
 }
 
 /// Tells whether bulk data goes through a pipe. Copying wins by a factor of two from unix to TCP, and out of
@@ -313,7 +327,7 @@ mod tests {
         sink: &mut End<Fake>,
     ) -> Result<Turn, Errno> {
         source.is_readable = true;
-        flow.advance(source, sink, &mut Tools::default())
+        flow.advance(source, sink, &mut Tools::default(), false)
     }
 
     #[test]

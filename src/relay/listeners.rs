@@ -14,8 +14,8 @@ use crate::stream::{Family, Listener, Peer, Stream};
 
 /// Until accepting is tried again after a shortage.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Connections taken at one wake-up. On vsock one: an accept that finds nothing takes a millisecond there.
-const BATCH: usize = 16;
+/// Connections taken at one wake-up, at the most. On vsock one: an accept that finds nothing takes a millisecond there.
+const BATCH_MAX: usize = 16;
 
 /// All listeners of a bridge.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Listeners {
     listeners: Vec<Listener>,
     paused_until: Option<Instant>,
     is_open: bool,
+    /// Grows while connections come in bursts, so that one alone costs no call that finds nothing.
+    batch: usize,
 }
 
 /// What accepting came to.
@@ -50,6 +52,7 @@ impl Listeners {
             listeners,
             paused_until: None,
             is_open,
+            batch: 1,
         })
     }
 
@@ -63,13 +66,21 @@ impl Listeners {
         self.listeners.get(index as usize)
     }
 
-    /// Gives how many connections to take from it at one wake-up.
+    /// Gives how many connections to take from it at one wake-up; after the last of them see [`Listeners::took`].
     pub fn batch(&self, index: u32) -> usize {
         match self.get(index).map(Listener::family) {
             Some(Family::Vsock) => 1,
-            Some(_) => BATCH,
-            None => 0,
+            _ => self.batch,
         }
+    }
+
+    /// Learns how many there were at a wake-up.
+    pub fn took(&mut self, count: usize) {
+        self.batch = if count < self.batch {
+            1
+        } else {
+            (self.batch * 2).min(BATCH_MAX)
+        };
     }
 
     /// Takes one connection.

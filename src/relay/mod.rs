@@ -1,8 +1,11 @@
-//! Moves bytes between peers and targets: one edge-triggered loop, no thread, nothing that blocks.
+//! Moves bytes between peers and targets, edge-triggered, with nothing that blocks.
 //!
-//! [`event_loop`] waits and dispatches; [`session`] is one peer from accept to close; [`connection`] has the two
-//! flows of a session whose target is reached; [`flow`] is one direction.
+//! [`event_loop`] waits and dispatches; a [`worker`] has the sessions of one thread, and [`bulk`] has threads for those
+//! that move much; a [`session`] is one peer from accept to close; a [`connection`] has the two flows of a session
+//! whose target is reached; a [`flow`] is one direction.
 
+pub mod bulk;
+pub mod busy_poll;
 pub mod connection;
 pub mod event_loop;
 #[cfg(test)]
@@ -10,12 +13,15 @@ mod fake;
 pub mod flow;
 pub mod listeners;
 pub mod pipes;
+pub mod report;
 pub mod session;
 pub mod sessions;
 pub mod timers;
 pub mod token;
 pub mod wire;
+pub mod worker;
 
 pub use connection::{Ending, Limits};
-pub use event_loop::{Loop, LoopSettings, Totals};
+pub use event_loop::{Loop, LoopSettings};
+pub use report::Totals;
 pub use session::{Session, Summary};

@@ -8,7 +8,7 @@ use nix::sys::epoll::EpollFlags;
 use super::connection::{Connection, Ending, Limits, Outcome, Side};
 use super::flow::Tools;
 use super::wire::End;
-use crate::connect::{Dial, Dialer};
+use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
 use crate::policy::PeerKey;
 use crate::stream::{Peer, Stream};
@@ -22,8 +22,10 @@ pub struct Session {
     pub counted: Option<PeerKey>,
     /// When it was accepted.
     pub started: Instant,
-    /// Whether the loop has it in the list of those that yielded.
+    /// Whether it is in the ring of those that yielded.
     pub is_queued: bool,
+    /// Whether it has lived long enough for the options that short connections do without.
+    pub is_settled: bool,
     phase: Phase,
 }
 
@@ -41,13 +43,26 @@ enum Phase {
     Gone,
 }
 
+fn readiness(seen: EpollFlags) -> Readiness {
+    if seen.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+        Readiness::Failed
+    } else if seen.is_empty() {
+        Readiness::Waiting
+    } else {
+        Readiness::Ready
+    }
+}
+
 /// What a turn of a session came to.
 #[derive(Debug)]
 pub enum Progress {
     /// Only an event or the deadline can change anything.
     Waiting,
-    /// There is more to do after the others.
-    Yielded,
+    /// There is more to do after the others, who should not wait for it if it is bulk.
+    Yielded {
+        /// Much was moved in this turn alone.
+        is_bulk: bool,
+    },
     /// It is over.
     Over(Ending),
     /// The target cannot be reached.
@@ -89,6 +104,7 @@ impl Session {
                     counted: None,
                     started: now,
                     is_queued: false,
+                    is_settled: false,
                     phase,
                 })
             }
@@ -107,6 +123,7 @@ impl Session {
             counted: None,
             started: now,
             is_queued: false,
+            is_settled: false,
             phase: Phase::Relaying(Box::new(connection)),
         }
     }
@@ -130,7 +147,7 @@ impl Session {
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Progress {
         if let Phase::Dialing { dial, seen, .. } = &mut self.phase {
-            match dial.advance(dialer, !seen.is_empty(), now, watch) {
+            match dial.advance(dialer, readiness(*seen), now, watch) {
                 Ok(None) => {
                     *seen = EpollFlags::empty();
                     return Progress::Waiting;
@@ -142,7 +159,7 @@ impl Session {
         match &mut self.phase {
             Phase::Relaying(connection) => match connection.advance(tools, now) {
                 Outcome::Waiting => Progress::Waiting,
-                Outcome::Yielded => Progress::Yielded,
+                Outcome::Yielded { is_bulk } => Progress::Yielded { is_bulk },
                 Outcome::Over(ending) => Progress::Over(ending),
             },
             _ => Progress::Waiting,
@@ -155,6 +172,14 @@ impl Session {
             // It may have become readable before; that is not reported twice.
             target.note(seen | EpollFlags::EPOLLIN);
             self.phase = Phase::Relaying(Box::new(Connection::new(*peer, target, now)));
+        }
+    }
+
+    /// Gives both ends, the peer's first, once the target is reached.
+    pub fn streams(&self) -> Option<(&Stream, &Stream)> {
+        match &self.phase {
+            Phase::Relaying(connection) => Some(connection.streams()),
+            _ => None,
         }
     }
 

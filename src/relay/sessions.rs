@@ -55,6 +55,11 @@ impl Sessions {
         Some(self.table.remove(key.index as usize).1)
     }
 
+    /// Goes through all.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.table.iter_mut().map(|(_, (_, session))| session)
+    }
+
     /// Takes all out.
     pub fn drain(&mut self) -> impl Iterator<Item = Session> {
         self.table.drain().map(|(_, session)| session)

@@ -31,6 +31,8 @@ const MASK: u32 = u32::MAX >> 1;
 pub enum Token {
     /// A signal is to be read.
     Signal,
+    /// Another thread has something to say.
+    Bell,
     /// A listener, by its place, has a connection.
     Listener(u32),
     /// One side of a session is ready.
@@ -45,7 +47,8 @@ impl Token {
     pub fn pack(self) -> u64 {
         match self {
             Token::Signal => 0,
-            Token::Listener(index) => u64::from(index) + 1,
+            Token::Bell => 1,
+            Token::Listener(index) => u64::from(index) + 2,
             Token::Session(key, side) => {
                 SESSION
                     | u64::from(key.serial) << 32
@@ -58,9 +61,10 @@ impl Token {
     /// Unpacks what [`Token::pack`] packed.
     pub fn unpack(bits: u64) -> Token {
         if bits & SESSION == 0 {
-            return match bits.checked_sub(1) {
-                None => Token::Signal,
-                Some(index) => Token::Listener(index as u32),
+            return match bits {
+                0 => Token::Signal,
+                1 => Token::Bell,
+                _ => Token::Listener((bits - 2) as u32),
             };
         }
         let key = Key {
@@ -95,10 +99,13 @@ mod tests {
                 Token::Session(key, Side::Target),
             ]
         });
-        for token in [Token::Signal, Token::Listener(0), Token::Listener(9)]
-            .into_iter()
-            .chain(sessions)
-        {
+        let others = [
+            Token::Signal,
+            Token::Bell,
+            Token::Listener(0),
+            Token::Listener(9),
+        ];
+        for token in others.into_iter().chain(sessions) {
             assert_eq!(Token::unpack(token.pack()), token);
         }
     }

@@ -11,7 +11,7 @@ use crate::stream::{Family, Stream};
 /// Bytes in, bytes out, and their ends; nothing here blocks.
 pub trait Wire {
     /// Reads what is there, 0 at the end.
-    fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno>;
+    fn read(&self, buffer: &mut [u8]) -> Result<Received, Errno>;
     /// Writes what there is room for.
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno>;
     /// Moves what is there into the empty pipe, 0 at the end.
@@ -22,17 +22,34 @@ pub trait Wire {
     fn finish(&mut self) -> Result<(), Errno>;
     /// Tells the other end that its bytes are no longer wanted.
     fn refuse_input(&self);
-    /// After an end was read: the error that it really was, if the kernel knows of one.
-    fn hidden_error(&self) -> Option<Errno>;
-    /// Tells whether a read that gave less than it could has emptied the wire (epoll(7), on stream sockets).
-    fn is_emptied_by_short_read(&self) -> bool;
+    /// Takes the error that waits on the wire.
+    fn take_error(&self) -> Option<Errno>;
+    /// Tells whether the other end has acknowledged all that was written, and the end if that was sent.
+    fn is_acknowledged(&self) -> bool;
     /// Gives the family, from which the way of moving bytes follows.
     fn family(&self) -> Family;
 }
 
+/// What a read gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes, 0 at the end.
+    pub count: usize,
+    /// Less than there was room for, and still not all that there is.
+    pub is_part: bool,
+}
+
 impl Wire for Stream {
-    fn read(&self, buffer: &mut [u8]) -> Result<usize, Errno> {
-        read(self.input(), buffer)
+    fn read(&self, buffer: &mut [u8]) -> Result<Received, Errno> {
+        let (count, is_part) = match Stream::family(self) {
+            // A read stops behind bytes that descriptors were passed with.
+            Family::Unix => crate::sys::receive(self.input(), buffer)?,
+            // A terminal gives a line at a time, a pipe may give a packet.
+            Family::File => (read(self.input(), buffer)?, true),
+            // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_parts`].
+            Family::Tcp | Family::Vsock => (read(self.input(), buffer)?, false),
+        };
+        Ok(Received { count, is_part })
     }
 
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
@@ -66,18 +83,12 @@ impl Wire for Stream {
         Stream::refuse_input(self);
     }
 
-    fn hidden_error(&self) -> Option<Errno> {
-        // A VM that was killed reads as an end, with the error on the socket (drivers/vhost/vsock.c,
-        // vhost_vsock_reset_orphans). Other families give the error to read(2) itself.
-        if Stream::family(self) == Family::Vsock {
-            self.take_error()
-        } else {
-            None
-        }
+    fn take_error(&self) -> Option<Errno> {
+        Stream::take_error(self)
     }
 
-    fn is_emptied_by_short_read(&self) -> bool {
-        Stream::family(self) != Family::File
+    fn is_acknowledged(&self) -> bool {
+        Stream::is_acknowledged(self)
     }
 
     fn family(&self) -> Family {
@@ -100,6 +111,10 @@ pub struct End<W> {
     pub is_writable: bool,
     /// The other end has ended its direction, or failed: read until that is seen.
     pub is_ended: bool,
+    /// A short read may have left bytes: it stops at urgent ones (tcp(7)).
+    pub has_parts: bool,
+    /// It has failed, or may have: there is an error to be taken, by a read or otherwise.
+    pub has_failed: bool,
     /// The error of a write, which a read will not report again.
     pub failure: Option<Errno>,
 }
@@ -112,6 +127,8 @@ impl<W> End<W> {
             is_readable: false,
             is_writable: true,
             is_ended: false,
+            has_parts: false,
+            has_failed: false,
             failure: None,
         }
     }
@@ -120,7 +137,9 @@ impl<W> End<W> {
     pub fn note(&mut self, events: EpollFlags) {
         let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         self.is_ended |= events.intersects(ended);
-        self.is_readable |= events.intersects(EpollFlags::EPOLLIN | ended);
+        self.has_parts |= events.contains(EpollFlags::EPOLLPRI);
+        self.has_failed |= events.contains(EpollFlags::EPOLLERR);
+        self.is_readable |= events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | ended);
         // A write to what has failed must be tried, too, to learn of it.
         self.is_writable |=
             events.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);

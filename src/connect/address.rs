@@ -1,0 +1,167 @@
+//! One address of a target: its socket, and what its errors mean.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{
+    AddressFamily, SockaddrIn, SockaddrIn6, SockaddrLike, UnixAddr, setsockopt, sockopt,
+};
+use nix::sys::time::TimeVal;
+
+use crate::endpoint::{Endpoint, UnixName};
+use crate::error::{Error, Result};
+use crate::stream::{Family, Stream, Tuning};
+use crate::sys;
+use crate::vsock::{Cid, VsockAddr, VsockPort};
+
+/// One place to connect to, without names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP service.
+    Tcp(SocketAddr),
+    /// A port of a machine.
+    Vsock(VsockAddr),
+    /// A unix socket.
+    Unix(UnixName),
+    /// A port of the machine behind a VMM's socket.
+    Mux(UnixName, VsockPort),
+}
+
+impl Address {
+    /// Gives the form that is printed.
+    pub fn endpoint(&self) -> Endpoint {
+        match self.clone() {
+            Address::Tcp(addr) => Endpoint::Tcp(addr),
+            Address::Vsock(addr) => Endpoint::Vsock(addr),
+            Address::Unix(name) => Endpoint::Unix(name),
+            Address::Mux(path, port) => Endpoint::Mux { path, port },
+        }
+    }
+
+    /// Makes the socket and begins to connect; the flag tells whether it is connected already.
+    ///
+    /// Errors: [`Error::Connect`], [`Error::Source`].
+    pub fn open(
+        &self,
+        source: Option<IpAddr>,
+        tuning: &Tuning,
+        timeout: Duration,
+    ) -> Result<(Stream, bool)> {
+        let (family, kind) = match self {
+            Address::Tcp(SocketAddr::V4(_)) => (AddressFamily::Inet, Family::Tcp),
+            Address::Tcp(SocketAddr::V6(_)) => (AddressFamily::Inet6, Family::Tcp),
+            Address::Vsock(_) => (AddressFamily::Vsock, Family::Vsock),
+            Address::Unix(_) | Address::Mux(..) => (AddressFamily::Unix, Family::Unix),
+        };
+        let refused = |errno| self.refusal(errno);
+        let socket = sys::stream_socket(family).map_err(refused)?;
+        tuning.apply(socket.as_fd(), kind).map_err(refused)?;
+        if let (Some(ip), Address::Tcp(_)) = (source, self) {
+            let fail = |source| Error::Source {
+                address: ip,
+                source,
+            };
+            bind_source(&socket, ip).map_err(fail)?;
+        }
+        if kind == Family::Vsock {
+            let limit = TimeVal::new(timeout.as_secs() as i64, timeout.subsec_micros().into());
+            setsockopt(&socket, sys::vsock_option::ConnectTimeout, &limit).map_err(refused)?;
+        }
+        match sys::connect(socket.as_fd(), &*sockaddr(self).map_err(refused)?) {
+            Ok(()) => Ok((Stream::socket(socket, kind), true)),
+            Err(Errno::EINPROGRESS) => Ok((Stream::socket(socket, kind), false)),
+            Err(errno) => Err(refused(errno)),
+        }
+    }
+
+    /// Says what no answer may mean for this kind of address.
+    pub fn silence(&self, limit: Duration) -> Error {
+        let hint = match self {
+            // What IPAddressDeny= forbids is dropped without an error.
+            Address::Tcp(addr) if !addr.ip().is_loopback() => {
+                " (kept from it by the unit's IPAddressAllow=, or by a firewall?)"
+            }
+            _ => "",
+        };
+        let target = Box::new(self.endpoint());
+        Error::ConnectTimeout {
+            target,
+            hint,
+            limit,
+        }
+    }
+
+    /// Says what the error means for this kind of address, where the kernel's word for it misleads.
+    pub fn refusal(&self, errno: Errno) -> Error {
+        let hint = match (self, errno) {
+            (_, Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT)
+                if !matches!(self, Address::Unix(_) | Address::Mux(..)) =>
+            {
+                " (kept from it by the unit's RestrictAddressFamilies= or IPAddressAllow=, or by a firewall?)"
+            }
+            (Address::Vsock(_), Errno::ECONNRESET) => {
+                " (nothing listens on that port, or its queue is full)"
+            }
+            (Address::Vsock(addr), Errno::ETIMEDOUT) if addr.cid == Some(Cid::LOCAL) => {
+                " (is the module vsock_loopback loaded?)"
+            }
+            (Address::Vsock(_), Errno::ETIMEDOUT) => " (no such VM, or it is stopped)",
+            (Address::Vsock(_), Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL) => {
+                " (no such VM, or no vsock transport: load vhost_vsock on a host, vmw_vsock_virtio_transport in a guest, \
+                 vsock_loopback for CID 1)"
+            }
+            (Address::Tcp(_), Errno::ECONNREFUSED) => " (nothing listens there)",
+            (Address::Unix(_) | Address::Mux(..), Errno::ECONNREFUSED) => {
+                " (nothing listens on that socket)"
+            }
+            (Address::Unix(_) | Address::Mux(..), Errno::ENOENT) => {
+                " (is its service, or the VM, running?)"
+            }
+            (Address::Unix(_) | Address::Mux(..), Errno::EACCES) => {
+                " (may this user write to the socket and search its directories?)"
+            }
+            (Address::Unix(_) | Address::Mux(..), Errno::EAGAIN) => " (its queue is full)",
+            _ => "",
+        };
+        Error::Connect {
+            target: Box::new(self.endpoint()),
+            hint,
+            source: errno,
+        }
+    }
+}
+
+/// Lets the outgoing connection come from `ip`, which needs no capability.
+fn bind_source(socket: &impl AsFd, ip: IpAddr) -> Result<(), Errno> {
+    // On an IPv6 socket Linux takes IP_FREEBIND for IPV6_FREEBIND. Needed for addresses that only a local route
+    // makes ours: IPv6 refuses to bind them otherwise (EADDRNOTAVAIL).
+    setsockopt(socket, sockopt::IpFreebind, &true)?;
+    // The port is chosen at connect, when the target is known: else 28 000 connections would be all, whatever the target.
+    setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
+    sys::bind(socket.as_fd(), &*inet_sockaddr(SocketAddr::new(ip, 0)))
+}
+
+fn sockaddr(address: &Address) -> Result<Box<dyn SockaddrLike>, Errno> {
+    Ok(match address {
+        Address::Tcp(addr) => inet_sockaddr(*addr),
+        Address::Vsock(addr) => {
+            let cid = addr.cid.map_or(libc::VMADDR_CID_ANY, |cid| cid.number());
+            Box::new(nix::sys::socket::VsockAddr::new(cid, addr.port.number()))
+        }
+        Address::Unix(name) | Address::Mux(name, _) => Box::new(match name {
+            UnixName::Path(path) => UnixAddr::new(path)?,
+            UnixName::Abstract(name) => UnixAddr::new_abstract(name.as_bytes())?,
+            UnixName::Unnamed => return Err(Errno::EDESTADDRREQ),
+        }),
+    })
+}
+
+fn inet_sockaddr(addr: SocketAddr) -> Box<dyn SockaddrLike> {
+    match addr {
+        SocketAddr::V4(addr) => Box::new(SockaddrIn::from(addr)),
+        SocketAddr::V6(addr) => Box::new(SockaddrIn6::from(addr)),
+    }
+}

@@ -1,0 +1,338 @@
+//! One attempt to reach a target: every address in turn, then again while there is time.
+//!
+//! It waits for nothing itself: the caller watches [`Dial::stream`] and [`Dial::deadline`] and calls
+//! [`Dial::advance`].
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Address, Dialer};
+use crate::error::{Error, Result};
+use crate::mux::{Handshake, Progress};
+use crate::stream::Stream;
+
+/// Pause before a refused target is tried again; doubled each time up to the maximum.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// What was reported of the stream since the last step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// Nothing.
+    Waiting,
+    /// It became ready.
+    Ready,
+    /// It became ready, and has failed or may have.
+    Failed,
+}
+
+/// One attempt to reach the target.
+#[derive(Debug)]
+pub struct Dial {
+    /// The one address of a mapped target.
+    mapped: Option<Address>,
+    source: Option<IpAddr>,
+    /// Index of the address to try next.
+    next: usize,
+    round_ends: Instant,
+    retry_until: Instant,
+    pause: Duration,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// An address is to be tried now.
+    Next,
+    /// The kernel is connecting; the stream becomes writable when it is done.
+    Connecting { stream: Stream, deadline: Instant },
+    /// Connected to a VMM, and the line each way is not yet through.
+    Shaking {
+        stream: Stream,
+        handshake: Handshake,
+        deadline: Instant,
+    },
+    /// All addresses refused; the first is tried again at that time.
+    Pausing { until: Instant },
+}
+
+impl Dial {
+    /// Begins with the first address; `mapped` is the only one of a mapped target.
+    pub(super) fn new(
+        dialer: &Dialer,
+        mapped: Option<Address>,
+        source: Option<IpAddr>,
+        now: Instant,
+    ) -> Dial {
+        Dial {
+            mapped,
+            source,
+            next: 0,
+            round_ends: now + dialer.timeout,
+            retry_until: now + dialer.retry,
+            pause: RETRY_PAUSE_MIN,
+            state: State::Next,
+        }
+    }
+
+    /// Gives the stream to watch for readiness.
+    pub fn stream(&self) -> Option<&Stream> {
+        match &self.state {
+            State::Connecting { stream, .. } | State::Shaking { stream, .. } => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Tells when [`Dial::advance`] must be called even if nothing became ready.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.state {
+            State::Next => None,
+            State::Connecting { deadline, .. } | State::Shaking { deadline, .. } => Some(*deadline),
+            State::Pausing { until } => Some(*until),
+        }
+    }
+
+    /// Goes as far as possible without blocking; gives the stream when the target is connected.
+    ///
+    /// `watch` is told of each new stream.
+    /// Errors: why the last address could not be reached, when no address and no time is left.
+    pub fn advance(
+        &mut self,
+        dialer: &Dialer,
+        mut readiness: Readiness,
+        now: Instant,
+        watch: &mut dyn FnMut(&Stream) -> Result<()>,
+    ) -> Result<Option<Stream>> {
+        loop {
+            let outcome = match std::mem::replace(&mut self.state, State::Next) {
+                State::Pausing { until } if now < until => {
+                    return self.wait(State::Pausing { until });
+                }
+                State::Pausing { .. } => {
+                    self.begin_round(dialer, now);
+                    Ok(None)
+                }
+                State::Next => {
+                    let deadline = self.share(dialer, now);
+                    match self
+                        .address(dialer)
+                        .open(self.source, &dialer.tuning, dialer.timeout)
+                    {
+                        Ok((stream, is_connected)) => {
+                            watch(&stream)?;
+                            readiness = if is_connected {
+                                Readiness::Ready
+                            } else {
+                                Readiness::Waiting
+                            };
+                            self.state = State::Connecting { stream, deadline };
+                            Ok(None)
+                        }
+                        Err(error) => Err(error),
+                    }
+                }
+                State::Connecting { stream, deadline } if readiness != Readiness::Waiting => {
+                    self.connected(dialer, stream, readiness, deadline)
+                }
+                State::Shaking {
+                    stream,
+                    handshake,
+                    deadline,
+                } if now < deadline => match self.shake(dialer, stream, handshake, deadline) {
+                    Ok(None) => return Ok(None),
+                    outcome => outcome,
+                },
+                state @ State::Connecting { deadline, .. } if now < deadline => {
+                    return self.wait(state);
+                }
+                State::Connecting { .. } | State::Shaking { .. } => {
+                    Err(self.address(dialer).silence(dialer.timeout))
+                }
+            };
+            match outcome {
+                Ok(Some(stream)) => return Ok(Some(stream)),
+                Ok(None) => {}
+                Err(error) => self.failed(dialer, error, now)?,
+            }
+        }
+    }
+
+    /// Waits until the target is connected, where there is no loop to watch the stream.
+    pub fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
+        let mut readiness = Readiness::Waiting;
+        loop {
+            if let Some(stream) =
+                self.advance(dialer, readiness, Instant::now(), &mut |_| Ok(()))?
+            {
+                return Ok(stream);
+            }
+            readiness = self.poll()?;
+        }
+    }
+
+    /// Waits for the stream to become ready, or for the deadline.
+    fn poll(&self) -> Result<Readiness> {
+        let left = self
+            .deadline()
+            .map_or(Duration::ZERO, |deadline| deadline - Instant::now());
+        // Rounded up, so that the deadline has passed when the time is over.
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let interest = match &self.state {
+            State::Shaking { .. } => PollFlags::POLLIN,
+            _ => PollFlags::POLLOUT,
+        };
+        let mut watched: Vec<PollFd<'_>> = self
+            .stream()
+            .map(|s| PollFd::new(s.input(), interest))
+            .into_iter()
+            .collect();
+        match poll(&mut watched, timeout) {
+            Ok(0) => Ok(Readiness::Waiting),
+            // Whether it has failed costs one more call to know, which a program of one connection can spare.
+            Ok(_) => Ok(Readiness::Failed),
+            Err(Errno::EINTR) => Ok(Readiness::Waiting),
+            Err(source) => Err(Error::System {
+                operation: "wait for the target",
+                source,
+            }),
+        }
+    }
+
+    fn wait(&mut self, state: State) -> Result<Option<Stream>> {
+        self.state = state;
+        Ok(None)
+    }
+
+    fn count(&self, dialer: &Dialer) -> usize {
+        if self.mapped.is_some() {
+            1
+        } else {
+            dialer.target.addresses.len()
+        }
+    }
+
+    fn address<'a>(&'a self, dialer: &'a Dialer) -> &'a Address {
+        self.mapped
+            .as_ref()
+            .unwrap_or_else(|| &dialer.target.addresses[self.next])
+    }
+
+    /// Gives the address to try its part of what is left of the round, so that a silent first one leaves time for the others.
+    fn share(&self, dialer: &Dialer, now: Instant) -> Instant {
+        let left = self.round_ends.saturating_duration_since(now);
+        now + left / (self.count(dialer) - self.next) as u32
+    }
+
+    fn begin_round(&mut self, dialer: &Dialer, now: Instant) {
+        self.next = 0;
+        if now < self.retry_until {
+            self.round_ends = now + dialer.timeout;
+        }
+    }
+
+    /// The kernel has ended the attempt: with a connection or with an error.
+    fn connected(
+        &mut self,
+        dialer: &Dialer,
+        stream: Stream,
+        readiness: Readiness,
+        deadline: Instant,
+    ) -> Result<Option<Stream>> {
+        let address = self.address(dialer);
+        if readiness == Readiness::Failed {
+            if let Some(errno) = stream.take_error() {
+                return Err(address.refusal(errno));
+            }
+        }
+        let Address::Mux(_, port) = address else {
+            return Ok(Some(stream));
+        };
+        self.state = State::Shaking {
+            stream,
+            handshake: Handshake::new(*port),
+            deadline,
+        };
+        Ok(None)
+    }
+
+    fn shake(
+        &mut self,
+        dialer: &Dialer,
+        stream: Stream,
+        mut handshake: Handshake,
+        deadline: Instant,
+    ) -> Result<Option<Stream>> {
+        let address = self.address(dialer);
+        match handshake.advance(&stream) {
+            Ok(Progress::Accepted) => Ok(Some(stream)),
+            Ok(Progress::Waiting) => self.wait(State::Shaking {
+                stream,
+                handshake,
+                deadline,
+            }),
+            Ok(Progress::Refused) => Err(Error::Connect {
+                target: Box::new(address.endpoint()),
+                hint: " (nothing listens on that port in the VM)",
+                source: Errno::ECONNREFUSED,
+            }),
+            Ok(Progress::Garbage(problem)) => Err(Error::Mux {
+                target: Box::new(address.endpoint()),
+                problem,
+            }),
+            Err(errno) => Err(address.refusal(errno)),
+        }
+    }
+
+    /// Goes on to the next address, or to a pause; gives the error back when neither is left.
+    fn failed(&mut self, dialer: &Dialer, error: Error, now: Instant) -> Result<()> {
+        self.next += 1;
+        if self.next < self.count(dialer) {
+            return Ok(());
+        }
+        // Not `self.next`, which is past the end now, if the error is to be the result.
+        self.next = 0;
+        let is_busy = is_shortage(&error) && now < self.round_ends;
+        if is_busy || is_transient(&error) && now < self.retry_until {
+            self.state = State::Pausing {
+                until: now + self.pause,
+            };
+            self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
+            return Ok(());
+        }
+        Err(error)
+    }
+}
+
+/// Tells whether something was short for the moment: room in a unix socket's queue (EAGAIN, connect(2)), descriptors, memory.
+fn is_shortage(error: &Error) -> bool {
+    use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    matches!(
+        error,
+        Error::Connect {
+            source: EAGAIN | EMFILE | ENFILE | ENOBUFS | ENOMEM,
+            ..
+        }
+    )
+}
+
+/// Tells whether the target may be about to come up.
+fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::ConnectTimeout { .. } => true,
+        Error::Connect { source, .. } => matches!(
+            source,
+            Errno::ECONNREFUSED
+                | Errno::ECONNRESET
+                | Errno::ENOENT
+                | Errno::ENODEV
+                | Errno::ETIMEDOUT
+                | Errno::EAGAIN
+                | Errno::EHOSTUNREACH
+                | Errno::ENETUNREACH
+        ),
+        _ => false,
+    }
+}

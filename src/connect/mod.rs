@@ -1,0 +1,187 @@
+//! From a target's endpoint to a connected stream, without blocking: every address, the source, the time limits.
+//!
+//! A [`Dialer`] is what all connections of a bridge share; a [`Dial`] is one attempt to reach the target.
+
+mod address;
+mod dial;
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::time::{Duration, Instant};
+
+use address::Address;
+pub use dial::{Dial, Readiness};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::prefix::Prefix;
+use crate::stream::{Peer, Tuning};
+use crate::vsock::{Cid, VsockAddr, VsockPort};
+
+/// The source address of outgoing connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Whatever the kernel chooses.
+    Kernel,
+    /// `P::<CID of the peer>`, so that the target sees which machine it is.
+    Mapped,
+    /// Always this one.
+    Address(IpAddr),
+}
+
+/// A target with its names resolved.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// As it was given.
+    pub endpoint: Endpoint,
+    /// In the order in which they are tried; none for a mapped target, which each connection has anew.
+    addresses: Vec<Address>,
+}
+
+impl Target {
+    /// Resolves once; blocks while a name is resolved.
+    ///
+    /// Errors: [`Error::Resolve`].
+    pub fn resolve(endpoint: Endpoint) -> Result<Target> {
+        let addresses = match &endpoint {
+            Endpoint::Tcp(addr) => vec![Address::Tcp(*addr)],
+            Endpoint::TcpName { name, port } => {
+                let fail = |source| Error::Resolve {
+                    name: name.clone(),
+                    source,
+                };
+                (name.as_str(), *port)
+                    .to_socket_addrs()
+                    .map_err(fail)?
+                    .map(Address::Tcp)
+                    .collect()
+            }
+            Endpoint::Vsock(addr) => vec![Address::Vsock(*addr)],
+            Endpoint::VsockMapped(_) => Vec::new(),
+            Endpoint::Unix(name) => vec![Address::Unix(name.clone())],
+            Endpoint::Mux { path, port } => vec![Address::Mux(path.clone(), *port)],
+        };
+        Ok(Target {
+            endpoint,
+            addresses,
+        })
+    }
+
+    /// Tells whether each connection brings its own target.
+    pub fn is_mapped(&self) -> bool {
+        matches!(self.endpoint, Endpoint::VsockMapped(_))
+    }
+
+    /// Tells whether it is a TCP service of this machine, reached over IPv6.
+    pub fn is_ipv6_loopback(&self) -> bool {
+        let is_loopback = |a: &Address| matches!(a, Address::Tcp(SocketAddr::V6(addr)) if addr.ip().is_loopback());
+        !self.addresses.is_empty() && self.addresses.iter().all(is_loopback)
+    }
+}
+
+/// What all connections of a bridge share on their way to the target.
+#[derive(Debug)]
+pub struct Dialer {
+    /// Where they go.
+    pub target: Target,
+    /// The source address.
+    pub source: Source,
+    /// The prefix that maps CIDs and addresses, if one is known.
+    pub prefix: Option<Prefix>,
+    /// Bound of one round through all addresses.
+    pub timeout: Duration,
+    /// Window in which a refused target is tried again.
+    pub retry: Duration,
+    /// Socket options.
+    pub tuning: Tuning,
+}
+
+impl Dialer {
+    /// Checks that the source fits the target, and that connections from mapped sources would come back.
+    ///
+    /// Errors: [`Error::Usage`], [`Error::NoRoute`].
+    pub fn check(&self) -> Result<()> {
+        let addresses = &self.target.addresses;
+        let has_use = self.source == Source::Kernel || !self.target.is_mapped();
+        if !has_use || !addresses.iter().all(|address| fits(self.source, address)) {
+            let target = &self.target.endpoint;
+            return Err(Error::Usage(format!(
+                "`--source` needs a TCP target of the same IP version, and `mapped` one over IPv6; {target} is not"
+            )));
+        }
+        match (self.source, self.prefix) {
+            (Source::Mapped, Some(prefix)) if !has_local_route(prefix) => {
+                Err(Error::NoRoute { prefix })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins to connect on behalf of a peer that connected to `destination`.
+    ///
+    /// Errors: [`Error::Unmapped`] when the target is mapped and the destination names no CID.
+    pub fn dial(&self, peer: &Peer, destination: Option<SocketAddr>, now: Instant) -> Result<Dial> {
+        let mapped = match self.target.endpoint {
+            Endpoint::VsockMapped(port) => Some(self.map(destination, port)?),
+            _ => None,
+        };
+        Ok(Dial::new(self, mapped, self.source_address(peer), now))
+    }
+
+    /// Turns the destination of a connection into the machine that it names.
+    fn map(&self, destination: Option<SocketAddr>, port: Option<VsockPort>) -> Result<Address> {
+        let unmapped = || Error::Unmapped {
+            address: destination.map_or("(no IP address)".into(), |d| d.to_string()),
+        };
+        let destination = destination.ok_or_else(unmapped)?;
+        let cid = match destination.ip() {
+            IpAddr::V6(ip) => self.prefix.and_then(|prefix| prefix.cid(ip)),
+            IpAddr::V4(_) => None,
+        };
+        let port = port.unwrap_or(destination.port().into());
+        Ok(Address::Vsock(VsockAddr {
+            cid: Some(cid.ok_or_else(unmapped)?),
+            port,
+        }))
+    }
+
+    fn source_address(&self, peer: &Peer) -> Option<IpAddr> {
+        match self.source {
+            Source::Kernel => None,
+            Source::Address(address) => Some(address),
+            Source::Mapped => Some(self.prefix?.address(peer.cid()?).into()),
+        }
+    }
+}
+
+/// Asks the kernel how it would reach an address of the prefix: by connecting a UDP socket, which sends nothing.
+///
+/// Without the local route a connection from a mapped source would hang, because the answers go elsewhere.
+fn has_local_route(prefix: Prefix) -> bool {
+    let address = prefix.address(Cid::LOCAL);
+    // Not UdpSocket::bind, which the unit's SocketBindDeny= forbids; connect(2) chooses the source by itself.
+    let socket = socket(
+        AddressFamily::Inet6,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    );
+    let source = socket.map_err(std::io::Error::from).and_then(|socket| {
+        let socket = UdpSocket::from(socket);
+        // The discard port; any other would do.
+        socket.connect((address, 9))?;
+        socket.local_addr()
+    });
+    matches!(source.map(|source| source.ip()), Ok(IpAddr::V6(ip)) if prefix.contains(ip) || ip.is_loopback())
+}
+
+/// A source address binds only to targets of its own kind; none binds to all.
+fn fits(source: Source, address: &Address) -> bool {
+    match (source, address) {
+        (Source::Kernel, _) => true,
+        (Source::Mapped, Address::Tcp(addr)) => addr.is_ipv6(),
+        (Source::Address(ip), Address::Tcp(addr)) => addr.is_ipv6() == ip.is_ipv6(),
+        _ => false,
+    }
+}

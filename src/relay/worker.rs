@@ -1,0 +1,344 @@
+//! The sessions of one thread and what moves them: an epoll instance, timers, buffer and pipes.
+//!
+//! The main loop has one for all that is new, and each bulk thread has one. Whoever owns a worker waits with its
+//! epoll, passes the events of sessions on, and collects what is over.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+
+use super::connection::{Ending, Limits, Side};
+use super::flow::Tools;
+use super::session::{Progress, Session, Summary};
+use super::sessions::Sessions;
+use super::token::{Key, Token};
+use crate::connect::Dialer;
+use crate::error::{Error, Result};
+use crate::policy::PeerKey;
+use crate::stream::{Peer, Stream};
+
+/// A connection of that age gets TCP keepalive towards its target; most are over before.
+const SETTLED_AGE: Duration = Duration::from_secs(10);
+
+/// A session that is over.
+#[derive(Debug)]
+pub struct Over {
+    /// Who it was.
+    pub peer: Peer,
+    /// What it was counted as.
+    pub counted: Option<PeerKey>,
+    /// How it went, or why its target could not be reached.
+    pub result: Result<Summary>,
+}
+
+/// Sessions, and the means to move them on.
+#[derive(Debug)]
+pub struct Worker {
+    epoll: Epoll,
+    sessions: Sessions,
+    tools: Tools,
+    dialer: Arc<Dialer>,
+    limits: Limits,
+    over: Vec<Over>,
+    /// Those that move much; none where they may stay.
+    bulk: Option<Vec<Key>>,
+    next_settling: Option<Instant>,
+}
+
+impl Worker {
+    /// Begins without sessions. `keeps_bulk`: those that move much stay here.
+    pub fn new(dialer: Arc<Dialer>, limits: Limits, keeps_bulk: bool) -> Result<Worker> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(Error::system("create an epoll instance"))?;
+        Ok(Worker {
+            epoll,
+            sessions: Sessions::default(),
+            tools: Tools::default(),
+            dialer,
+            limits,
+            over: Vec::new(),
+            bulk: (!keeps_bulk).then(Vec::new),
+            next_settling: None,
+        })
+    }
+
+    /// Gives the epoll instance, to watch other things with.
+    pub fn epoll(&self) -> &Epoll {
+        &self.epoll
+    }
+
+    /// Gives what its sessions connect with.
+    pub fn dialer(&self) -> &Arc<Dialer> {
+        &self.dialer
+    }
+
+    /// Tells how many sessions there are.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Tells whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Begins to connect to the target on behalf of a peer.
+    pub fn begin(
+        &mut self,
+        stream: Stream,
+        peer: Peer,
+        destination: Option<SocketAddr>,
+        counted: Option<PeerKey>,
+        now: Instant,
+    ) {
+        let key = self.sessions.next_key();
+        let session = match watch(&self.epoll, &stream, key, Side::Peer) {
+            Ok(()) => Session::dial(stream, peer, destination, &self.dialer, now),
+            Err(error) => {
+                stream.abort();
+                Err(error)
+            }
+        };
+        match session {
+            Ok(mut session) => {
+                session.counted = counted;
+                self.sessions.insert(session);
+                self.settle_later(now);
+                self.advance(key, now);
+            }
+            Err(error) => self.over.push(Over {
+                peer,
+                counted,
+                result: Err(error),
+            }),
+        }
+    }
+
+    /// Takes a session whose target is reached, from the outside or from another worker.
+    pub fn adopt(&mut self, mut session: Session, now: Instant) {
+        let key = self.sessions.next_key();
+        let watched = session.streams().map_or(Ok(()), |(peer, target)| {
+            watch(&self.epoll, peer, key, Side::Peer)?;
+            watch(&self.epoll, target, key, Side::Target)
+        });
+        if let Err(error) = watched {
+            let (peer, counted) = (session.peer, session.counted);
+            session.close(Ending::Stopped, now);
+            let result = Err(error);
+            return self.over.push(Over {
+                peer,
+                counted,
+                result,
+            });
+        }
+        // What was ready before is reported to the new epoll instance, but for a file, which always is.
+        session.note(Side::Peer, EpollFlags::EPOLLIN);
+        session.is_queued = false;
+        self.sessions.insert(session);
+        self.sessions.queue(key);
+        self.sessions.arm(key, &self.limits);
+        self.settle_later(now);
+    }
+
+    /// Notes what epoll reported of a session, and gives it its turn.
+    pub fn note(&mut self, key: Key, side: Side, events: EpollFlags, now: Instant) {
+        if let Some(session) = self.sessions.get(key) {
+            session.note(side, events);
+            // Those in the ring have their turn anyway.
+            if !session.is_queued {
+                self.advance(key, now);
+            }
+        }
+    }
+
+    /// Gives their turn to those whose deadline has passed, and to those in the ring.
+    pub fn turn(&mut self, now: Instant) {
+        let queued = self.sessions.queued();
+        while let Some(key) = self.sessions.woken(now) {
+            self.wake(key, now);
+        }
+        for _ in 0..queued {
+            if let Some(key) = self.sessions.unqueue() {
+                self.advance(key, now);
+            }
+        }
+        if self.next_settling.is_some_and(|at| at <= now) {
+            self.settle(now);
+        }
+    }
+
+    /// Tells how long its owner may wait for events, and no longer than until `other`.
+    pub fn timeout(&self, other: Option<Instant>, now: Instant) -> EpollTimeout {
+        if self.sessions.queued() > 0 {
+            return EpollTimeout::ZERO;
+        }
+        let deadlines = [self.sessions.deadline(), self.next_settling, other];
+        let Some(next) = deadlines.into_iter().flatten().min() else {
+            return EpollTimeout::NONE;
+        };
+        // Rounded up, so that the deadline has passed at the wake-up.
+        let left = next.saturating_duration_since(now).as_micros();
+        EpollTimeout::try_from(left.div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
+    }
+
+    /// Takes those that are over.
+    pub fn take_over(&mut self) -> impl Iterator<Item = Over> + use<> {
+        std::mem::take(&mut self.over).into_iter()
+    }
+
+    /// Takes those out that move bulk data.
+    pub fn take_bulk(&mut self) -> impl Iterator<Item = Session> + use<> {
+        let keys = self.bulk.as_mut().map(std::mem::take).unwrap_or_default();
+        let sessions: Vec<Session> = keys
+            .into_iter()
+            .filter_map(|key| self.release(key))
+            .collect();
+        sessions.into_iter()
+    }
+
+    /// Closes all, because the program stops.
+    pub fn close_all(&mut self, now: Instant) {
+        for session in self.sessions.drain() {
+            let (peer, counted) = (session.peer, session.counted);
+            let result = Ok(session.close(Ending::Stopped, now));
+            self.over.push(Over {
+                peer,
+                counted,
+                result,
+            });
+        }
+    }
+
+    /// Lets a session go, which nobody watches then.
+    fn release(&mut self, key: Key) -> Option<Session> {
+        let session = self.sessions.remove(key)?;
+        if let Some((peer, target)) = session.streams() {
+            for fd in [
+                Some(peer.input()),
+                peer.separate_output(),
+                Some(target.input()),
+            ] {
+                // A file was never watched; nothing else can fail for a descriptor that is open.
+                let _ = fd.map(|fd| self.epoll.delete(fd));
+            }
+        }
+        Some(session)
+    }
+
+    fn advance(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        let before = session.deadline(&self.limits);
+        let epoll = &self.epoll;
+        let mut watch = |stream: &Stream| watch(epoll, stream, key, Side::Target);
+        let progress = session.advance(&self.dialer, &mut self.tools, now, &mut watch);
+        let after = session.deadline(&self.limits);
+        match progress {
+            Progress::Waiting => {}
+            Progress::Yielded { is_bulk } => {
+                self.sessions.queue(key);
+                if let (true, Some(bulk)) = (is_bulk, &mut self.bulk) {
+                    bulk.push(key);
+                }
+            }
+            Progress::Over(ending) => return self.close(key, Ok(ending), now),
+            Progress::Unreachable(error) => return self.close(key, Err(error), now),
+        }
+        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
+            self.sessions.arm(key, &self.limits);
+        }
+    }
+
+    /// Looks at a session whose deadline may have passed.
+    fn wake(&mut self, key: Key, now: Instant) {
+        let Some(session) = self.sessions.get(key) else {
+            return;
+        };
+        if let Some(ending) = session.expired(&self.limits, now) {
+            return self.close(key, Ok(ending), now);
+        }
+        if session.is_dialing() {
+            self.advance(key, now);
+        }
+        self.sessions.arm(key, &self.limits);
+    }
+
+    fn close(&mut self, key: Key, result: Result<Ending>, now: Instant) {
+        let Some(session) = self.sessions.remove(key) else {
+            return;
+        };
+        let (peer, counted) = (session.peer, session.counted);
+        let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
+        let result = result.map(|_| summary);
+        self.over.push(Over {
+            peer,
+            counted,
+            result,
+        });
+    }
+
+    fn settle_later(&mut self, now: Instant) {
+        if self.dialer.tuning.keepalive.is_some() {
+            self.next_settling.get_or_insert(now + SETTLED_AGE);
+        }
+    }
+
+    /// Gives sessions that have lived for a while what short ones do without.
+    fn settle(&mut self, now: Instant) {
+        self.next_settling = None;
+        let mut has_young = false;
+        for session in self
+            .sessions
+            .iter_mut()
+            .filter(|session| !session.is_settled)
+        {
+            match session.streams() {
+                Some((_, target)) if session.started + SETTLED_AGE <= now => {
+                    let tuning = &self.dialer.tuning;
+                    if let Err(errno) = tuning.apply_keepalive(target.input(), target.family()) {
+                        log::debug!(
+                            "cannot set keepalive for {}: {}",
+                            session.peer,
+                            errno.desc()
+                        );
+                    }
+                    session.is_settled = true;
+                }
+                _ => has_young = true,
+            }
+        }
+        if has_young {
+            self.settle_later(now);
+        }
+    }
+}
+
+/// Watches a stream for everything, once for its life; a file cannot be watched, and need not be.
+fn watch(epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
+    let token = Token::Session(key, side).pack();
+    let add = |fd: BorrowedFd<'_>, interest: EpollFlags| {
+        let interest = interest | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
+        match epoll.add(fd, EpollEvent::new(interest, token)) {
+            Ok(()) | Err(Errno::EPERM) => Ok(()),
+            Err(source) => Err(Error::System {
+                operation: "watch a connection",
+                source,
+            }),
+        }
+    };
+    match stream.separate_output() {
+        None => add(
+            stream.input(),
+            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLPRI,
+        ),
+        Some(output) => {
+            add(stream.input(), EpollFlags::EPOLLIN)?;
+            add(output, EpollFlags::EPOLLOUT)
+        }
+    }
+}
