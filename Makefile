@@ -82,7 +82,7 @@ demo: build ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
 
 bench: build ## compare with socat and systemd-socket-proxyd
-	@benches/run
+	@benches/run $(BENCH_ARGS)
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -1,0 +1,177 @@
+//! The relays that are compared, and how each is told what to do. Ours gets its defaults; the others are set as their
+//! friends would set them, so that no figure is won by a bad configuration.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::address::{Address, Family, Kind};
+use crate::configs;
+use crate::error::Result;
+
+/// Connections that a relay must be able to hold: what two descriptors for each allow under a common hard limit of 20 000.
+pub const MAX_CONNECTIONS: u32 = 9_400;
+
+const PROXYD: [&str; 2] = [
+    "/lib/systemd/systemd-socket-proxyd",
+    "/usr/lib/systemd/systemd-socket-proxyd",
+];
+const SOCAT: &str = "/usr/bin/socat";
+const HAPROXY: &str = "/usr/sbin/haproxy";
+const NGINX: &str = "/usr/sbin/nginx";
+
+/// Who is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Relay {
+    /// No relay: peers connect to the target.
+    Direct,
+    /// vsock-bridge
+    Ours,
+    /// systemd-socket-proxyd
+    Proxyd,
+    /// socat with fork: a process for each connection.
+    Socat,
+    /// HAProxy in TCP mode with splicing.
+    Haproxy,
+    /// nginx's stream module.
+    Nginx,
+}
+
+impl fmt::Display for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Ours => "ours",
+            Self::Proxyd => "proxyd",
+            Self::Socat => "socat",
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+        })
+    }
+}
+
+/// Where a relay's listener comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listening {
+    /// Handed over as systemd does.
+    Activated,
+    /// It makes it itself.
+    Itself,
+}
+
+impl Relay {
+    /// Where its listener comes from; `None` for no relay at all.
+    pub fn listening(self) -> Option<Listening> {
+        match self {
+            Self::Direct => None,
+            Self::Ours | Self::Proxyd => Some(Listening::Activated),
+            Self::Socat | Self::Haproxy | Self::Nginx => Some(Listening::Itself),
+        }
+    }
+
+    /// Whether it speaks both sides.
+    pub fn supports(self, family: Family) -> bool {
+        match self {
+            Self::Direct | Self::Ours | Self::Socat => true,
+            Self::Proxyd => family.outbound != Kind::Vsock,
+            Self::Haproxy | Self::Nginx => {
+                family.inbound != Kind::Vsock && family.outbound != Kind::Vsock
+            }
+        }
+    }
+
+    /// Whether it is asked to hold so many idle connections: a process for each would take the machine's memory.
+    pub fn can_hold(self, connections: u32) -> bool {
+        self != Self::Socat || connections <= 1000
+    }
+
+    /// Its program; `ours` is where ours was built.
+    pub fn program(self, ours: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Direct => None,
+            Self::Ours => Some(ours.to_path_buf()),
+            Self::Proxyd => PROXYD
+                .iter()
+                .map(PathBuf::from)
+                .find(|path| path.exists())
+                .or(Some(PROXYD[0].into())),
+            Self::Socat => Some(SOCAT.into()),
+            Self::Haproxy => Some(HAPROXY.into()),
+            Self::Nginx => Some(NGINX.into()),
+        }
+    }
+
+    /// The option that prints its version.
+    pub fn version_option(self) -> &'static str {
+        match self {
+            Self::Socat => "-V",
+            Self::Haproxy | Self::Nginx => "-v",
+            Self::Direct | Self::Ours | Self::Proxyd => "--version",
+        }
+    }
+
+    /// Its arguments; configuration files go to `folder`.
+    pub fn arguments(
+        self,
+        inbound: &Address,
+        outbound: &Address,
+        folder: &Path,
+    ) -> Result<Vec<String>> {
+        Ok(match self {
+            Self::Direct => Vec::new(),
+            Self::Ours => vec![
+                format!("--to={outbound}"),
+                format!("--max-connections={MAX_CONNECTIONS}"),
+                format!("--max-connections-per-peer={MAX_CONNECTIONS}"),
+            ],
+            Self::Proxyd => vec![
+                format!("--connections-max={MAX_CONNECTIONS}"),
+                without_brackets(outbound),
+            ],
+            Self::Socat => vec![socat_listener(inbound), socat_target(outbound)],
+            Self::Haproxy => vec![
+                "-f".into(),
+                configs::write_haproxy(inbound, outbound, folder)?,
+            ],
+            Self::Nginx => {
+                let file = configs::write_nginx(inbound, outbound, folder)?;
+                vec![
+                    "-p".into(),
+                    folder.display().to_string(),
+                    "-c".into(),
+                    file,
+                    "-e".into(),
+                    "stderr".into(),
+                ]
+            }
+        })
+    }
+}
+
+/// socket-proxyd splits at the last colon and hands the rest to getaddrinfo, which knows no brackets (v252).
+fn without_brackets(address: &Address) -> String {
+    match address {
+        Address::Tcp6(address) => format!("{}:{}", address.ip(), address.port()),
+        other => other.to_string(),
+    }
+}
+
+/// The backlog is socat's only limit here: its own five are too few for anybody's load.
+fn socat_listener(address: &Address) -> String {
+    match address {
+        Address::Tcp6(a) => format!(
+            "TCP6-LISTEN:{},bind=[{}],fork,reuseaddr,backlog=4096",
+            a.port(),
+            a.ip()
+        ),
+        Address::Unix(path) => format!("UNIX-LISTEN:{},fork,mode=777,backlog=4096", path.display()),
+        Address::Vsock { port, .. } => format!("VSOCK-LISTEN:{port},fork,backlog=4096"),
+    }
+}
+
+fn socat_target(address: &Address) -> String {
+    match address {
+        Address::Tcp6(address) => format!("TCP6:{address}"),
+        Address::Unix(path) => format!("UNIX-CONNECT:{}", path.display()),
+        Address::Vsock { cid, port } => format!("VSOCK-CONNECT:{cid}:{port}"),
+    }
+}
