@@ -1,0 +1,137 @@
+# shellcheck shell=bash
+# What the cases in the guest share. run-case sources it and then the case, under errexit, nounset and pipefail.
+
+# shellcheck disable=SC2034  # for the cases
+data=/vm/data
+
+# ---- ends ---------------------------------------------------------------------------------------------------------
+
+ends=()
+# at_end COMMAND: when the case is over, however it ends. The last one runs first.
+at_end() { ends=("$1" "${ends[@]}"); }
+end_case() {
+    local status=$? command
+    trap - EXIT
+    set +e
+    for command in "${ends[@]}"; do eval "$command" >/dev/null; done
+    exit "$status"
+}
+trap end_case EXIT
+# timeout's TERM would otherwise skip the above.
+trap 'exit 143' TERM
+
+fail() { echo "failed: $*"; exit 1; }
+note() { echo "note: $*"; }
+
+# ---- waiting and comparing ----------------------------------------------------------------------------------------
+
+# wait_for SECONDS COMMAND…
+wait_for() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || fail "still not true: $*"
+        sleep 0.1
+    done
+}
+
+# equal EXPECTED ACTUAL WHAT
+equal() { [[ $1 == "$2" ]] || fail "$3: expected '$1', got '$2'"; }
+
+# contains TEXT PART: PART is fixed text.
+contains() { [[ $1 == *"$2"* ]] || fail "'$2' is not in: $1"; }
+
+same() { cmp "$1" "$2" || fail "$2 differs from $1"; }
+
+# refused STATUS COMMAND…: the command must fail with this status. Its output is in $said.
+refused() {
+    local expected=$1 status=0
+    shift
+    said=$("$@" 2>&1 </dev/null) || status=$?
+    echo "$said"
+    equal "$expected" "$status" "exit status of $*"
+}
+
+one_line() { equal 1 "$(wc -l <<<"$1")" "number of lines of '$1'"; }
+
+# What a unit has said since the case began.
+case_began=$(date +%s.%N)
+journal() { journalctl --unit "$1" --since "@$case_began" --output=cat --quiet; }
+journal_has() { journal "$1" | grep -E -- "$2"; }
+
+listens() { [[ -n $(ss --no-header --listening --tcp --numeric "sport = :$1") ]]; }
+
+# ---- bridges ------------------------------------------------------------------------------------------------------
+
+# bridges PORT: both halves of set-up B, of which the machine with loopback is both ends. Started only: 'enable' reloads
+# systemd, which takes seconds in an emulated guest, and one case shows it.
+bridges() {
+    at_end "systemctl stop vsock-bridge{,-ipv6}@$1.{socket,service}"
+    systemctl start "vsock-bridge@$1.socket" "vsock-bridge-ipv6@$1.socket"
+}
+
+# configure UNIT LINE…: the environment file of one instance, for this case.
+configure() {
+    local file=/etc/vsock-bridge/$1.conf
+    shift
+    mkdir -p /etc/vsock-bridge
+    at_end "rm -f $file"
+    printf '%s\n' "$@" >"$file"
+}
+
+# server NAME COMMAND…: a transient service that ends with the case. Returns once PORT is listened to.
+server() {
+    local name=$1 port=$2
+    shift 2
+    at_end "systemctl stop $name"
+    systemd-run --quiet --collect --unit="$name" "$@"
+    wait_for 10 listens "$port"
+}
+
+# ---- set-up A -----------------------------------------------------------------------------------------------------
+
+# A key of root's own that lets root in, once.
+ssh_key() {
+    [[ -e ~/.ssh/id_ed25519 ]] || ssh-keygen -q -t ed25519 -N '' -f ~/.ssh/id_ed25519
+    grep -qf ~/.ssh/id_ed25519.pub ~/.ssh/authorized_keys 2>/dev/null ||
+        cat ~/.ssh/id_ed25519.pub >>~/.ssh/authorized_keys
+}
+
+# systemd generates a socket unit of the same name where it finds a CID at boot or reload. Starts the one there is.
+sshd_up() {
+    ssh_key
+    at_end 'systemctl stop sshd-vsock.socket'
+    systemctl start sshd-vsock.socket
+    note "sshd-vsock.socket: $(systemctl show --property=FragmentPath --value sshd-vsock.socket)"
+}
+
+# ---- set-up B -----------------------------------------------------------------------------------------------------
+
+# samba LINE…: smbd on the addresses of lo only, with one share; LINE is added to the share.
+samba() {
+    mkdir -p /srv/share
+    chown guest /srv/share
+    samba_configuration "$@" >/etc/samba/smb.conf
+    pdbedit --user=guest >/dev/null 2>&1 || printf 'secret\nsecret\n' | smbpasswd -s -a guest
+    at_end 'systemctl stop smbd'
+    systemctl restart smbd
+    wait_for 20 listens 445
+}
+
+samba_configuration() {
+    printf '%s\n' '[global]' 'interfaces = lo' 'bind interfaces only = yes' 'disable netbios = yes' 'smb ports = 445' \
+        '[share]' 'path = /srv/share' 'read only = no' "$@"
+}
+
+# mount_share ADDRESS
+mount_share() {
+    at_end 'umount /mnt 2>/dev/null || umount --lazy /mnt 2>/dev/null'
+    mount -t cifs "//$1/share" /mnt -o username=guest,password=secret,uid=guest
+}
+
+# Nothing that is read afterwards comes from a cache of this machine.
+forget() {
+    umount /mnt
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+}

@@ -1,0 +1,244 @@
+# shellcheck shell=bash
+# What image, run and demo share: where things are, how they speak, what they start and how all of it ends.
+# Sourced; the caller has set -euo pipefail. Works as root and, with subordinate ids, as an ordinary user.
+
+vm_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+top=$(cd "$vm_dir/../.." && pwd)
+cache=${VM_CACHE:-$vm_dir/.cache}
+# The version is part of the path: another version is another directory, never a half-replaced one.
+vhost_version=0.3.0
+vhost_root=$cache/vhost-device-vsock-$vhost_version
+# What the image is made from; their hash is its name.
+recipe=("$vm_dir/image" "$vm_dir/guest/agent" "$vm_dir/guest/agent.service")
+image=$cache/image-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
+
+# ---- words --------------------------------------------------------------------------------------------------------
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "tests/vm: $*"; exit 1; }
+
+# stage NAME COMMAND…: one line when it is over, with its duration.
+stage() {
+    local name=$1 started=$EPOCHREALTIME
+    shift
+    "$@"
+    say "$(printf '%-62s %6s s' "$name" "$(since "$started")")"
+}
+
+since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
+
+# ---- processes: every one of them ends with the script ------------------------------------------------------------
+
+spawned=()
+children=()
+temporary=()
+work=
+programs=
+
+# under_deadline SECONDS SCRIPT ARGUMENT…: starts the script again under timeout(1). --foreground keeps ^C working.
+under_deadline() {
+    [[ -z ${VM_UNDER_DEADLINE-} ]] || return 0
+    VM_UNDER_DEADLINE=yes exec timeout --foreground --kill-after=20 "$@"
+}
+
+# Makes $work and sees to it that nothing outlives the script.
+begin() {
+    trap finish EXIT
+    trap 'exit 130' INT
+    trap 'say "tests/vm: stopped: out of time, or told to end"; exit 143' TERM HUP
+    work=$(mktemp -d "${TMPDIR:-/tmp}/vsock-bridge-vm.XXXXXX")
+    temporary+=("$work")
+    programs=$work/payload/usr/bin
+}
+
+finish() {
+    local status=$?
+    trap - EXIT
+    trap '' INT TERM HUP
+    # The guest and its servers have nothing to keep; a child may have something to clear away.
+    # Without the words of bash about each that was killed.
+    local pid ended=()
+    {
+        ((${#spawned[@]} == 0)) || kill -KILL "${spawned[@]}" || true
+        for pid in "${children[@]}"; do end_tree "$pid"; done
+        wait
+    } 2>/dev/null
+    for pid in "${ended[@]}"; do wait_for 15 gone "$pid" || kill -KILL "$pid" || true; done
+    as_root rm -rf "${temporary[@]}"
+    exit "$status"
+}
+
+# Asks a process and all below it to end, the upper ones first, so that they do not start others. Adds to ended.
+end_tree() {
+    local below pid
+    below=$(pgrep --parent "$1" || true)
+    ended+=("$1")
+    kill "$1" || true
+    for pid in $below; do end_tree "$pid"; done
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+# spawn NAME COMMAND…: in the background, output in $work/NAME.log. pdeathsig covers a script that is killed with -9.
+spawn() {
+    local name=$1
+    shift
+    setpriv --pdeathsig KILL "$@" >"$work/$name.log" 2>&1 </dev/null &
+    spawned+=($!)
+}
+
+# child COMMAND…: like calling it, but bash handles a signal at once and not when the command is over.
+child() {
+    local status=0
+    "$@" <&0 &
+    children+=($!)
+    wait $! || status=$?
+    unset 'children[-1]'
+    return "$status"
+}
+
+# wait_for SECONDS COMMAND…: polls, since sockets and processes announce themselves to nobody.
+wait_for() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}
+
+# A command as root; an ordinary user is root in a user namespace of their own.
+as_root() {
+    if ((EUID == 0)); then "$@"; else unshare "${user_namespace[@]}" "$@"; fi
+}
+user_namespace=()
+((EUID == 0)) || user_namespace=(--map-root-user --map-auto)
+
+# ---- the payload: what the guest gets on its second disk ----------------------------------------------------------
+
+# What make install installs, the cases, 50 MB of data that are the same each time, and a key that opens root's account.
+make_payload() {
+    local tree=$work/payload
+    # What the make that may have started us was told is not meant for these.
+    unset MAKEFLAGS MFLAGS MAKEOVERRIDES
+    child make -C "$top" --silent build
+    child make -C "$top" --silent install DESTDIR="$tree" PREFIX=/usr
+    mkdir -p "$tree/vm"
+    cp -r "$vm_dir"/guest/{lib.sh,run-case} "$vm_dir/cases" "$tree/vm/"
+    { openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:vsock-bridge </dev/zero 2>/dev/null || true; } |
+        head -c 50000000 >"$tree/vm/data"
+    ssh-keygen -q -t ed25519 -N '' -C vsock-bridge -f "$work/key"
+    install -d -m 700 "$tree/root" "$tree/root/.ssh"
+    install -m 600 "$work/key.pub" "$tree/root/.ssh/authorized_keys"
+    # The disk is the archive itself. Only what is in the tree, not the tree: that would be the guest's /.
+    (cd "$tree" && tar --owner=0 --group=0 --numeric-owner -cf "$work/payload.tar" -- *)
+}
+
+install_payload() {
+    guest 90 'tar -C / -xf /dev/vdb && systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload' \
+        >"$work/output" || die "the payload could not be installed: $(cat "$work/output")"
+}
+
+# ---- the guest ----------------------------------------------------------------------------------------------------
+
+# Starts the guest with CID 3. It has a throw-away root, the payload, a console log, and the agent's serial port.
+boot() {
+    uds=$work/guest.vsock
+    mkfifo "$work/agent.in" "$work/agent.out"
+    exec {to_guest}<>"$work/agent.in" {from_guest}<>"$work/agent.out"
+    # A Linux of 2025 and later scatters packets of more than 32 KiB, which vhost-device-vsock then ignores, so that the
+    # connection hangs. No packet is larger than the buffer that the guest is told of.
+    spawn vhost "$vhost_root/bin/vhost-device-vsock" \
+        --vm "guest-cid=3,socket=$work/vhost.sock,uds-path=$uds,tx-buffer-size=32000"
+    wait_for 10 test -S "$work/vhost.sock" || die "vhost-device-vsock did not start: $(cat "$work/vhost.log")"
+    spawn qemu "${qemu[@]}" \
+        -accel "$(accelerator)" -smp 2 -m 2G \
+        -object memory-backend-memfd,id=memory,size=2G,share=on -machine memory-backend=memory \
+        -kernel "$image/kernel" -initrd "$image/initrd" -append "$(kernel_arguments)" \
+        -drive "file=$image/root.ext4,format=raw,if=virtio,snapshot=on" \
+        -drive "file=$work/payload.tar,format=raw,if=virtio,readonly=on" \
+        -serial "file:$work/console.log" \
+        -chardev "pipe,id=agent,path=$work/agent" -serial chardev:agent \
+        -chardev "socket,id=vsock,path=$work/vhost.sock" -device vhost-user-vsock-pci,chardev=vsock
+    qemu_pid=$!
+}
+
+# No network device: what arrives came through vsock.
+qemu=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -nic none -cpu max)
+
+# The guest's virtio transport is loaded by hand, so that one boot shows a machine without and with it.
+kernel_arguments() {
+    printf '%s ' root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=no panic=-1 mitigations=off \
+        modprobe.blacklist=vmw_vsock_virtio_transport
+}
+
+# A /dev/kvm that opens may still not run a stock kernel (nested, restricted), so let it try one.
+accelerator() {
+    if [[ -r /dev/kvm && -w /dev/kvm ]] && timeout 15 "${qemu[@]}" -accel kvm -m 512M -serial stdio \
+        -kernel "$image/kernel" -initrd "$image/initrd" -append 'console=ttyS0 rdinit=/bin/true panic=-1' \
+        </dev/null 2>/dev/null | grep -q 'Run /bin/true as init'; then
+        echo kvm
+    else
+        echo tcg,thread=multi
+    fi
+}
+
+# guest SECONDS COMMAND: one line for the guest's root shell. Its output and status; 124 when no answer came in time.
+guest() {
+    local deadline=$((SECONDS + $1)) mark=$EPOCHREALTIME
+    printf '%s %s\n' "$mark" "$2" >&"$to_guest"
+    read_until "$mark"
+}
+
+# booted SECONDS
+booted() {
+    local deadline=$((SECONDS + $1))
+    read_until ready >/dev/null || die "the guest did not boot; the end of its console:
+$(tail -n 30 "$work/console.log")"
+}
+
+# read_until MARK: passes on the agent's lines up to '@MARK STATUS'. Uses the caller's deadline.
+read_until() {
+    local line
+    while ((SECONDS < deadline)) && kill -0 "$qemu_pid" 2>/dev/null; do
+        IFS= read -r -t 1 -u "$from_guest" line || continue
+        [[ $line != "@$1 "* ]] || return "${line#* }"
+        # The agent ends output with a line end of its own, which would be an empty line most of the time.
+        [[ -z $line ]] || printf '%s\n' "$line"
+    done
+    return 124
+}
+
+# From here on the guest reaches the machine as CID 2. Before, it had loopback alone, as any machine can.
+load_transport() { guest 30 'modprobe vmw_vsock_virtio_transport && systemctl daemon-reload' >&2; }
+
+# ---- the machine's half -------------------------------------------------------------------------------------------
+
+# Set-up A: an ssh configuration that reaches the guest as 'guest' and checks its host key.
+write_ssh_config() {
+    ssh_config=$work/ssh_config
+    sed 's/^/guest /' "$image/root/etc/ssh/ssh_host_ed25519_key.pub" >"$work/known_hosts"
+    cat >"$ssh_config" <<CONFIGURATION
+Host guest guest-by-relay
+    User root
+    IdentityFile $work/key
+    IdentitiesOnly yes
+    BatchMode yes
+    HostKeyAlias guest
+    CheckHostIP no
+    UserKnownHostsFile $work/known_hosts
+Host guest
+    ProxyCommand $programs/vsock-connect --fdpass vsock-mux/$uds %p
+    ProxyUseFdpass yes
+Host guest-by-relay
+    ProxyCommand $programs/vsock-connect vsock-mux/$uds %p
+CONFIGURATION
+}
+
+# Set-up B: a file server that the guest reaches at CID 2, port 445.
+start_samba() {
+    mkdir "$work/share"
+    spawn samba unshare "${user_namespace[@]}" --mount --net --pid --fork --kill-child --mount-proc \
+        "$vm_dir/samba" "$image/root" "$work/share" "$uds" "$work/payload/usr/libexec/vsock-bridge/vsock-bridge"
+    wait_for 30 test -S "${uds}_445" || die "the machine's Samba did not start: $(cat "$work/samba.log")"
+}
