@@ -107,7 +107,10 @@ impl Activation {
                     destination,
                 });
             }
-            Err(Errno::ENOTCONN) => log::info!("the peer has gone before it was served"),
+            Err(Errno::ENOTCONN) if stream.take_error().is_some() => {
+                log::info!("the peer has gone before it was served");
+            }
+            Err(Errno::ENOTCONN) => return Err("neither listening nor connected".to_owned()),
             Err(errno) => return Err(errno.desc().to_owned()),
         }
         Ok(())
@@ -130,11 +133,15 @@ fn names() -> Result<Vec<String>> {
             pid.to_string_lossy()
         ));
     }
-    let named = env::var_os("LISTEN_FDNAMES").is_some();
+    let is_named = match env::var("LISTEN_FDNAMES") {
+        Ok(_) => true,
+        Err(env::VarError::NotPresent) => false,
+        Err(error) => return not_activated(format!("LISTEN_FDNAMES: {error}")),
+    };
     let fds = sd_notify::listen_fds().map(|fds| fds.len());
     match fds {
         Ok(0) => not_activated("LISTEN_FDS is 0".into()),
-        Ok(count) if !named => Ok(vec!["unnamed".to_owned(); count]),
+        Ok(count) if !is_named => Ok(vec!["unnamed".to_owned(); count]),
         Ok(_) => match sd_notify::listen_fds_with_names() {
             Ok(fds) => Ok(fds.map(|(_, name)| name).collect()),
             Err(error) => not_activated(format!("LISTEN_FDNAMES does not fit LISTEN_FDS: {error}")),

@@ -73,7 +73,8 @@ pub struct Arguments {
         long,
         env = "VSOCK_BRIDGE_IDLE_TIMEOUT",
         value_name = "TIME",
-        default_value = "infinity"
+        default_value = "infinity",
+        value_parser = parse_positive_limit
     )]
     pub idle_timeout: TimeLimit,
     /// Close a connection without a byte for that long after one direction has ended
@@ -81,7 +82,8 @@ pub struct Arguments {
         long,
         env = "VSOCK_BRIDGE_HALF_CLOSE_TIMEOUT",
         value_name = "TIME",
-        default_value = "infinity"
+        default_value = "infinity",
+        value_parser = parse_positive_limit
     )]
     pub half_close_timeout: TimeLimit,
     /// Leave after that time without a connection; systemd starts us again
@@ -173,7 +175,7 @@ impl FromStr for TimeLimit {
     fn from_str(text: &str) -> Result<TimeLimit> {
         match text {
             "infinity" => Ok(TimeLimit(None)),
-            _ => parse_positive(text).map(|time| TimeLimit(Some(time))),
+            _ => parse_time(text).map(|time| TimeLimit(Some(time))),
         }
     }
 }
@@ -188,6 +190,16 @@ pub fn parse_time(text: &str) -> Result<Duration> {
             text,
             format!("{error}; expected e.g. 500ms, 5s, 10min"),
         )),
+    }
+}
+
+/// Reads a time limit that leaves time for something.
+fn parse_positive_limit(text: &str) -> Result<TimeLimit> {
+    match text.parse()? {
+        TimeLimit(Some(Duration::ZERO)) => {
+            Err(Error::invalid("time", text, "must be longer than 0"))
+        }
+        limit => Ok(limit),
     }
 }
 
@@ -355,7 +367,7 @@ mod tests {
         }
         assert_eq!("infinity".parse::<TimeLimit>().unwrap(), TimeLimit(None));
         assert!(parse_positive("0s").is_err());
-        assert!("0s".parse::<TimeLimit>().is_err());
+        assert!(parse_positive_limit("0s").is_err());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! A line that says nothing valid is reported and skipped, so that one slip does not take the rest along.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result};
@@ -23,30 +23,34 @@ pub struct Setting {
     pub value: String,
 }
 
+/// Reads a whole file; one that does not exist has no text.
+///
+/// Never blocks, whatever the path names. Errors: what the kernel said, or that it is no regular file of at most 1 MiB.
+pub fn text(path: &Path) -> io::Result<Option<String>> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("not a regular file")),
+        Ok(metadata) if metadata.len() > MAX_BYTES => {
+            return Err(io::Error::other("larger than 1 MiB"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
 /// Reads all assignments in order; a file that does not exist has none.
 ///
 /// Errors: [`Error::File`] when it cannot be read, or is no regular file of at most 1 MiB.
 pub fn read(path: &Path) -> Result<Vec<Setting>> {
-    let fail = |source| Error::File {
+    let text = text(path).map_err(|source| Error::File {
         operation: "read",
         path: path.to_owned(),
         source,
-    };
-    match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(fail(std::io::Error::other("not a regular file")));
-        }
-        Ok(metadata) if metadata.len() > MAX_BYTES => {
-            return Err(fail(std::io::Error::other("larger than 1 MiB")));
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(fail(error)),
-        Ok(_) => {}
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(fail)?;
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(fail)?;
-    let (settings, problems) = parse(&String::from_utf8_lossy(&bytes));
+    })?;
+    let (settings, problems) = parse(&text.unwrap_or_default());
     for (line, problem) in problems {
         log::warn!(
             "{}",
@@ -69,11 +73,7 @@ pub fn set(path: &Path, name: &str, value: &str) -> Result<()> {
         path: path.to_owned(),
         source,
     };
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(fail(error)),
-    };
+    let text = text(path).map_err(fail)?.unwrap_or_default();
     let new = path.with_extension("conf.new");
     let write = || {
         if let Some(directory) = path.parent() {

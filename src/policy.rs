@@ -153,12 +153,8 @@ impl Gate {
         }
     }
 
-    /// Counts the peer in; [`Gate::leave`] with the key counts it out.
-    pub fn enter(
-        &mut self,
-        peer: &Peer,
-        destination: Option<SocketAddr>,
-    ) -> Result<PeerKey, Refusal> {
+    /// Counts the peer in; [`Gate::leave`] counts it out.
+    pub fn enter(&mut self, peer: &Peer, destination: Option<SocketAddr>) -> Result<(), Refusal> {
         if peer.cid().is_some_and(|cid| !self.allowed.contains(cid)) {
             return Err(Refusal::Cid);
         }
@@ -175,11 +171,12 @@ impl Gate {
         }
         *count += 1;
         self.total += 1;
-        Ok(key)
+        Ok(())
     }
 
     /// Counts the peer out.
-    pub fn leave(&mut self, key: PeerKey) {
+    pub fn leave(&mut self, peer: &Peer) {
+        let key = PeerKey::new(peer);
         if let Some(count) = self.open.get_mut(&key) {
             *count -= 1;
             self.total -= 1;
@@ -266,12 +263,12 @@ mod tests {
     #[test]
     fn a_peer_at_its_limit_leaves_room_for_others_and_comes_back_after_leaving() {
         let mut gate = gate("any", 3, 2);
-        let first = gate.enter(&guest(3), None).unwrap();
+        gate.enter(&guest(3), None).unwrap();
         gate.enter(&guest(3), None).unwrap();
         assert_eq!(gate.enter(&guest(3), None), Err(Refusal::PeerFull(2)));
         gate.enter(&guest(4), None).unwrap();
         assert_eq!(gate.enter(&guest(5), None), Err(Refusal::Full(3)));
-        gate.leave(first);
+        gate.leave(&guest(3));
         assert!(gate.enter(&guest(3), None).is_ok());
     }
 

@@ -210,20 +210,17 @@ fn credential(root: &Path) -> Result<Option<(String, PathBuf)>> {
     let own = CredentialsLoader::path_from_env();
     for directory in own.into_iter().chain([below(root, SYSTEM_CREDENTIALS)]) {
         let path = directory.join(CREDENTIAL);
-        match fs::read_to_string(&path) {
+        match config_file::text(&path) {
+            Ok(None) => {}
             // The units set an empty one for machines that were given none.
-            Ok(text) if text.trim_end().is_empty() => {}
-            Ok(text) => return Ok(Some((text, path))),
+            Ok(Some(text)) if text.trim_end().is_empty() => {}
+            Ok(Some(text)) => return Ok(Some((text, path))),
             // The system's directory is closed to everyone but root; services get theirs by LoadCredential=.
-            Err(error)
-                if [
-                    std::io::ErrorKind::NotFound,
-                    std::io::ErrorKind::PermissionDenied,
-                ]
-                .contains(&error.kind()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
             Err(source) => {
+                let operation = "read the credential";
                 return Err(Error::File {
-                    operation: "read the credential",
+                    operation,
                     path,
                     source,
                 });

@@ -7,10 +7,11 @@ use nix::sys::epoll::EpollFlags;
 
 use super::flow::{Flow, State, Tools, Turn};
 use super::wire::{End, Wire};
-use crate::stream::Stream;
+use crate::stream::{Family, Stream};
 
-/// Bytes of one turn that make a connection a bulk transfer.
-const BULK_BYTES: u64 = 512 * 1024;
+/// A connection that moves so many bytes within such a time is a bulk transfer: 50 MiB a second.
+const BULK_BYTES: u64 = 1 << 20;
+const BULK_TIME: Duration = Duration::from_millis(20);
 
 /// One of the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +66,8 @@ impl std::fmt::Display for Ending {
 pub enum Outcome {
     /// Only an event or the deadline can change anything.
     Waiting,
-    /// There is more to do after the others, who should not wait for it if it is bulk.
-    Yielded {
-        /// Much was moved in this turn alone.
-        is_bulk: bool,
-    },
+    /// There is more to do after the others.
+    Yielded,
     /// It is over; close it.
     Over(Ending),
 }
@@ -85,6 +83,8 @@ pub struct Connection<W> {
     active: Instant,
     /// When the first direction ended.
     half_closed: Option<Instant>,
+    burst_begun: Instant,
+    burst_bytes: u64,
 }
 
 impl<W: Wire> Connection<W> {
@@ -98,6 +98,8 @@ impl<W: Wire> Connection<W> {
             outbound,
             active: now,
             half_closed: None,
+            burst_begun: now,
+            burst_bytes: 0,
         }
     }
 
@@ -124,8 +126,10 @@ impl<W: Wire> Connection<W> {
         let inbound = (self.inbound).advance(&mut self.peer, &mut self.target, tools, is_last);
         let is_last = self.inbound.state() == State::Finished;
         let outbound = (self.outbound).advance(&mut self.target, &mut self.peer, tools, is_last);
-        if self.delivered_bytes() != before {
+        let after = self.delivered_bytes();
+        if after != before {
             self.active = now;
+            self.book(after.0 - before.0 + after.1 - before.1, now);
         }
         let (inbound, outbound) = match (inbound, outbound) {
             (Err(errno), _) => return Outcome::Over(Ending::Broken(Side::Peer, errno)),
@@ -135,41 +139,43 @@ impl<W: Wire> Connection<W> {
         if self.inbound.is_over() || self.outbound.is_over() {
             self.half_closed.get_or_insert(now);
         }
-        let moved = self.delivered_bytes();
-        let turn_bytes = moved.0 - before.0 + moved.1 - before.1;
         match (self.ending(), inbound, outbound) {
             (Some(ending), ..) => Outcome::Over(ending),
             (None, Turn::Waiting, Turn::Waiting) => Outcome::Waiting,
-            _ => Outcome::Yielded {
-                is_bulk: turn_bytes >= BULK_BYTES,
-            },
+            _ => Outcome::Yielded,
         }
+    }
+
+    /// Tells whether so much is moved that others should not wait behind it.
+    pub fn is_bulk(&self) -> bool {
+        self.burst_bytes >= BULK_BYTES
+    }
+
+    /// Counts the bytes of a burst.
+    fn book(&mut self, count: u64, now: Instant) {
+        if now.duration_since(self.burst_begun) > BULK_TIME {
+            self.burst_begun = now;
+            self.burst_bytes = 0;
+        }
+        self.burst_bytes += count;
     }
 
     /// How it went, if both directions are over, or an end has failed that nobody reads any more.
     fn ending(&self) -> Option<Ending> {
         let (inbound, outbound) = (self.inbound.state(), self.outbound.state());
-        match (inbound, outbound) {
-            (State::Finished, State::Finished) => return Some(Ending::Complete),
-            // The other direction is over, too; what it wrote must arrive before the abort that tells of this one.
-            (State::Refused(errno), _) if self.outbound.is_over() => {
-                let ending = Ending::Broken(Side::Target, errno);
-                return self.peer.wire.is_acknowledged().then_some(ending);
+        let told = match (inbound, outbound) {
+            (State::Finished, State::Finished) => Some(Ending::Complete),
+            (State::Refused(errno), _) if is_told(&self.outbound, &self.peer, &self.target) => {
+                Some(Ending::Broken(Side::Target, errno))
             }
-            (_, State::Refused(errno)) if self.inbound.is_over() => {
-                let ending = Ending::Broken(Side::Peer, errno);
-                return self.target.wire.is_acknowledged().then_some(ending);
+            (_, State::Refused(errno)) if is_told(&self.inbound, &self.target, &self.peer) => {
+                Some(Ending::Broken(Side::Peer, errno))
             }
-            _ => {}
-        }
-        let peer =
-            failure(&self.peer, &self.inbound).map(|errno| Ending::Broken(Side::Peer, errno));
-        peer.or_else(|| {
-            Some(Ending::Broken(
-                Side::Target,
-                failure(&self.target, &self.outbound)?,
-            ))
-        })
+            _ => None,
+        };
+        let failed = |side, end, read_by| Some(Ending::Broken(side, failure(end, read_by)?));
+        told.or_else(|| failed(Side::Peer, &self.peer, &self.inbound))
+            .or_else(|| failed(Side::Target, &self.target, &self.outbound))
     }
 
     /// Tells when [`Connection::expired`] must be asked.
@@ -197,6 +203,17 @@ impl<W: Wire> Connection<W> {
             .zip(limits.half_close)
             .map(|(since, limit)| since + limit);
         (idle, half_close)
+    }
+}
+
+/// One direction was refused by `refuser`: tells whether it is time to abort. `other` is the opposite direction, which
+/// may still bring `sink` what the refuser has to say; what it has brought must arrive before the abort.
+fn is_told<W: Wire>(other: &Flow, sink: &End<W>, refuser: &End<W>) -> bool {
+    match other.state() {
+        State::Finished => sink.wire.is_acknowledged(),
+        State::Refused(_) => true,
+        // Whoever closes our stdout is done with us, though stdin may be a terminal that never ends.
+        State::Open | State::Draining => refuser.wire.family() == Family::File,
     }
 }
 
@@ -241,7 +258,7 @@ mod tests {
         let mut tools = Tools::default();
         loop {
             match connection.advance(&mut tools, now) {
-                Outcome::Yielded { .. } => {}
+                Outcome::Yielded => {}
                 outcome => return outcome,
             }
         }

@@ -69,6 +69,8 @@ pub struct Loop {
     busy_poll: BusyPoll,
     mode: Mode,
     idle_since: Instant,
+    /// The last look at the listeners found nobody.
+    is_quiet: bool,
     /// The listeners may still have connections that came before their options were set, and have not inherited them.
     has_early: bool,
 }
@@ -109,6 +111,7 @@ impl Loop {
             busy_poll: BusyPoll::new(settings.busy_poll, now),
             mode: Mode::Serving,
             idle_since: now,
+            is_quiet: false,
             has_early: true,
         })
     }
@@ -162,7 +165,8 @@ impl Loop {
             self.busy_poll.met(now);
             let is_listener =
                 |event: &EpollEvent| matches!(Token::unpack(event.data()), Token::Listener(_));
-            self.has_early &= events[..count].iter().any(is_listener);
+            self.is_quiet = !events[..count].iter().any(is_listener);
+            self.has_early &= !self.is_quiet;
             for event in &events[..count] {
                 self.dispatch(Token::unpack(event.data()), event.events(), now);
             }
@@ -206,9 +210,10 @@ impl Loop {
             }
             Mode::Draining(_) | Mode::Closing => self.open() == 0,
             Mode::Serving if self.open() > 0 => false,
-            // A peer that connects from here on waits in the listener's queue, and systemd starts us again for it.
+            // A peer that connects after the last look waits in the listener's queue; systemd starts us again for it.
             Mode::Serving => {
-                !self.listeners.is_open() || self.idle_deadline().is_some_and(|at| at <= now)
+                let has_idled = self.idle_deadline().is_some_and(|at| at <= now);
+                !self.listeners.is_open() || has_idled && self.is_quiet
             }
         }
     }
@@ -319,7 +324,7 @@ impl Loop {
 
     fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Instant) {
         match self.gate.enter(&peer, destination) {
-            Ok(key) => self.worker.begin(stream, peer, destination, Some(key), now),
+            Ok(()) => self.worker.begin(stream, peer, destination, true, now),
             Err(refusal) => {
                 stream.abort();
                 let target = &self.worker.dialer().target.endpoint;
@@ -344,8 +349,8 @@ impl Loop {
     }
 
     fn account(&mut self, over: &Over, now: Instant) {
-        if let Some(key) = over.counted {
-            self.gate.leave(key);
+        if over.is_counted {
+            self.gate.leave(&over.peer);
         }
         self.reporter.over(over, self.worker.dialer(), now);
         self.idle_since = now;

@@ -19,6 +19,9 @@ const BUDGET: usize = 4;
 /// One read; also what a read must fill to be taken for bulk.
 const BUFFER_BYTES: usize = 128 * 1024;
 
+/// What a splice must move to be followed by another one.
+const BULK_MIN_BYTES: usize = 32 * 1024;
+
 /// What all flows of a loop share.
 #[derive(Debug)]
 pub struct Tools {
@@ -171,7 +174,6 @@ impl Flow {
             Ok(_) | Err(Errno::EINTR) => Ok(Step::Moved),
             Err(Errno::EAGAIN) => {
                 source.is_readable = false;
-                self.is_bulk = false;
                 Ok(Step::Blocked)
             }
             Err(error) => Err(error),
@@ -213,6 +215,7 @@ impl Flow {
         tools: &mut Tools,
     ) -> Result<usize, Errno> {
         let result = source.wire.fill(&mut pipe);
+        self.is_bulk = pipe.held_bytes >= BULK_MIN_BYTES || result.is_err();
         if pipe.held_bytes > 0 {
             self.held = Held::Piped(pipe);
         } else {

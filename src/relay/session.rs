@@ -10,7 +10,6 @@ use super::flow::Tools;
 use super::wire::End;
 use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
-use crate::policy::PeerKey;
 use crate::stream::{Peer, Stream};
 
 /// One peer and how far it has come.
@@ -18,8 +17,8 @@ use crate::stream::{Peer, Stream};
 pub struct Session {
     /// Who it is.
     pub peer: Peer,
-    /// What it is counted as; none if it is not counted.
-    pub counted: Option<PeerKey>,
+    /// Whether the gate has counted it in.
+    pub is_counted: bool,
     /// When it was accepted.
     pub started: Instant,
     /// Whether it is in the ring of those that yielded.
@@ -38,7 +37,7 @@ enum Phase {
         seen: EpollFlags,
     },
     /// Bytes are relayed.
-    Relaying(Box<Connection<Stream>>),
+    Relaying(Connection<Stream>),
     /// Only while one phase becomes the next.
     Gone,
 }
@@ -58,11 +57,8 @@ fn readiness(seen: EpollFlags) -> Readiness {
 pub enum Progress {
     /// Only an event or the deadline can change anything.
     Waiting,
-    /// There is more to do after the others, who should not wait for it if it is bulk.
-    Yielded {
-        /// Much was moved in this turn alone.
-        is_bulk: bool,
-    },
+    /// There is more to do after the others.
+    Yielded,
     /// It is over.
     Over(Ending),
     /// The target cannot be reached.
@@ -101,7 +97,7 @@ impl Session {
                 };
                 Ok(Session {
                     peer,
-                    counted: None,
+                    is_counted: false,
                     started: now,
                     is_queued: false,
                     is_settled: false,
@@ -120,11 +116,11 @@ impl Session {
         let connection = Connection::new(End::new(stream), End::new(target), now);
         Session {
             peer,
-            counted: None,
+            is_counted: false,
             started: now,
             is_queued: false,
             is_settled: false,
-            phase: Phase::Relaying(Box::new(connection)),
+            phase: Phase::Relaying(connection),
         }
     }
 
@@ -159,7 +155,7 @@ impl Session {
         match &mut self.phase {
             Phase::Relaying(connection) => match connection.advance(tools, now) {
                 Outcome::Waiting => Progress::Waiting,
-                Outcome::Yielded { is_bulk } => Progress::Yielded { is_bulk },
+                Outcome::Yielded => Progress::Yielded,
                 Outcome::Over(ending) => Progress::Over(ending),
             },
             _ => Progress::Waiting,
@@ -171,7 +167,7 @@ impl Session {
             let mut target = End::new(target);
             // It may have become readable before; that is not reported twice.
             target.note(seen | EpollFlags::EPOLLIN);
-            self.phase = Phase::Relaying(Box::new(Connection::new(*peer, target, now)));
+            self.phase = Phase::Relaying(Connection::new(*peer, target, now));
         }
     }
 
@@ -181,6 +177,11 @@ impl Session {
             Phase::Relaying(connection) => Some(connection.streams()),
             _ => None,
         }
+    }
+
+    /// Tells whether so much is moved that others should not wait behind it.
+    pub fn is_bulk(&self) -> bool {
+        matches!(&self.phase, Phase::Relaying(connection) if connection.is_bulk())
     }
 
     /// Tells whether the target is not reached yet.

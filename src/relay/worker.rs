@@ -18,7 +18,6 @@ use super::sessions::Sessions;
 use super::token::{Key, Token};
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
-use crate::policy::PeerKey;
 use crate::stream::{Peer, Stream};
 
 /// A connection of that age gets TCP keepalive towards its target; most are over before.
@@ -29,8 +28,8 @@ const SETTLED_AGE: Duration = Duration::from_secs(10);
 pub struct Over {
     /// Who it was.
     pub peer: Peer,
-    /// What it was counted as.
-    pub counted: Option<PeerKey>,
+    /// Whether the gate has counted it in.
+    pub is_counted: bool,
     /// How it went, or why its target could not be reached.
     pub result: Result<Summary>,
 }
@@ -92,7 +91,7 @@ impl Worker {
         stream: Stream,
         peer: Peer,
         destination: Option<SocketAddr>,
-        counted: Option<PeerKey>,
+        is_counted: bool,
         now: Instant,
     ) {
         let key = self.sessions.next_key();
@@ -105,14 +104,14 @@ impl Worker {
         };
         match session {
             Ok(mut session) => {
-                session.counted = counted;
+                session.is_counted = is_counted;
                 self.sessions.insert(session);
                 self.settle_later(now);
                 self.advance(key, now);
             }
             Err(error) => self.over.push(Over {
                 peer,
-                counted,
+                is_counted,
                 result: Err(error),
             }),
         }
@@ -126,12 +125,12 @@ impl Worker {
             watch(&self.epoll, target, key, Side::Target)
         });
         if let Err(error) = watched {
-            let (peer, counted) = (session.peer, session.counted);
+            let (peer, is_counted) = (session.peer, session.is_counted);
             session.close(Ending::Stopped, now);
             let result = Err(error);
             return self.over.push(Over {
                 peer,
-                counted,
+                is_counted,
                 result,
             });
         }
@@ -203,11 +202,11 @@ impl Worker {
     /// Closes all, because the program stops.
     pub fn close_all(&mut self, now: Instant) {
         for session in self.sessions.drain() {
-            let (peer, counted) = (session.peer, session.counted);
+            let (peer, is_counted) = (session.peer, session.is_counted);
             let result = Ok(session.close(Ending::Stopped, now));
             self.over.push(Over {
                 peer,
-                counted,
+                is_counted,
                 result,
             });
         }
@@ -238,16 +237,15 @@ impl Worker {
         let mut watch = |stream: &Stream| watch(epoll, stream, key, Side::Target);
         let progress = session.advance(&self.dialer, &mut self.tools, now, &mut watch);
         let after = session.deadline(&self.limits);
+        let is_bulk = session.is_bulk();
         match progress {
             Progress::Waiting => {}
-            Progress::Yielded { is_bulk } => {
-                self.sessions.queue(key);
-                if let (true, Some(bulk)) = (is_bulk, &mut self.bulk) {
-                    bulk.push(key);
-                }
-            }
+            Progress::Yielded => self.sessions.queue(key),
             Progress::Over(ending) => return self.close(key, Ok(ending), now),
             Progress::Unreachable(error) => return self.close(key, Err(error), now),
+        }
+        if let (true, Some(bulk)) = (is_bulk, &mut self.bulk) {
+            bulk.push(key);
         }
         if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
             self.sessions.arm(key, &self.limits);
@@ -272,12 +270,12 @@ impl Worker {
         let Some(session) = self.sessions.remove(key) else {
             return;
         };
-        let (peer, counted) = (session.peer, session.counted);
+        let (peer, is_counted) = (session.peer, session.is_counted);
         let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
         let result = result.map(|_| summary);
         self.over.push(Over {
             peer,
-            counted,
+            is_counted,
             result,
         });
     }
