@@ -1,0 +1,184 @@
+//! Starts vsock-bridge as systemd does: descriptors from 3 on, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+use command_fds::{CommandFdExt, FdMapping};
+
+use super::place::Place;
+use super::program::{Finished, Program, command, finish};
+
+/// What LISTEN_PID is set to.
+#[derive(Debug)]
+enum ListenPid {
+    Own,
+    Missing,
+    Text(String),
+}
+
+/// Leaves root no right to pass over the permissions of files.
+const DROP_RIGHTS: &str = "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all";
+
+fn works(script: &str) -> bool {
+    let mut shell = command("sh");
+    shell.arg("-c").arg(script);
+    finish(shell).code == 0
+}
+
+#[derive(Debug)]
+pub struct Bridge {
+    descriptors: Vec<OwnedFd>,
+    arguments: Vec<OsString>,
+    variables: Vec<(OsString, Option<OsString>)>,
+    pid: ListenPid,
+    /// Shell commands before the program starts.
+    prelude: String,
+    /// A program that starts it in its place.
+    wrapper: &'static str,
+    is_unshared: bool,
+}
+
+impl Bridge {
+    /// A bridge to a target, that gets no socket yet.
+    pub fn to(target: &str) -> Bridge {
+        Bridge::bare().arguments(&["--to", target])
+    }
+
+    /// A bridge without target.
+    pub fn bare() -> Bridge {
+        Bridge {
+            descriptors: Vec::new(),
+            arguments: Vec::new(),
+            variables: Vec::new(),
+            pid: ListenPid::Own,
+            prelude: String::new(),
+            wrapper: "",
+            is_unshared: false,
+        }
+    }
+
+    /// Passes a listening socket; the place keeps it, too.
+    pub fn listener(self, place: &Place) -> Bridge {
+        self.descriptor(place.descriptor())
+    }
+
+    /// Passes any descriptor.
+    pub fn descriptor(mut self, descriptor: impl Into<OwnedFd>) -> Bridge {
+        self.descriptors.push(descriptor.into());
+        self
+    }
+
+    pub fn arguments<S: AsRef<OsStr>>(mut self, arguments: &[S]) -> Bridge {
+        self.arguments
+            .extend(arguments.iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    pub fn variable(mut self, name: &str, value: impl AsRef<OsStr>) -> Bridge {
+        self.variables
+            .push((name.into(), Some(value.as_ref().to_owned())));
+        self
+    }
+
+    pub fn without_variable(mut self, name: &str) -> Bridge {
+        self.variables.push((name.into(), None));
+        self
+    }
+
+    pub fn without_pid(mut self) -> Bridge {
+        self.pid = ListenPid::Missing;
+        self
+    }
+
+    pub fn pid(mut self, text: &str) -> Bridge {
+        self.pid = ListenPid::Text(text.to_owned());
+        self
+    }
+
+    /// Limits the descriptors that it may open, for good.
+    pub fn open_files(mut self, limit: u32) -> Bridge {
+        self.prelude += &format!("ulimit -n {limit} && ");
+        self
+    }
+
+    /// Has permissions of files hold for root, too; none when that cannot be done.
+    pub fn without_root_rights(mut self) -> Option<Bridge> {
+        if nix::unistd::geteuid().is_root() {
+            self.wrapper = DROP_RIGHTS;
+        }
+        works(&format!("{} true", self.wrapper)).then_some(self)
+    }
+
+    /// Hides directories behind empty ones; none when that cannot be done.
+    pub fn with_hidden(mut self, directories: &[&str]) -> Option<Bridge> {
+        for directory in directories {
+            self.prelude += &format!("mount -t tmpfs none {directory} && ");
+        }
+        self.is_unshared = true;
+        works(&format!(
+            "unshare --map-root-user --mount sh -c '{}true'",
+            self.prelude
+        ))
+        .then_some(self)
+    }
+
+    pub fn start(self) -> Program {
+        Program::start(self.command())
+    }
+
+    /// Runs one that ends by itself.
+    pub fn finish(self) -> Finished {
+        finish(self.command())
+    }
+
+    fn command(self) -> Command {
+        let mut shell = match self.is_unshared {
+            true => command("unshare"),
+            false => command("sh"),
+        };
+        if self.is_unshared {
+            shell.args(["--map-root-user", "--mount", "sh"]);
+        }
+        shell.arg("-c").arg(self.script());
+        shell
+            .arg(env!("CARGO_BIN_EXE_vsock-bridge"))
+            .args(&self.arguments);
+        shell.env("LISTEN_FDS", self.descriptors.len().to_string());
+        for (name, value) in &self.variables {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        if let ListenPid::Text(text) = &self.pid {
+            shell.env("LISTEN_PID", text);
+        }
+        let mappings = self.descriptors.into_iter().zip(3..);
+        let mappings = mappings.map(|(parent_fd, child_fd)| FdMapping {
+            parent_fd,
+            child_fd,
+        });
+        shell.fd_mappings(mappings.collect()).unwrap();
+        shell
+    }
+
+    /// Only the process itself knows its number, which the shell keeps when it becomes the program.
+    fn script(&self) -> String {
+        let pid = match self.pid {
+            ListenPid::Own => "LISTEN_PID=$$ && export LISTEN_PID && ",
+            _ => "",
+        };
+        let is_watched = self
+            .variables
+            .iter()
+            .any(|(name, _)| name == "WATCHDOG_USEC");
+        let watchdog = if is_watched {
+            "WATCHDOG_PID=$$ && export WATCHDOG_PID && "
+        } else {
+            ""
+        };
+        let (prelude, wrapper) = (&self.prelude, self.wrapper);
+        format!(r#"{prelude}{pid}{watchdog}exec {wrapper} "$0" "$@""#)
+    }
+}

@@ -1,0 +1,24 @@
+//! Starts vsock-connect.
+
+use std::ffi::OsStr;
+use std::process::{Command, Stdio};
+
+use super::program::{Program, command};
+
+/// Begins a command with a prefix that depends on nothing of this machine.
+pub fn connect<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
+    let mut connect = command(env!("CARGO_BIN_EXE_vsock-connect"));
+    connect
+        .args(arguments)
+        .env("VSOCK_BRIDGE_PREFIX", "fd00:1:2:3::/64")
+        // Bounds the search for a name where no resolver answers (resolv.conf(5)).
+        .env("RES_OPTIONS", "timeout:1 attempts:1");
+    connect
+}
+
+/// Starts it between two pipes.
+pub fn piped<S: AsRef<OsStr>>(arguments: &[S]) -> Program {
+    let mut connect = connect(arguments);
+    connect.stdin(Stdio::piped()).stdout(Stdio::piped());
+    Program::start(connect)
+}

@@ -1,0 +1,111 @@
+//! What systemd hears: ready, status, stopping, signs of life.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::os::unix::net::UnixDatagram;
+
+use common::DEADLINE;
+use common::bridge::Bridge;
+use common::place::{Kind, Place, ping};
+use tempfile::TempDir;
+
+/// The socket on which systemd listens.
+struct Notifications {
+    socket: UnixDatagram,
+    path: String,
+    _directory: TempDir,
+}
+
+impl Notifications {
+    fn new() -> Notifications {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify").to_str().unwrap().to_owned();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        Notifications {
+            socket,
+            path,
+            _directory: directory,
+        }
+    }
+
+    /// Waits for a message with that text.
+    fn wait_for(&self, text: &str) {
+        let mut bytes = [0; 4096];
+        let mut all = Vec::new();
+        loop {
+            let Ok(count) = self.socket.recv(&mut bytes) else {
+                panic!("no {text:?} in {all:#?}");
+            };
+            all.push(String::from_utf8_lossy(&bytes[..count]).into_owned());
+            if all.last().unwrap().contains(text) {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn systemd_hears_ready_status_and_stopping() {
+    let notifications = Notifications::new();
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    let bridge = Bridge::to(&target.text)
+        .listener(&listener)
+        .variable("NOTIFY_SOCKET", &notifications.path)
+        .start();
+    notifications.wait_for("READY=1");
+    notifications.wait_for("STATUS=0 connections open, 0 served, 0 refused, 0 without target");
+    let (client, server) = (listener.connect(), target.accept());
+    notifications.wait_for("STATUS=1 connections open, 0 served");
+    drop((client, server));
+    notifications.wait_for("STATUS=0 connections open, 1 served");
+    bridge.stop();
+    notifications.wait_for("STOPPING=1");
+}
+
+#[test]
+fn systemd_hears_ready_of_a_single_connection() {
+    let notifications = Notifications::new();
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    let client = listener.connect();
+    let mut bridge = Bridge::to(&target.text)
+        .descriptor(listener.accept())
+        .variable("NOTIFY_SOCKET", &notifications.path)
+        .start();
+    notifications.wait_for("READY=1");
+    drop((client, target.accept()));
+    notifications.wait_for("STOPPING=1");
+    assert_eq!(bridge.exit_code(), 0);
+}
+
+#[test]
+fn the_watchdog_hears_from_an_idle_and_from_a_busy_bridge() {
+    let notifications = Notifications::new();
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    let bridge = Bridge::to(&target.text)
+        .listener(&listener)
+        .variable("NOTIFY_SOCKET", &notifications.path)
+        .variable("WATCHDOG_USEC", "100000")
+        .start();
+    notifications.wait_for("WATCHDOG=1");
+    let (mut client, mut server) = (listener.connect(), target.accept());
+    ping(&mut client, &mut server);
+    for _ in 0..3 {
+        notifications.wait_for("WATCHDOG=1");
+    }
+    drop((client, server));
+    bridge.stop();
+}
+
+#[test]
+fn systemd_does_not_listen_the_bridge_serves_in_silence() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    let bridge = Bridge::to(&target.text)
+        .listener(&listener)
+        .variable("NOTIFY_SOCKET", "/nonexistent/notify")
+        .variable("WATCHDOG_USEC", "1000")
+        .start();
+    ping(&mut listener.connect(), &mut target.accept());
+    assert_eq!(bridge.stop().len(), 2);
+}

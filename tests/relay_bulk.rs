@@ -1,0 +1,190 @@
+//! Connections that move much: limits, signals and ends reach them as they reach all others.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::thread;
+
+use common::bridge::Bridge;
+use common::content::{Content, End};
+use common::pair::{Accept, Ends, Pair};
+use common::place::{Kind, Place, ping, reset};
+use nix::sys::signal::Signal;
+
+/// Enough to be taken for bulk, whatever the measure is.
+const MUCH: u64 = 64 << 20;
+
+/// Begins a transfer without end on a connection, and does something when it is well under way.
+fn while_bulk_moves(pair: Pair, act: impl FnOnce(&mut Ends)) -> Ends {
+    let content = Content::new(81);
+    let (client, server, mut ends) = pair.split();
+    let (past, under_way) = std::sync::mpsc::channel();
+    thread::scope(|scope| {
+        scope.spawn(|| content.send_while_wanted(&mut &client, u64::MAX));
+        let reader = scope.spawn(|| {
+            content.expect(&mut &server, MUCH);
+            past.send(()).unwrap();
+            // From here on the position is another one: only the end counts.
+            drain(&server)
+        });
+        under_way.recv_timeout(common::DEADLINE).unwrap();
+        act(&mut ends);
+        assert_eq!(reader.join().unwrap(), End::Reset);
+    });
+    ends
+}
+
+/// Reads until the end, whatever comes.
+fn drain(mut from: &socket2::Socket) -> End {
+    let mut sink = vec![0; 1 << 20];
+    loop {
+        match std::io::Read::read(&mut from, &mut sink) {
+            Ok(0) => return End::Clean,
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return End::Reset,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn sigterm_during_bulk_the_drain_timeout_passes_it_is_reset_and_exit_0() {
+    for accept in Accept::BOTH {
+        let arguments = ["--drain-timeout", "300ms"];
+        let pair = Pair::new(accept, Kind::Tcp6, Kind::Tcp6, &arguments);
+        let mut ends = while_bulk_moves(pair, |ends| ends.bridge.signal(Signal::SIGTERM));
+        assert_eq!(ends.bridge.exit_code(), 0, "{:#?}", ends.bridge.log);
+    }
+}
+
+#[test]
+fn sigterm_twice_during_bulk_it_is_reset_at_once_and_exit_0() {
+    let arguments = ["--drain-timeout", "1h"];
+    let pair = Pair::new(Accept::No, Kind::Tcp6, Kind::Tcp6, &arguments);
+    let mut ends = while_bulk_moves(pair, |ends| {
+        ends.bridge.signal(Signal::SIGTERM);
+        ends.bridge.wait_for_line("stopping: 1 connections");
+        ends.bridge.signal(Signal::SIGTERM);
+    });
+    assert_eq!(ends.bridge.exit_code(), 0, "{:#?}", ends.bridge.log);
+}
+
+#[test]
+fn sigterm_during_bulk_it_finishes_and_exit_0() {
+    let content = Content::new(82);
+    for (from, to) in [(Kind::Tcp6, Kind::Unix), (Kind::Unix, Kind::Tcp6)] {
+        let arguments = ["--drain-timeout", "1h"];
+        let (mut client, mut server, mut ends) =
+            Pair::new(Accept::No, from, to, &arguments).split();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                content.send(&mut client, 2 * MUCH);
+                drop(client);
+            });
+            content.expect(&mut server, 1);
+            ends.bridge.signal(Signal::SIGTERM);
+            ends.bridge.wait_for_line("stopping: 1 connections");
+            assert_eq!(drain(&server), End::Clean);
+        });
+        drop(server);
+        let line = ends.bridge.wait_for_line(" bytes in, ");
+        assert!(
+            line.contains(&format!("complete: {} bytes in", 2 * MUCH)),
+            "{line}"
+        );
+        assert_eq!(ends.bridge.exit_code(), 0, "{:#?}", ends.bridge.log);
+    }
+}
+
+#[test]
+fn bulk_stands_still_for_the_idle_timeout_it_is_reset() {
+    let content = Content::new(83);
+    let arguments = ["--idle-timeout", "3s"];
+    let pair = Pair::new(Accept::No, Kind::Tcp6, Kind::Tcp6, &arguments);
+    let (client, mut server, ends) = pair.split();
+    thread::scope(|scope| {
+        scope.spawn(|| content.send_while_wanted(&mut &client, u64::MAX));
+        content.expect(&mut server, MUCH);
+        // Nobody reads from here on.
+        let summary = ends.summary();
+        assert!(summary.ending.contains("--idle-timeout"), "{summary:?}");
+        assert!(summary.inbound_bytes >= MUCH);
+    });
+}
+
+#[test]
+fn bulk_ends_in_one_direction_the_half_close_timeout_closes_it() {
+    let content = Content::new(84);
+    let arguments = ["--half-close-timeout", "300ms"];
+    let pair = Pair::new(Accept::No, Kind::Tcp6, Kind::Tcp6, &arguments);
+    let (mut client, mut server, ends) = pair.split();
+    thread::scope(|scope| {
+        scope.spawn(|| content.send(&mut client, MUCH));
+        content.expect(&mut server, MUCH);
+    });
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let summary = ends.summary();
+    assert!(
+        summary.ending.contains("--half-close-timeout"),
+        "{summary:?}"
+    );
+    assert_eq!(summary.inbound_bytes, MUCH);
+}
+
+#[test]
+fn client_resets_after_bulk_server_gets_an_intact_prefix_and_a_reset() {
+    let content = Content::new(85);
+    for accept in Accept::BOTH {
+        let pair = Pair::new(accept, Kind::Tcp6, Kind::Tcp6, &[]);
+        let (client, mut server, ends) = pair.split();
+        let (count, end) = thread::scope(|scope| {
+            let reader = scope.spawn(|| content.expect_prefix(&mut server));
+            content.send(&mut &client, MUCH);
+            reset(client);
+            reader.join().unwrap()
+        });
+        assert!(count > 0 && end == End::Reset, "{count} {end:?}");
+        assert!(ends.summary().ending.starts_with("aborted by the peer: "));
+    }
+}
+
+/// The limit counts it until it is closed, and no longer.
+#[test]
+fn bulk_leaves_and_makes_room_for_the_next() {
+    let content = Content::new(86);
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    let mut bridge = Bridge::to(&target.text)
+        .arguments(&["-v", "--max-connections", "1"])
+        .listener(&listener)
+        .start();
+    for _ in 0..3 {
+        let (mut client, mut server) = (listener.connect(), target.accept());
+        thread::scope(|scope| {
+            scope.spawn(|| content.send(&mut client, MUCH));
+            content.expect(&mut server, MUCH);
+        });
+        listener.expect_refusal();
+        ping(&mut client, &mut server);
+        drop((client, server));
+        bridge.wait_for_line("complete");
+    }
+    bridge.stop();
+}
+
+#[test]
+fn bulk_of_one_client_delays_no_other() {
+    let content = Content::new(87);
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    let bridge = Bridge::to(&target.text).listener(&listener).start();
+    let (first, first_server) = (listener.connect(), target.accept());
+    let (mut second, mut second_server) = (listener.connect(), target.accept());
+    thread::scope(|scope| {
+        scope.spawn(|| content.send(&mut &first, 4 * MUCH));
+        let reader = scope.spawn(|| content.expect(&mut &first_server, 4 * MUCH));
+        while !reader.is_finished() {
+            ping(&mut second, &mut second_server);
+        }
+    });
+    ping(&mut second, &mut second_server);
+    drop(bridge);
+}

@@ -1,0 +1,290 @@
+//! Targets that are down, silent, late, full or badly named: what the client sees, and the one line that says why.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use common::bridge::Bridge;
+use common::content::{End, read_to_end};
+use common::place::{Kind, Place, ping, stream};
+use common::program::Program;
+use common::{eventually, skipped};
+use socket2::Socket;
+
+/// Connects to a bridge whose target fails; checks that the client is told and that one line names the peer, the
+/// target and all the words.
+fn expect_refused(from: Kind, bridge: Bridge, target: &str, words: &[&str]) {
+    let listener = Place::listening(from);
+    let bridge = bridge.listener(&listener).start();
+    let peer = listener.expect_refusal();
+    let log = bridge.stop();
+    let lines: Vec<_> = log.iter().filter(|line| line.contains(&peer)).collect();
+    let [line] = lines[..] else {
+        panic!("not one line about {peer}: {log:#?}")
+    };
+    assert!(line.contains("warning: "), "{line}");
+    for word in words.iter().chain(&[target]) {
+        assert!(line.contains(word), "{word:?} is missing: {line}");
+    }
+    // Besides it only the start and the end.
+    assert_eq!(log.len(), 3, "{log:#?}");
+    assert!(log[2].contains("0 refused, 1 without target"), "{log:#?}");
+}
+
+#[test]
+fn nothing_listens_client_is_reset_and_one_line_says_why() {
+    for from in Kind::ALL {
+        for to in Kind::ALL {
+            let target = Place::bound(to);
+            let bridge = Bridge::to(&target.text);
+            expect_refused(from, bridge, &target.text, &["nothing listens", "refused"]);
+        }
+    }
+}
+
+#[test]
+fn nothing_listens_accept_yes_client_is_reset_and_exit_1() {
+    for kind in Kind::ALL {
+        let (listener, target) = (Place::listening(kind), Place::bound(Kind::Tcp6));
+        let mut client = listener.connect();
+        let bridge = Bridge::to(&target.text).descriptor(listener.accept());
+        let finished = bridge.finish();
+        let end = if kind.is_tcp() {
+            End::Reset
+        } else {
+            End::Clean
+        };
+        assert_eq!(read_to_end(&mut client), (vec![], end));
+        assert_eq!(finished.code, 1, "{finished:#?}");
+        let peer = match client.local_addr().unwrap().as_socket() {
+            Some(address) => address.to_string(),
+            None => format!("uid {}", nix::unistd::getuid()),
+        };
+        let about = |line: &&String| line.contains(&peer);
+        assert_eq!(
+            finished.stderr.iter().filter(about).count(),
+            1,
+            "{finished:#?}"
+        );
+    }
+}
+
+#[test]
+fn nothing_listens_then_target_comes_next_client_is_served() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::bound(Kind::Tcp6));
+    let bridge = Bridge::to(&target.text).listener(&listener).start();
+    listener.expect_refusal();
+    target.socket.listen(1).unwrap();
+    ping(&mut listener.connect(), &mut target.accept());
+    bridge.stop();
+}
+
+#[test]
+fn a_thousand_refused_clients_are_a_few_lines() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::bound(Kind::Tcp6));
+    let started = Instant::now();
+    let bridge = Bridge::to(&target.text).listener(&listener).start();
+    for _ in 0..1000 {
+        listener.expect_refusal();
+    }
+    let log = bridge.stop();
+    let lines = log
+        .iter()
+        .filter(|line| line.contains("nothing listens"))
+        .count();
+    // Ten in five seconds, however long it took.
+    let intervals = started.elapsed().as_secs() as usize / 5 + 1;
+    assert!((1..=10 * intervals).contains(&lines), "{lines} lines");
+    assert!(
+        log.last().unwrap().contains("1000 without target"),
+        "{log:#?}"
+    );
+}
+
+/// Listens at a place whose queue is full: a SYN is dropped there, a unix connect has to wait.
+fn full(kind: Kind) -> (Place, Vec<Socket>) {
+    let place = Place::bound(kind);
+    place.socket.listen(0).unwrap();
+    // With 0 there is room for one.
+    let waiting = vec![place.connect()];
+    (place, waiting)
+}
+
+#[test]
+fn queue_of_the_target_stays_full_client_is_reset_after_the_connect_timeout() {
+    for (kind, word) in [
+        (Kind::Tcp6, "no answer within 300ms"),
+        (Kind::Tcp4, "no answer within 300ms"),
+        (Kind::Unix, "its queue is full"),
+    ] {
+        let (target, _waiting) = full(kind);
+        let bridge = Bridge::to(&target.text).variable("VSOCK_BRIDGE_CONNECT_TIMEOUT", "300ms");
+        let started = Instant::now();
+        expect_refused(Kind::Tcp6, bridge, &target.text, &[word]);
+        assert!(started.elapsed() >= Duration::from_millis(300));
+    }
+}
+
+#[test]
+fn queue_of_a_unix_target_is_full_then_empties_client_is_served() {
+    let (target, waiting) = full(Kind::Unix);
+    let listener = Place::listening(Kind::Tcp6);
+    let bridge = Bridge::to(&target.text)
+        .arguments(&["--connect-timeout", "1h"])
+        .listener(&listener)
+        .start();
+    let mut client = listener.connect();
+    wait_for_dialing(&bridge);
+    drop((target.accept(), waiting));
+    ping(&mut client, &mut target.accept());
+    drop(client);
+    bridge.stop();
+}
+
+/// Waits until the bridge holds its one connection and no socket to the target: it was refused and waits.
+fn wait_for_dialing(bridge: &Program) {
+    let pattern = format!("/proc/{}/fd", bridge.pid());
+    let sockets = || {
+        let entries = std::fs::read_dir(&pattern).unwrap().flatten();
+        let links = entries.flat_map(|entry| std::fs::read_link(entry.path()));
+        links
+            .filter(|link| link.to_string_lossy().starts_with("socket:"))
+            .count()
+    };
+    // The listener and the client.
+    eventually("the target was tried", || sockets() == 2);
+}
+
+#[test]
+fn target_comes_up_within_the_retry_window_client_is_served_with_what_it_sent_before() {
+    for to in Kind::ALL {
+        let (listener, target) = (Place::listening(Kind::Tcp6), Place::bound(to));
+        let bridge = Bridge::to(&target.text)
+            .variable("VSOCK_BRIDGE_CONNECT_RETRY", "1h")
+            .listener(&listener)
+            .start();
+        let mut client = listener.connect();
+        client.write_all(b"early").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        wait_for_dialing(&bridge);
+        target.socket.listen(1).unwrap();
+        let mut server = target.accept();
+        assert_eq!(read_to_end(&mut server), (b"early".to_vec(), End::Clean));
+        server.write_all(b"late").unwrap();
+        drop(server);
+        assert_eq!(read_to_end(&mut client), (b"late".to_vec(), End::Clean));
+        bridge.stop();
+    }
+}
+
+#[test]
+fn target_stays_down_client_is_reset_after_the_retry_window() {
+    let target = Place::bound(Kind::Tcp6);
+    let bridge = Bridge::to(&target.text).arguments(&["--connect-retry", "300ms"]);
+    let started = Instant::now();
+    expect_refused(Kind::Tcp6, bridge, &target.text, &["nothing listens"]);
+    assert!(started.elapsed() >= Duration::from_millis(300));
+}
+
+#[test]
+fn a_target_that_is_silent_for_one_client_delays_no_other() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::bound(Kind::Tcp6));
+    target.socket.listen(1).unwrap();
+    let bridge = Bridge::to(&target.text)
+        .arguments(&["--connect-timeout", "1h"])
+        .listener(&listener)
+        .start();
+    let mut first = listener.connect();
+    let mut served = target.accept();
+    // Two fit into the queue, the third has to wait for an answer to its SYN.
+    let _waiting: Vec<Socket> = (0..3).map(|_| listener.connect()).collect();
+    ping(&mut first, &mut served);
+    drop(bridge);
+}
+
+#[test]
+fn name_that_resolves_client_is_served_at_whichever_address_answers() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let target = Place::bound_to(address);
+        target.socket.listen(1).unwrap();
+        let port = target.address.as_socket().unwrap().port();
+        let listener = Place::listening(Kind::Tcp6);
+        let bridge = Bridge::to(&format!("localhost:{port}"))
+            .listener(&listener)
+            .start();
+        let mut client = listener.connect();
+        if address.starts_with('[') && !names_ipv6_localhost() {
+            skipped("localhost has no IPv6 address on this machine");
+            continue;
+        }
+        ping(&mut client, &mut target.accept());
+        drop(client);
+        bridge.stop();
+    }
+}
+
+fn names_ipv6_localhost() -> bool {
+    use std::net::ToSocketAddrs;
+    ("localhost", 1)
+        .to_socket_addrs()
+        .unwrap()
+        .any(|address| address.is_ipv6())
+}
+
+#[test]
+fn unix_path_is_missing_client_is_reset_and_the_line_asks_for_the_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("missing");
+    let target = path.to_str().unwrap();
+    expect_refused(
+        Kind::Tcp6,
+        Bridge::to(target),
+        target,
+        &["No such file", "is its service"],
+    );
+}
+
+#[test]
+fn unix_socket_is_stale_client_is_reset_and_the_line_says_nothing_listens() {
+    let mut stale = Place::listening(Kind::Unix);
+    // Closed, but its path stays.
+    stale.socket = stream(Kind::Unix);
+    expect_refused(
+        Kind::Tcp6,
+        Bridge::to(&stale.text),
+        &stale.text,
+        &["nothing listens on that socket"],
+    );
+}
+
+#[test]
+fn unix_path_is_no_socket_client_is_reset() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let target = file.path().to_str().unwrap();
+    expect_refused(
+        Kind::Tcp6,
+        Bridge::to(target),
+        target,
+        &["Connection refused"],
+    );
+}
+
+#[test]
+fn unix_socket_may_not_be_written_client_is_reset_and_the_line_names_the_permission() {
+    use std::os::unix::fs::PermissionsExt;
+    let target = Place::listening(Kind::Unix);
+    let nobody = std::fs::Permissions::from_mode(0o000);
+    std::fs::set_permissions(&target.text, nobody).unwrap();
+    let bridge = Bridge::to(&target.text).without_root_rights();
+    let Some(bridge) = bridge else {
+        return skipped("root, and setpriv cannot take its rights away");
+    };
+    expect_refused(
+        Kind::Tcp6,
+        bridge,
+        &target.text,
+        &["Permission denied", "may this user write"],
+    );
+}
