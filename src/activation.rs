@@ -13,7 +13,8 @@ use nix::libc;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::error::{Error, Result};
-use crate::stream::{Family, Listener, Peer, Stream, endpoint, inet_addr};
+use crate::peer::{Family, Peer, endpoint, inet_addr};
+use crate::stream::{Listener, Stream};
 use crate::sys;
 
 /// The first passed descriptor (SD_LISTEN_FDS_START).

@@ -41,7 +41,7 @@ pub struct Arguments {
     /// Where connections go
     #[arg(long, env = "VSOCK_BRIDGE_TO", value_name = "TARGET")]
     pub to: Option<Endpoint>,
-    /// Source address of outgoing connections: none, mapped (P::<CID of the peer>) or an IP address
+    /// Source address of outgoing connections: none, mapped (P::CID of the peer) or an IP address
     /// [default: mapped from vsock to loopback IPv6, else none]
     #[arg(long, env = "VSOCK_BRIDGE_SOURCE", value_name = "SOURCE")]
     pub source: Option<SourceArgument>,

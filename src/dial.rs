@@ -13,10 +13,11 @@ use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::fdpass;
 use crate::names;
+use crate::peer::Peer;
 use crate::policy::{AllowedCids, Gate};
 use crate::prefix::{self, Prefix};
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
-use crate::stream::{Peer, Stream, Tuning};
+use crate::stream::{Stream, Tuning};
 use crate::sys;
 use crate::vsock::{VsockAddr, VsockPort};
 

@@ -3,7 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::error::{Error, Result};
-use crate::stream::{Family, Stream};
+use crate::peer::Family;
+use crate::stream::Stream;
 use crate::sys;
 
 /// Checks that a descriptor can be passed over `output`, before anything is connected.

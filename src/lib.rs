@@ -25,7 +25,7 @@
 //! | [`config`] | options and environment → what a bridge runs with |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`fdpass`] | one job each |
-//! | [`stream`] [`sys`] | sockets; the only `unsafe` |
+//! | [`stream`] [`peer`] [`sys`] | sockets and their addresses; the only `unsafe` |
 //! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`config_file`] [`error`] | values; no I/O but configuration files |
 
 pub mod activation;
@@ -43,6 +43,7 @@ pub mod logging;
 pub mod mux;
 pub mod names;
 pub mod notify;
+pub mod peer;
 pub mod policy;
 pub mod prefix;
 pub mod relay;

@@ -9,8 +9,8 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::peer::Peer;
 use crate::prefix::Prefix;
-use crate::stream::Peer;
 use crate::vsock::Cid;
 
 /// The machines that may connect over vsock.

@@ -5,8 +5,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
 use crate::error::{Error, Result};
+use crate::peer::Family;
 use crate::relay::{Loop, Totals};
-use crate::stream::Family;
 
 /// Descriptors of a connection: its two ends.
 const PER_CONNECTION: u64 = 2;

@@ -13,7 +13,8 @@ use nix::sys::time::TimeVal;
 
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
-use crate::stream::{Family, Stream, Tuning};
+use crate::peer::Family;
+use crate::stream::{Stream, Tuning};
 use crate::sys;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 

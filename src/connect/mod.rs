@@ -15,8 +15,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::peer::Peer;
 use crate::prefix::Prefix;
-use crate::stream::{Peer, Tuning};
+use crate::stream::Tuning;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// The source address of outgoing connections.

@@ -7,7 +7,8 @@ use nix::sys::epoll::EpollFlags;
 
 use super::flow::{Flow, State, Tools, Turn};
 use super::wire::{End, Wire};
-use crate::stream::{Family, Stream};
+use crate::peer::Family;
+use crate::stream::Stream;
 
 /// A connection that moves so many bytes within such a time is a bulk transfer: 50 MiB a second.
 const BULK_BYTES: u64 = 1 << 20;

@@ -11,8 +11,6 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::bulk::Bulk;
 use super::busy_poll::BusyPoll;
@@ -20,14 +18,16 @@ use super::connection::Limits;
 use super::listeners::{Accepted, Listeners};
 use super::report::{Reporter, Status, Totals};
 use super::session::Session;
+use super::signals::Signals;
 use super::token::Token;
 use super::worker::{Over, Worker};
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::notify::Notifier;
+use crate::peer::{Family, Peer, inet_addr};
 use crate::policy::Gate;
-use crate::stream::{Family, Listener, Peer, Stream, inet_addr};
+use crate::stream::{Listener, Stream};
 
 /// Events taken at one wake-up.
 const EVENTS: usize = 256;
@@ -63,7 +63,7 @@ pub struct Loop {
     listeners: Listeners,
     gate: Gate,
     settings: LoopSettings,
-    signals: Option<SignalFd>,
+    signals: Option<Signals>,
     notifier: Notifier<Status>,
     reporter: Reporter,
     busy_poll: BusyPoll,
@@ -116,18 +116,9 @@ impl Loop {
         })
     }
 
-    /// Lets SIGTERM and SIGINT end the loop in good order. SIGHUP is no order to reload: settings change by restart.
+    /// Lets SIGTERM and SIGINT end the loop in good order.
     pub fn handle_signals(&mut self) -> Result<()> {
-        let handled = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
-        let mask: SigSet = handled.into_iter().collect();
-        mask.thread_block()
-            .map_err(Error::system("block signals"))?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals =
-            SignalFd::with_flags(&mask, flags).map_err(Error::system("create a signalfd"))?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Signal.pack());
-        (self.worker.epoll().add(&signals, event)).map_err(Error::system("watch signals"))?;
-        self.signals = Some(signals);
+        self.signals = Some(Signals::new(self.worker.epoll())?);
         Ok(())
     }
 
@@ -239,7 +230,10 @@ impl Loop {
 
     fn dispatch(&mut self, token: Token, events: EpollFlags, now: Instant) {
         match token {
-            Token::Signal => self.read_signals(now),
+            Token::Signal => {
+                let stops = self.signals.as_ref().map_or(0, Signals::take_stops);
+                (0..stops).for_each(|_| self.stop(now));
+            }
             Token::Bell => {
                 for over in self.bulk.results() {
                     self.account(&over, now);
@@ -247,16 +241,6 @@ impl Loop {
             }
             Token::Listener(index) => self.accept(index, now),
             Token::Session(key, side) => self.worker.note(key, side, events, now),
-        }
-    }
-
-    fn read_signals(&mut self, now: Instant) {
-        while let Some(Ok(Some(info))) = self.signals.as_ref().map(SignalFd::read_signal) {
-            if info.ssi_signo == Signal::SIGHUP as u32 {
-                log::info!("SIGHUP is ignored: restart to change settings");
-            } else {
-                self.stop(now);
-            }
         }
     }
 

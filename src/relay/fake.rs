@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::pipes::Pipe;
 use super::wire::{Received, Wire};
-use crate::stream::Family;
+use crate::peer::Family;
 
 /// Sends and takes by script; when a script is over, it would block.
 #[derive(Debug, Default)]

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use super::pipes::{Pipe, Pool};
 use super::wire::{End, Received, Wire};
-use crate::stream::Family;
+use crate::peer::Family;
 
 /// Operations of one flow before the others get their turn.
 const BUDGET: usize = 4;

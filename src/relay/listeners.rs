@@ -10,7 +10,8 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::token::Token;
 use crate::error::{Error, Result};
-use crate::stream::{Family, Listener, Peer, Stream};
+use crate::peer::{Family, Peer};
+use crate::stream::{Listener, Stream};
 
 /// Until accepting is tried again after a shortage.
 const PAUSE: Duration = Duration::from_millis(100);

@@ -16,6 +16,7 @@ pub mod pipes;
 pub mod report;
 pub mod session;
 pub mod sessions;
+pub mod signals;
 pub mod timers;
 pub mod token;
 pub mod wire;

@@ -12,8 +12,8 @@ use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::logging::RateLimit;
+use crate::peer::Peer;
 use crate::policy::Refusal;
-use crate::stream::Peer;
 
 /// What a loop has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

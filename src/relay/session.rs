@@ -10,7 +10,8 @@ use super::flow::Tools;
 use super::wire::End;
 use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
-use crate::stream::{Peer, Stream};
+use crate::peer::Peer;
+use crate::stream::Stream;
 
 /// One peer and how far it has come.
 #[derive(Debug)]

@@ -6,7 +6,8 @@ use nix::sys::epoll::EpollFlags;
 use nix::unistd::{read, write};
 
 use super::pipes::{PIPE_BYTES, Pipe};
-use crate::stream::{Family, Stream};
+use crate::peer::Family;
+use crate::stream::Stream;
 
 /// Bytes in, bytes out, and their ends; nothing here blocks.
 pub trait Wire {

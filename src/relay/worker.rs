@@ -18,7 +18,8 @@ use super::sessions::Sessions;
 use super::token::{Key, Token};
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
-use crate::stream::{Peer, Stream};
+use crate::peer::Peer;
+use crate::stream::Stream;
 
 /// A connection of that age gets TCP keepalive towards its target; most are over before.
 const SETTLED_AGE: Duration = Duration::from_secs(10);

@@ -1,0 +1,120 @@
+//! What the address of a socket says: its family, its peer, its endpoint.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
+
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockopt, sockopt};
+
+use crate::endpoint::{Endpoint, UnixName};
+use crate::vsock::{Cid, VsockAddr, VsockPort};
+
+/// What kind of descriptor it is, as far as the rules differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// AF_VSOCK.
+    Vsock,
+    /// TCP over IPv6 or IPv4.
+    Tcp,
+    /// AF_UNIX.
+    Unix,
+    /// stdin and stdout: pipes, terminals, files.
+    File,
+}
+
+impl Family {
+    /// Reads the family of a socket address; none for what cannot be bridged.
+    pub fn of(address: &SockaddrStorage) -> Option<Family> {
+        match address.family()? {
+            AddressFamily::Vsock => Some(Family::Vsock),
+            AddressFamily::Inet | AddressFamily::Inet6 => Some(Family::Tcp),
+            AddressFamily::Unix => Some(Family::Unix),
+            _ => None,
+        }
+    }
+}
+
+/// Who connected to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// A machine and the port it used.
+    Vsock(VsockAddr),
+    /// A TCP peer; an IPv4 address is never in its IPv6-mapped form.
+    Tcp(SocketAddr),
+    /// A process of this machine; its user at the time of connect(2), if the kernel told.
+    Unix(Option<u32>),
+    /// Whoever is behind stdin and stdout.
+    Stdio,
+}
+
+impl Peer {
+    /// Makes the peer of a connection from the address that accept(2) or getpeername(2) gave.
+    pub fn new(socket: BorrowedFd<'_>, address: &SockaddrStorage) -> Option<Peer> {
+        match Family::of(address)? {
+            Family::Vsock => Some(Peer::Vsock(vsock_addr(address)?)),
+            Family::Tcp => Some(Peer::Tcp(inet_addr(address)?)),
+            _ => Some(Peer::Unix(
+                getsockopt(&socket, sockopt::PeerCredentials)
+                    .ok()
+                    .map(|c| c.uid()),
+            )),
+        }
+    }
+
+    /// Gives the machine of a vsock peer.
+    pub fn cid(&self) -> Option<Cid> {
+        match self {
+            Peer::Vsock(addr) => addr.cid,
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Vsock(addr) => addr.fmt(f),
+            Peer::Tcp(addr) => addr.fmt(f),
+            Peer::Unix(Some(uid)) => write!(f, "uid {uid}"),
+            Peer::Unix(None) => write!(f, "unix"),
+            Peer::Stdio => write!(f, "stdio"),
+        }
+    }
+}
+
+/// Reads a vsock address; the CID is none for "any".
+fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
+    let addr = address.as_vsock_addr()?;
+    Some(VsockAddr {
+        cid: Cid::new(addr.cid()),
+        port: VsockPort::new(addr.port())?,
+    })
+}
+
+/// Reads an IPv4 or IPv6 address.
+pub fn inet_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+    if let Some(addr) = address.as_sockaddr_in() {
+        return Some(SocketAddr::V4((*addr).into()));
+    }
+    let addr = *address.as_sockaddr_in6()?;
+    let ip = IpAddr::V6(addr.ip()).to_canonical();
+    Some(SocketAddr::new(ip, addr.port()))
+}
+
+/// Reads the address of a socket of any family that can be bridged.
+pub fn endpoint(address: &SockaddrStorage) -> Option<Endpoint> {
+    match Family::of(address)? {
+        Family::Vsock => Some(Endpoint::Vsock(vsock_addr(address)?)),
+        Family::Tcp => Some(Endpoint::Tcp(inet_addr(address)?)),
+        _ => {
+            let addr = address.as_unix_addr()?;
+            let name =
+                |bytes: &[u8]| UnixName::Abstract(String::from_utf8_lossy(bytes).into_owned());
+            let path = addr.path().map(|path| UnixName::Path(path.to_owned()));
+            Some(Endpoint::Unix(
+                path.or_else(|| addr.as_abstract().map(name))
+                    .unwrap_or(UnixName::Unnamed),
+            ))
+        }
+    }
+}
