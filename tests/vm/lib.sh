@@ -124,7 +124,7 @@ make_payload() {
     child make -C "$top" --silent build
     child make -C "$top" --silent install DESTDIR="$tree" PREFIX=/usr
     mkdir -p "$tree/vm"
-    cp -r "$vm_dir"/guest/{lib.sh,run-case} "$vm_dir/cases" "$tree/vm/"
+    cp -r "$vm_dir"/guest/{lib.sh,run-case} "$vm_dir/cases" "$top/README.md" "$tree/vm/"
     { openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:vsock-bridge </dev/zero 2>/dev/null || true; } |
         head -c 50000000 >"$tree/vm/data"
     ssh-keygen -q -t ed25519 -N '' -C vsock-bridge -f "$work/key"
