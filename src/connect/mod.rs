@@ -74,6 +74,11 @@ impl Target {
         matches!(self.endpoint, Endpoint::VsockMapped(_))
     }
 
+    /// Tells whether a line each way comes before the stream.
+    pub fn is_mux(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Mux { .. })
+    }
+
     /// Tells whether it is a TCP service of this machine, reached over IPv6.
     pub fn is_ipv6_loopback(&self) -> bool {
         let is_loopback = |a: &Address| matches!(a, Address::Tcp(SocketAddr::V6(addr)) if addr.ip().is_loopback());

@@ -150,7 +150,7 @@ impl Session {
                     return Progress::Waiting;
                 }
                 Err(error) => return Progress::Unreachable(error),
-                Ok(Some(target)) => self.connected(target, now),
+                Ok(Some(target)) => self.connected(target, dialer.target.is_mux(), now),
             }
         }
         match &mut self.phase {
@@ -163,11 +163,16 @@ impl Session {
         }
     }
 
-    fn connected(&mut self, target: Stream, now: Instant) {
+    fn connected(&mut self, target: Stream, is_mux: bool, now: Instant) {
         if let Phase::Dialing { peer, seen, .. } = std::mem::replace(&mut self.phase, Phase::Gone) {
             let mut target = End::new(target);
-            // It may have become readable before; that is not reported twice.
-            target.note(seen | EpollFlags::EPOLLIN);
+            // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
+            let behind = if is_mux {
+                EpollFlags::EPOLLIN
+            } else {
+                EpollFlags::empty()
+            };
+            target.note(seen | behind);
             self.phase = Phase::Relaying(Connection::new(*peer, target, now));
         }
     }

@@ -1,0 +1,100 @@
+//! What a short connection costs the bridge in system calls.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use common::bridge::Bridge;
+use common::place::{Kind, Place};
+use common::skipped;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Sixteen clients at a time, as in the scenario short-16 of the bench.
+const CLIENTS: usize = 16;
+const CONNECTIONS: usize = 50;
+/// The bound that the relay was built for; systemd-socket-proxyd needs 53.
+const MOST_CALLS: f64 = 18.0;
+
+#[test]
+fn a_short_connection_costs_at_most_eighteen_calls() {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return skipped("strace is not installed");
+    }
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    // Looking for events is not waiting for them, and would be counted.
+    let mut bridge = Bridge::to(&target.text)
+        .arguments(&["--busy-poll", "no"])
+        .listener(&listener)
+        .start();
+    bridge.wait_for_line("bridging");
+    // The first connection does not inherit the listener's options.
+    exchange(&listener, &target);
+
+    let directory = tempfile::tempdir().unwrap();
+    let summary = directory.path().join("summary");
+    let mut tracer = Command::new("strace")
+        .args(["-f", "-c", "-p", &bridge.pid().to_string(), "-o"])
+        .arg(&summary)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let said = BufReader::new(tracer.stderr.take().unwrap());
+    assert!(said.lines().any(|line| line.unwrap().contains("attached")));
+    load(&listener, &target);
+    kill(Pid::from_raw(tracer.id() as i32), Signal::SIGINT).unwrap();
+    tracer.wait().unwrap();
+    bridge.stop();
+
+    let calls = total(&std::fs::read_to_string(&summary).unwrap());
+    let each = calls as f64 / (CLIENTS * CONNECTIONS) as f64;
+    assert!(each <= MOST_CALLS, "{each:.1} calls for each connection");
+}
+
+fn load(listener: &Place, target: &Place) {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..CLIENTS * CONNECTIONS {
+                let mut server = target.accept();
+                scope.spawn(move || echo(&mut server));
+            }
+        });
+        for _ in 0..CLIENTS {
+            scope.spawn(|| (0..CONNECTIONS).for_each(|_| request(listener)));
+        }
+    });
+}
+
+fn exchange(listener: &Place, target: &Place) {
+    thread::scope(|scope| {
+        scope.spawn(|| request(listener));
+        echo(&mut target.accept());
+    });
+}
+
+fn request(listener: &Place) {
+    let mut client = listener.connect();
+    client.write_all(&[7; 64]).unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, [7; 64]);
+}
+
+/// Answers one request and closes.
+fn echo(server: &mut (impl Read + Write)) {
+    let mut request = [0; 64];
+    server.read_exact(&mut request).unwrap();
+    server.write_all(&request).unwrap();
+}
+
+/// Reads the number of calls from the last line of `strace -c`: `100.00 0.1 5 1234 [errors] total`.
+fn total(summary: &str) -> usize {
+    let line = summary
+        .lines()
+        .rfind(|line| line.ends_with("total"))
+        .unwrap();
+    line.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
