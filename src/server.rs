@@ -1,10 +1,12 @@
 //! The body of vsock-bridge: sockets from systemd, settings, loop.
 
+use std::process::ExitCode;
+
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::peer::Family;
 use crate::relay::{Loop, Totals};
 
@@ -15,8 +17,9 @@ const RESERVE: u64 = 128;
 
 /// Serves until systemd or the idle time says stop.
 ///
-/// With Accept=yes, when the one connection is over; then a target that could not be reached is an error.
-pub fn run(arguments: Arguments) -> Result<()> {
+/// With Accept=yes, when the one connection is over; then the status tells of a target that could not be
+/// reached, which the log has told already.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let activation = Activation::take()?;
     Arguments::warn_of_unknown_variables();
     let mut settings = Settings::new(arguments, activation.has(Family::Vsock))?;
@@ -50,12 +53,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
     log::info!(
         "stopped: {served} connections served, {refused} refused, {unreachable} without target"
     );
-    if !is_listening && unreachable > 0 {
-        return Err(Error::Ended(
-            "not served, because its target could not be reached".into(),
-        ));
-    }
-    Ok(())
+    let has_failed = !is_listening && unreachable > 0;
+    Ok(if has_failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }
 
 /// Gives as many connections as there will be descriptors for, at most those that were asked for.

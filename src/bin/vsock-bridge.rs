@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     };
     logging::init("vsock-bridge", arguments.verbose, arguments.quiet);
     match server::run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             log::error!("{}", error.report());
             error.exit_code()
