@@ -189,7 +189,7 @@ impl Loop {
     }
 
     fn open(&self) -> usize {
-        self.worker.len() + self.bulk.open()
+        self.worker.open() + self.bulk.open()
     }
 
     fn is_over(&mut self, now: Instant) -> bool {

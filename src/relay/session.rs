@@ -80,6 +80,17 @@ pub struct Summary {
 }
 
 impl Session {
+    fn new(peer: Peer, phase: Phase, now: Instant) -> Session {
+        Session {
+            peer,
+            is_counted: false,
+            started: now,
+            is_queued: false,
+            is_settled: false,
+            phase,
+        }
+    }
+
     /// Begins to connect to the target on behalf of a peer, who is aborted if that cannot even begin.
     pub fn dial(
         stream: Stream,
@@ -96,14 +107,7 @@ impl Session {
                     dial: Box::new(dial),
                     seen: EpollFlags::empty(),
                 };
-                Ok(Session {
-                    peer,
-                    is_counted: false,
-                    started: now,
-                    is_queued: false,
-                    is_settled: false,
-                    phase,
-                })
+                Ok(Session::new(peer, phase, now))
             }
             Err(error) => {
                 stream.abort();
@@ -115,14 +119,7 @@ impl Session {
     /// Begins to relay between two connected ends.
     pub fn relay(stream: Stream, peer: Peer, target: Stream, now: Instant) -> Session {
         let connection = Connection::new(End::new(stream), End::new(target), now);
-        Session {
-            peer,
-            is_counted: false,
-            started: now,
-            is_queued: false,
-            is_settled: false,
-            phase: Phase::Relaying(connection),
-        }
+        Session::new(peer, Phase::Relaying(connection), now)
     }
 
     /// Takes over what epoll reported of one side.

@@ -21,13 +21,8 @@ pub struct Sessions {
 
 impl Sessions {
     /// Tells how many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.table.len()
-    }
-
-    /// Tells whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.table.is_empty()
     }
 
     /// Gives the key that the next session will get.

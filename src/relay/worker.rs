@@ -77,13 +77,8 @@ impl Worker {
     }
 
     /// Tells how many sessions there are.
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Tells whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
+    pub fn open(&self) -> usize {
+        self.sessions.count()
     }
 
     /// Begins to connect to the target on behalf of a peer.
@@ -126,14 +121,7 @@ impl Worker {
             watch(&self.epoll, target, key, Side::Target)
         });
         if let Err(error) = watched {
-            let (peer, is_counted) = (session.peer, session.is_counted);
-            session.close(Ending::Stopped, now);
-            let result = Err(error);
-            return self.over.push(Over {
-                peer,
-                is_counted,
-                result,
-            });
+            return self.over.push(end(session, Err(error), now));
         }
         // What was ready before is reported to the new epoll instance, but for a file, which always is.
         session.note(Side::Peer, EpollFlags::EPOLLIN);
@@ -202,15 +190,11 @@ impl Worker {
 
     /// Closes all, because the program stops.
     pub fn close_all(&mut self, now: Instant) {
-        for session in self.sessions.drain() {
-            let (peer, is_counted) = (session.peer, session.is_counted);
-            let result = Ok(session.close(Ending::Stopped, now));
-            self.over.push(Over {
-                peer,
-                is_counted,
-                result,
-            });
-        }
+        let ends = self
+            .sessions
+            .drain()
+            .map(|session| end(session, Ok(Ending::Stopped), now));
+        self.over.extend(ends);
     }
 
     /// Lets a session go, which nobody watches then.
@@ -268,17 +252,9 @@ impl Worker {
     }
 
     fn close(&mut self, key: Key, result: Result<Ending>, now: Instant) {
-        let Some(session) = self.sessions.remove(key) else {
-            return;
-        };
-        let (peer, is_counted) = (session.peer, session.is_counted);
-        let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
-        let result = result.map(|_| summary);
-        self.over.push(Over {
-            peer,
-            is_counted,
-            result,
-        });
+        let session = self.sessions.remove(key);
+        self.over
+            .extend(session.map(|session| end(session, result, now)));
     }
 
     fn settle_later(&mut self, now: Instant) {
@@ -314,6 +290,17 @@ impl Worker {
         if has_young {
             self.settle_later(now);
         }
+    }
+}
+
+/// Closes a session. One that never came to relay is closed as if the program stopped: by abort.
+fn end(session: Session, result: Result<Ending>, now: Instant) -> Over {
+    let (peer, is_counted) = (session.peer, session.is_counted);
+    let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
+    Over {
+        peer,
+        is_counted,
+        result: result.map(|_| summary),
     }
 }
 
