@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
+use crate::clock::Moment;
 use crate::config::{parse_positive, parse_time};
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
@@ -80,7 +81,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         tuning,
     };
     let stream = dialer
-        .dial(&Peer::Stdio, None, std::time::Instant::now())?
+        .dial(&Peer::Stdio, None, Moment::now())?
         .wait_connected(&dialer)?;
     log::debug!("connected to {}", dialer.target.endpoint);
     if arguments.fdpass {

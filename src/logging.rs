@@ -4,12 +4,14 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use env_logger::fmt::Formatter;
 use libsystemd::logging::{Priority, connected_to_journal, journal_send};
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
+
+use crate::clock::Moment;
 
 /// The variable with a filter such as `debug` or `vsock_bridge::relay=trace`.
 pub const VARIABLE: &str = "VSOCK_BRIDGE_LOG";
@@ -129,7 +131,7 @@ fn priority(level: Level) -> Priority {
 /// Lets some lines of a kind through in each interval, and counts the others.
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    begun: Option<Instant>,
+    begun: Option<Moment>,
     passed: u32,
     suppressed: u64,
 }
@@ -139,7 +141,7 @@ impl RateLimit {
     const BURST: u32 = 10;
 
     /// Asks whether a line may be written now; gives the number of lines that were left out before it.
-    pub fn admit(&mut self, now: Instant) -> Option<u64> {
+    pub fn admit(&mut self, now: Moment) -> Option<u64> {
         if self
             .begun
             .is_none_or(|begun| begun + RateLimit::INTERVAL <= now)
@@ -162,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_cut_to_a_burst_and_counted() {
-        let start = Instant::now();
+        let start = Moment::now();
         let mut limit = RateLimit::default();
         let passed = (0..1000).filter(|_| limit.admit(start).is_some()).count();
         assert_eq!(passed, RateLimit::BURST as usize);

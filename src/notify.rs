@@ -2,9 +2,11 @@
 //!
 //! Without systemd nothing is sent and nothing is said about it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sd_notify::NotifyState;
+
+use crate::clock::Moment;
 
 /// A status at most this often: PID 1 handles each one.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -13,15 +15,15 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Notifier<S> {
     watchdog: Option<Duration>,
-    next_ping: Option<Instant>,
+    next_ping: Option<Moment>,
     status: Option<S>,
     has_news: bool,
-    next_status: Instant,
+    next_status: Moment,
 }
 
 impl<S: PartialEq + std::fmt::Display> Notifier<S> {
     /// Reads from the environment what systemd wants to hear.
-    pub fn from_env(now: Instant) -> Notifier<S> {
+    pub fn from_env(now: Moment) -> Notifier<S> {
         // Half the time, as sd_watchdog_enabled(3) recommends.
         let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
         let next_ping = watchdog.map(|interval| now + interval);
@@ -45,7 +47,7 @@ impl<S: PartialEq + std::fmt::Display> Notifier<S> {
     }
 
     /// Sends what is due: a sign of life, and the status if it has changed.
-    pub fn tick(&mut self, status: S, now: Instant) {
+    pub fn tick(&mut self, status: S, now: Moment) {
         if let (Some(interval), Some(at)) = (self.watchdog, self.next_ping) {
             if at <= now {
                 send(&[NotifyState::Watchdog]);
@@ -62,7 +64,7 @@ impl<S: PartialEq + std::fmt::Display> Notifier<S> {
     }
 
     /// Tells when [`Notifier::tick`] has something to send.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Moment> {
         let status = self.has_news.then_some(self.next_status);
         [self.next_ping, status].into_iter().flatten().min()
     }

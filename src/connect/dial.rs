@@ -4,12 +4,13 @@
 //! [`Dial::advance`].
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Address, Dialer};
+use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::mux::{Handshake, Progress};
 use crate::stream::Stream;
@@ -37,8 +38,8 @@ pub struct Dial {
     source: Option<IpAddr>,
     /// Index of the address to try next.
     next: usize,
-    round_ends: Instant,
-    retry_until: Instant,
+    round_ends: Moment,
+    retry_until: Moment,
     pause: Duration,
     state: State,
 }
@@ -48,15 +49,15 @@ enum State {
     /// An address is to be tried now.
     Next,
     /// The kernel is connecting; the stream becomes writable when it is done.
-    Connecting { stream: Stream, deadline: Instant },
+    Connecting { stream: Stream, deadline: Moment },
     /// Connected to a VMM, and the line each way is not yet through.
     Shaking {
         stream: Stream,
         handshake: Handshake,
-        deadline: Instant,
+        deadline: Moment,
     },
     /// All addresses refused; the first is tried again at that time.
-    Pausing { until: Instant },
+    Pausing { until: Moment },
 }
 
 impl Dial {
@@ -65,7 +66,7 @@ impl Dial {
         dialer: &Dialer,
         mapped: Option<Address>,
         source: Option<IpAddr>,
-        now: Instant,
+        now: Moment,
     ) -> Dial {
         Dial {
             mapped,
@@ -87,7 +88,7 @@ impl Dial {
     }
 
     /// Tells when [`Dial::advance`] must be called even if nothing became ready.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Moment> {
         match &self.state {
             State::Next => None,
             State::Connecting { deadline, .. } | State::Shaking { deadline, .. } => Some(*deadline),
@@ -103,7 +104,7 @@ impl Dial {
         &mut self,
         dialer: &Dialer,
         mut readiness: Readiness,
-        now: Instant,
+        now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Result<Option<Stream>> {
         loop {
@@ -164,9 +165,7 @@ impl Dial {
     pub fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
         let mut readiness = Readiness::Waiting;
         loop {
-            if let Some(stream) =
-                self.advance(dialer, readiness, Instant::now(), &mut |_| Ok(()))?
-            {
+            if let Some(stream) = self.advance(dialer, readiness, Moment::now(), &mut |_| Ok(()))? {
                 return Ok(stream);
             }
             readiness = self.poll()?;
@@ -177,7 +176,7 @@ impl Dial {
     fn poll(&self) -> Result<Readiness> {
         let left = self
             .deadline()
-            .map_or(Duration::ZERO, |deadline| deadline - Instant::now());
+            .map_or(Duration::ZERO, |deadline| deadline - Moment::now());
         // Rounded up, so that the deadline has passed when the time is over.
         let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         let interest = match &self.state {
@@ -221,12 +220,12 @@ impl Dial {
     }
 
     /// Gives the address to try its part of what is left of the round, so that a silent first one leaves time for the others.
-    fn share(&self, dialer: &Dialer, now: Instant) -> Instant {
-        let left = self.round_ends.saturating_duration_since(now);
+    fn share(&self, dialer: &Dialer, now: Moment) -> Moment {
+        let left = self.round_ends - now;
         now + left / (self.count(dialer) - self.next) as u32
     }
 
-    fn begin_round(&mut self, dialer: &Dialer, now: Instant) {
+    fn begin_round(&mut self, dialer: &Dialer, now: Moment) {
         self.next = 0;
         if now < self.retry_until {
             self.round_ends = now + dialer.timeout;
@@ -239,7 +238,7 @@ impl Dial {
         dialer: &Dialer,
         stream: Stream,
         readiness: Readiness,
-        deadline: Instant,
+        deadline: Moment,
     ) -> Result<Option<Stream>> {
         let address = self.address(dialer);
         if readiness == Readiness::Failed {
@@ -263,7 +262,7 @@ impl Dial {
         dialer: &Dialer,
         stream: Stream,
         mut handshake: Handshake,
-        deadline: Instant,
+        deadline: Moment,
     ) -> Result<Option<Stream>> {
         let address = self.address(dialer);
         match handshake.advance(&stream) {
@@ -287,7 +286,7 @@ impl Dial {
     }
 
     /// Goes on to the next address, or to a pause; gives the error back when neither is left.
-    fn failed(&mut self, dialer: &Dialer, error: Error, now: Instant) -> Result<()> {
+    fn failed(&mut self, dialer: &Dialer, error: Error, now: Moment) -> Result<()> {
         self.next += 1;
         if self.next < self.count(dialer) {
             return Ok(());

@@ -6,13 +6,14 @@ mod address;
 mod dial;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use address::Address;
 pub use dial::{Dial, Readiness};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
+use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::peer::Peer;
@@ -127,7 +128,7 @@ impl Dialer {
     /// Begins to connect on behalf of a peer that connected to `destination`.
     ///
     /// Errors: [`Error::Unmapped`] when the target is mapped and the destination names no CID.
-    pub fn dial(&self, peer: &Peer, destination: Option<SocketAddr>, now: Instant) -> Result<Dial> {
+    pub fn dial(&self, peer: &Peer, destination: Option<SocketAddr>, now: Moment) -> Result<Dial> {
         let mapped = match self.target.endpoint {
             Endpoint::VsockMapped(port) => Some(self.map(destination, port)?),
             _ => None,

@@ -7,7 +7,6 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -17,6 +16,7 @@ use super::connection::Limits;
 use super::session::Session;
 use super::token::Token;
 use super::worker::{Over, Worker};
+use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
 
@@ -176,9 +176,9 @@ impl Body {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let timeout = self.worker.timeout(None, Instant::now());
+            let timeout = self.worker.timeout(None, Moment::now());
             let count = self.worker.epoll().wait(&mut events, timeout).unwrap_or(0);
-            let now = Instant::now();
+            let now = Moment::now();
             for event in &events[..count] {
                 match Token::unpack(event.data()) {
                     Token::Session(key, side) => self.worker.note(key, side, event.events(), now),
@@ -195,7 +195,7 @@ impl Body {
     }
 
     /// Carries out what waits; false when there will be no more.
-    fn take_orders(&mut self, now: Instant) -> bool {
+    fn take_orders(&mut self, now: Moment) -> bool {
         clear(&self.bell);
         loop {
             match self.orders.try_recv() {

@@ -4,7 +4,9 @@
 //! such a wake-up, looking again is faster than sleeping; as soon as that fails, nothing is spent. On one processor
 //! it would only keep the others from working.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use crate::clock::Moment;
 
 /// How long is looked after an event.
 const LOOK: Duration = Duration::from_micros(50);
@@ -18,12 +20,12 @@ const CREDIT_MAX: u32 = 8;
 pub struct BusyPoll {
     is_enabled: bool,
     credit: u32,
-    idle_since: Instant,
+    idle_since: Moment,
 }
 
 impl BusyPoll {
     /// Begins without trust in the next event.
-    pub fn new(is_wanted: bool, now: Instant) -> BusyPoll {
+    pub fn new(is_wanted: bool, now: Moment) -> BusyPoll {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         BusyPoll {
             is_enabled: is_wanted && processors > 1,
@@ -33,7 +35,7 @@ impl BusyPoll {
     }
 
     /// Nothing is left to do: tells until when to look for events without sleeping.
-    pub fn look_until(&mut self, now: Instant) -> Option<Instant> {
+    pub fn look_until(&mut self, now: Moment) -> Option<Moment> {
         self.idle_since = now;
         (self.is_enabled && self.credit > 0).then(|| now + LOOK)
     }
@@ -44,8 +46,8 @@ impl BusyPoll {
     }
 
     /// Events came.
-    pub fn met(&mut self, now: Instant) {
-        if now.duration_since(self.idle_since) <= NEAR {
+    pub fn met(&mut self, now: Moment) {
+        if now - self.idle_since <= NEAR {
             self.credit = (self.credit + 1).min(CREDIT_MAX);
         } else {
             self.credit = self.credit.saturating_sub(1);
@@ -59,7 +61,7 @@ mod tests {
 
     #[test]
     fn near_events_earn_looking_and_vain_looks_end_it() {
-        let start = Instant::now();
+        let start = Moment::now();
         let mut poll = BusyPoll {
             is_enabled: true,
             credit: 0,
@@ -74,7 +76,7 @@ mod tests {
 
     #[test]
     fn distant_events_earn_nothing() {
-        let start = Instant::now();
+        let start = Moment::now();
         let mut poll = BusyPoll {
             is_enabled: true,
             credit: 0,

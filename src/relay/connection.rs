@@ -1,12 +1,13 @@
 //! A connection whose target is reached: two ends and the two flows between them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::flow::{Flow, State, Tools, Turn};
 use super::wire::{End, Wire};
+use crate::clock::Moment;
 use crate::peer::Family;
 use crate::stream::Stream;
 
@@ -81,16 +82,16 @@ pub struct Connection<W> {
     inbound: Flow,
     outbound: Flow,
     /// When the last byte moved.
-    active: Instant,
+    active: Moment,
     /// When the first direction ended.
-    half_closed: Option<Instant>,
-    burst_begun: Instant,
+    half_closed: Option<Moment>,
+    burst_begun: Moment,
     burst_bytes: u64,
 }
 
 impl<W: Wire> Connection<W> {
     /// Begins to relay.
-    pub fn new(peer: End<W>, target: End<W>, now: Instant) -> Connection<W> {
+    pub fn new(peer: End<W>, target: End<W>, now: Moment) -> Connection<W> {
         let (inbound, outbound) = (Flow::default(), Flow::default());
         Connection {
             peer,
@@ -121,7 +122,7 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Lets both directions go on as far as they can.
-    pub fn advance(&mut self, tools: &mut Tools, now: Instant) -> Outcome {
+    pub fn advance(&mut self, tools: &mut Tools, now: Moment) -> Outcome {
         let before = self.delivered_bytes();
         let is_last = self.outbound.state() == State::Finished;
         let inbound = (self.inbound).advance(&mut self.peer, &mut self.target, tools, is_last);
@@ -153,8 +154,8 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Counts the bytes of a burst.
-    fn book(&mut self, count: u64, now: Instant) {
-        if now.duration_since(self.burst_begun) > BULK_TIME {
+    fn book(&mut self, count: u64, now: Moment) {
+        if now - self.burst_begun > BULK_TIME {
             self.burst_begun = now;
             self.burst_bytes = 0;
         }
@@ -180,13 +181,13 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Tells when [`Connection::expired`] must be asked.
-    pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
+    pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         let (idle, half_close) = self.deadlines(limits);
         idle.into_iter().chain(half_close).min()
     }
 
     /// Tells which limit has passed, if one has.
-    pub fn expired(&self, limits: &Limits, now: Instant) -> Option<Ending> {
+    pub fn expired(&self, limits: &Limits, now: Moment) -> Option<Ending> {
         let (idle, half_close) = self.deadlines(limits);
         if idle.is_some_and(|at| at <= now) {
             return Some(Ending::Idle);
@@ -197,7 +198,7 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Both count from the last byte, the second not before one direction has ended.
-    fn deadlines(&self, limits: &Limits) -> (Option<Instant>, Option<Instant>) {
+    fn deadlines(&self, limits: &Limits) -> (Option<Moment>, Option<Moment>) {
         let idle = limits.idle.map(|limit| self.active + limit);
         let since = self.half_closed.map(|ended| ended.max(self.active));
         let half_close = since
@@ -247,7 +248,7 @@ mod tests {
     use super::*;
     use crate::relay::fake::Fake;
 
-    fn connection(peer: Fake, target: Fake, now: Instant) -> Connection<Fake> {
+    fn connection(peer: Fake, target: Fake, now: Moment) -> Connection<Fake> {
         let mut connection = Connection::new(End::new(peer), End::new(target), now);
         let ready = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
         connection.note(Side::Peer, ready);
@@ -255,7 +256,7 @@ mod tests {
         connection
     }
 
-    fn run(connection: &mut Connection<Fake>, now: Instant) -> Outcome {
+    fn run(connection: &mut Connection<Fake>, now: Moment) -> Outcome {
         let mut tools = Tools::default();
         loop {
             match connection.advance(&mut tools, now) {
@@ -267,7 +268,7 @@ mod tests {
 
     #[test]
     fn both_ends_make_it_complete_in_either_order() {
-        let now = Instant::now();
+        let now = Moment::now();
         let mut both = connection(
             Fake::sending(&[Ok(b"ab"), Ok(b"")]),
             Fake::sending(&[Ok(b"c"), Ok(b"")]),
@@ -279,7 +280,7 @@ mod tests {
 
     #[test]
     fn the_end_of_one_direction_leaves_the_other_open() {
-        let now = Instant::now();
+        let now = Moment::now();
         let mut half = connection(Fake::sending(&[Ok(b"")]), Fake::sending(&[Ok(b"c")]), now);
         assert_eq!(run(&mut half, now), Outcome::Waiting);
         assert_eq!(
@@ -291,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_reset_peer_ends_all_at_once_though_the_target_is_silent() {
-        let now = Instant::now();
+        let now = Moment::now();
         let mut broken = connection(
             Fake::sending(&[Err(Errno::ECONNRESET)]),
             Fake::sending(&[]),
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_target_that_ends_and_then_fails_ends_all() {
-        let now = Instant::now();
+        let now = Moment::now();
         let mut half = connection(Fake::sending(&[]), Fake::sending(&[Ok(b"")]), now);
         assert_eq!(run(&mut half, now), Outcome::Waiting);
         half.target.wire = Fake::sending(&[]).hiding(Errno::ECONNRESET);
@@ -318,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_target_that_takes_no_more_is_read_to_its_end_and_that_arrives_before_the_abort() {
-        let now = Instant::now();
+        let now = Moment::now();
         let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]).but_failing(Errno::EPIPE);
         let mut broken = connection(Fake::sending(&[Ok(b"too much")]), target, now);
         assert_eq!(run(&mut broken, now), Outcome::Waiting);
@@ -330,7 +331,7 @@ mod tests {
 
     #[test]
     fn limits_expire_from_the_last_byte_and_from_the_first_end() {
-        let start = Instant::now();
+        let start = Moment::now();
         let second = Duration::from_secs(1);
         let limits = Limits {
             idle: Some(10 * second),

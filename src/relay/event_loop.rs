@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
@@ -21,6 +21,7 @@ use super::session::Session;
 use super::signals::Signals;
 use super::token::Token;
 use super::worker::{Over, Worker};
+use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -50,7 +51,7 @@ pub struct LoopSettings {
 enum Mode {
     Serving,
     /// A stop signal came: open connections may go on until then.
-    Draining(Instant),
+    Draining(Moment),
     /// Those that were left are being closed.
     Closing,
 }
@@ -68,7 +69,7 @@ pub struct Loop {
     reporter: Reporter,
     busy_poll: BusyPoll,
     mode: Mode,
-    idle_since: Instant,
+    idle_since: Moment,
     /// The last look at the listeners found nobody.
     is_quiet: bool,
     /// The listeners may still have connections that came before their options were set, and have not inherited them.
@@ -98,7 +99,7 @@ impl Loop {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
         (worker.epoll().add(bulk.bell(), event))
             .map_err(Error::system("watch the bulk threads"))?;
-        let now = Instant::now();
+        let now = Moment::now();
         Ok(Loop {
             worker,
             bulk,
@@ -125,12 +126,12 @@ impl Loop {
     /// Takes a peer that was accepted by somebody else (Accept=yes), with the same rules as our own.
     pub fn admit(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>) {
         tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
-        self.enter(stream, peer, destination, Instant::now());
+        self.enter(stream, peer, destination, Moment::now());
     }
 
     /// Relays between two connected ends.
     pub fn relay(&mut self, stream: Stream, peer: Peer, target: Stream) {
-        let now = Instant::now();
+        let now = Moment::now();
         self.worker
             .adopt(Session::relay(stream, peer, target, now), now);
     }
@@ -139,7 +140,7 @@ impl Loop {
     pub fn run(mut self) -> Result<Totals> {
         self.notifier.ready();
         let mut events = [EpollEvent::empty(); EVENTS];
-        let mut now = Instant::now();
+        let mut now = Moment::now();
         loop {
             self.settle_accounts(now);
             let status = Status {
@@ -152,7 +153,7 @@ impl Loop {
                 return Ok(self.reporter.totals);
             }
             let count = self.wait(&mut events, now)?;
-            now = Instant::now();
+            now = Moment::now();
             self.busy_poll.met(now);
             let is_listener =
                 |event: &EpollEvent| matches!(Token::unpack(event.data()), Token::Listener(_));
@@ -167,7 +168,7 @@ impl Loop {
         }
     }
 
-    fn wait(&mut self, events: &mut [EpollEvent], now: Instant) -> Result<usize> {
+    fn wait(&mut self, events: &mut [EpollEvent], now: Moment) -> Result<usize> {
         let timeout = self.worker.timeout(self.deadline(), now);
         if timeout != EpollTimeout::ZERO {
             let Some(until) = self
@@ -177,7 +178,7 @@ impl Loop {
             else {
                 return wait(&self.worker, events, timeout);
             };
-            while Instant::now() < until {
+            while Moment::now() < until {
                 match wait(&self.worker, events, EpollTimeout::ZERO)? {
                     0 => {}
                     count => return Ok(count),
@@ -192,7 +193,7 @@ impl Loop {
         self.worker.open() + self.bulk.open()
     }
 
-    fn is_over(&mut self, now: Instant) -> bool {
+    fn is_over(&mut self, now: Moment) -> bool {
         match self.mode {
             Mode::Draining(until) if until <= now && self.open() > 0 => {
                 self.close_all(now);
@@ -209,13 +210,13 @@ impl Loop {
         }
     }
 
-    fn idle_deadline(&self) -> Option<Instant> {
+    fn idle_deadline(&self) -> Option<Moment> {
         let time = self.settings.exit_idle.filter(|_| self.open() == 0)?;
         Some(self.idle_since + time)
     }
 
     /// The next thing that is not a session's.
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Moment> {
         let drain = match self.mode {
             Mode::Draining(until) => Some(until),
             _ => None,
@@ -228,7 +229,7 @@ impl Loop {
         others.into_iter().chain([drain]).flatten().min()
     }
 
-    fn dispatch(&mut self, token: Token, events: EpollFlags, now: Instant) {
+    fn dispatch(&mut self, token: Token, events: EpollFlags, now: Moment) {
         match token {
             Token::Signal => {
                 let stops = self.signals.as_ref().map_or(0, Signals::take_stops);
@@ -245,7 +246,7 @@ impl Loop {
     }
 
     /// The first stop signal lets open connections go on for the drain time, the second ends them.
-    fn stop(&mut self, now: Instant) {
+    fn stop(&mut self, now: Moment) {
         if self.mode != Mode::Serving {
             self.mode = Mode::Draining(now);
             return;
@@ -261,7 +262,7 @@ impl Loop {
         }
     }
 
-    fn close_all(&mut self, now: Instant) {
+    fn close_all(&mut self, now: Moment) {
         let open = self.open();
         log::warn!("{open} connections were still open after --drain-timeout and are reset");
         self.mode = Mode::Closing;
@@ -270,7 +271,7 @@ impl Loop {
         self.settle_accounts(now);
     }
 
-    fn accept(&mut self, index: u32, now: Instant) {
+    fn accept(&mut self, index: u32, now: Moment) {
         let batch = self.listeners.batch(index);
         let took = (0..batch)
             .take_while(|_| self.accept_one(index, now))
@@ -279,7 +280,7 @@ impl Loop {
     }
 
     /// Takes one connection; false when there is no other to be taken now.
-    fn accept_one(&mut self, index: u32, now: Instant) -> bool {
+    fn accept_one(&mut self, index: u32, now: Moment) -> bool {
         match self.listeners.accept(index, self.worker.epoll(), now) {
             Accepted::Connection(stream, peer) => {
                 if self.has_early {
@@ -306,7 +307,7 @@ impl Loop {
         }
     }
 
-    fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Instant) {
+    fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Moment) {
         match self.gate.enter(&peer, destination) {
             Ok(()) => self.worker.begin(stream, peer, destination, true, now),
             Err(refusal) => {
@@ -317,7 +318,7 @@ impl Loop {
         }
     }
 
-    fn hand_over_bulk(&mut self, now: Instant) {
+    fn hand_over_bulk(&mut self, now: Moment) {
         for session in self.worker.take_bulk() {
             if let Err(session) = self.bulk.give(session, self.worker.dialer()) {
                 self.worker.adopt(*session, now);
@@ -326,13 +327,13 @@ impl Loop {
     }
 
     /// Books what is over in the main loop's own worker.
-    fn settle_accounts(&mut self, now: Instant) {
+    fn settle_accounts(&mut self, now: Moment) {
         for over in self.worker.take_over() {
             self.account(&over, now);
         }
     }
 
-    fn account(&mut self, over: &Over, now: Instant) {
+    fn account(&mut self, over: &Over, now: Moment) {
         if over.is_counted {
             self.gate.leave(&over.peer);
         }

@@ -3,12 +3,13 @@
 //! When descriptors or memory run out, all pause for a moment: a full queue would wake the loop without end.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
 use super::token::Token;
+use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::peer::{Family, Peer};
 use crate::stream::{Listener, Stream};
@@ -22,7 +23,7 @@ const BATCH_MAX: usize = 16;
 #[derive(Debug)]
 pub struct Listeners {
     listeners: Vec<Listener>,
-    paused_until: Option<Instant>,
+    paused_until: Option<Moment>,
     is_open: bool,
     /// Grows while connections come in bursts, so that one alone costs no call that finds nothing.
     batch: usize,
@@ -85,7 +86,7 @@ impl Listeners {
     }
 
     /// Takes one connection.
-    pub fn accept(&mut self, index: u32, epoll: &Epoll, now: Instant) -> Accepted {
+    pub fn accept(&mut self, index: u32, epoll: &Epoll, now: Moment) -> Accepted {
         let Some(listener) = self
             .get(index)
             .filter(|_| self.is_open && self.paused_until.is_none())
@@ -114,12 +115,12 @@ impl Listeners {
     }
 
     /// Tells when [`Listeners::resume`] must be called.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Moment> {
         self.paused_until.filter(|_| self.is_open)
     }
 
     /// Accepts again if the pause is over.
-    pub fn resume(&mut self, epoll: &Epoll, now: Instant) {
+    pub fn resume(&mut self, epoll: &Epoll, now: Moment) {
         if self.deadline().is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.watch(epoll, EpollFlags::EPOLLIN);

@@ -1,13 +1,13 @@
 //! What a loop says of its connections: totals for the status line, log lines, none of them in a flood.
 
 use std::fmt;
-use std::time::Instant;
 
 use nix::errno::Errno;
 
 use super::connection::Ending;
 use super::session::Summary;
 use super::worker::Over;
+use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
@@ -65,7 +65,7 @@ pub struct Reporter {
 
 impl Reporter {
     /// Reports a peer that was not let in.
-    pub fn refused(&mut self, peer: Peer, target: &Endpoint, refusal: Refusal, now: Instant) {
+    pub fn refused(&mut self, peer: Peer, target: &Endpoint, refusal: Refusal, now: Moment) {
         self.totals.refused += 1;
         if let Some(before) = self.refusals.admit(now) {
             log::warn!(peer:%, target:%; "{peer} refused: {refusal}{}", left_out(before));
@@ -73,7 +73,7 @@ impl Reporter {
     }
 
     /// Reports a session that is over.
-    pub fn over(&mut self, over: &Over, dialer: &Dialer, now: Instant) {
+    pub fn over(&mut self, over: &Over, dialer: &Dialer, now: Moment) {
         let target = &dialer.target.endpoint;
         match &over.result {
             Ok(summary) => {
@@ -86,14 +86,14 @@ impl Reporter {
     }
 
     /// Reports that something is short, and accepting pauses.
-    pub fn shortage(&mut self, errno: Errno, open: usize, now: Instant) {
+    pub fn shortage(&mut self, errno: Errno, open: usize, now: Moment) {
         if let Some(before) = self.shortages.admit(now) {
             let (cause, left_out) = (errno.desc(), left_out(before));
             log::warn!("accepting pauses with {open} connections open: {cause}{left_out}");
         }
     }
 
-    fn unreachable(&mut self, peer: Peer, target: &Endpoint, error: &Error, now: Instant) {
+    fn unreachable(&mut self, peer: Peer, target: &Endpoint, error: &Error, now: Moment) {
         self.totals.unreachable += 1;
         if let Some(before) = self.failures.admit(now) {
             let (report, left_out) = (error.report(), left_out(before));

@@ -1,13 +1,14 @@
 //! One peer from accept to close: first its target is reached, then bytes are relayed.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::epoll::EpollFlags;
 
 use super::connection::{Connection, Ending, Limits, Outcome, Side};
 use super::flow::Tools;
 use super::wire::End;
+use crate::clock::Moment;
 use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
 use crate::peer::Peer;
@@ -21,7 +22,7 @@ pub struct Session {
     /// Whether the gate has counted it in.
     pub is_counted: bool,
     /// When it was accepted.
-    pub started: Instant,
+    pub started: Moment,
     /// Whether it is in the ring of those that yielded.
     pub is_queued: bool,
     /// Whether it has lived long enough for the options that short connections do without.
@@ -80,7 +81,7 @@ pub struct Summary {
 }
 
 impl Session {
-    fn new(peer: Peer, phase: Phase, now: Instant) -> Session {
+    fn new(peer: Peer, phase: Phase, now: Moment) -> Session {
         Session {
             peer,
             is_counted: false,
@@ -97,7 +98,7 @@ impl Session {
         peer: Peer,
         destination: Option<SocketAddr>,
         dialer: &Dialer,
-        now: Instant,
+        now: Moment,
     ) -> Result<Session> {
         match dialer.dial(&peer, destination, now) {
             Ok(dial) => {
@@ -117,7 +118,7 @@ impl Session {
     }
 
     /// Begins to relay between two connected ends.
-    pub fn relay(stream: Stream, peer: Peer, target: Stream, now: Instant) -> Session {
+    pub fn relay(stream: Stream, peer: Peer, target: Stream, now: Moment) -> Session {
         let connection = Connection::new(End::new(stream), End::new(target), now);
         Session::new(peer, Phase::Relaying(connection), now)
     }
@@ -137,7 +138,7 @@ impl Session {
         &mut self,
         dialer: &Dialer,
         tools: &mut Tools,
-        now: Instant,
+        now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Progress {
         if let Phase::Dialing { dial, seen, .. } = &mut self.phase {
@@ -160,7 +161,7 @@ impl Session {
         }
     }
 
-    fn connected(&mut self, target: Stream, is_mux: bool, now: Instant) {
+    fn connected(&mut self, target: Stream, is_mux: bool, now: Moment) {
         if let Phase::Dialing { peer, seen, .. } = std::mem::replace(&mut self.phase, Phase::Gone) {
             let mut target = End::new(target);
             // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
@@ -193,7 +194,7 @@ impl Session {
     }
 
     /// Tells when it must be looked at even if nothing became ready.
-    pub fn deadline(&self, limits: &Limits) -> Option<Instant> {
+    pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match &self.phase {
             Phase::Dialing { dial, .. } => dial.deadline(),
             Phase::Relaying(connection) => connection.deadline(limits),
@@ -202,7 +203,7 @@ impl Session {
     }
 
     /// Tells which limit of a relayed connection has passed, if one has.
-    pub fn expired(&self, limits: &Limits, now: Instant) -> Option<Ending> {
+    pub fn expired(&self, limits: &Limits, now: Moment) -> Option<Ending> {
         match &self.phase {
             Phase::Relaying(connection) => connection.expired(limits, now),
             _ => None,
@@ -210,12 +211,12 @@ impl Session {
     }
 
     /// Closes both ends, and says how it went.
-    pub fn close(self, ending: Ending, now: Instant) -> Summary {
+    pub fn close(self, ending: Ending, now: Moment) -> Summary {
         let mut summary = Summary {
             ending,
             inbound_bytes: 0,
             outbound_bytes: 0,
-            duration: now.duration_since(self.started),
+            duration: now - self.started,
         };
         match self.phase {
             Phase::Dialing { peer, .. } => peer.wire.abort(),

@@ -1,7 +1,6 @@
 //! All sessions of a loop: their table, their deadlines, and the ring of those that yielded.
 
 use std::collections::VecDeque;
-use std::time::Instant;
 
 use slab::Slab;
 
@@ -9,6 +8,8 @@ use super::connection::Limits;
 use super::session::Session;
 use super::timers::Timers;
 use super::token::Key;
+
+use crate::clock::Moment;
 
 /// The table; a key finds a session until it is removed, and never its successor.
 #[derive(Debug, Default)]
@@ -90,12 +91,12 @@ impl Sessions {
     }
 
     /// Gives the earliest deadline.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self) -> Option<Moment> {
         self.timers.next()
     }
 
     /// Takes a session whose deadline may have passed.
-    pub fn woken(&mut self, now: Instant) -> Option<Key> {
+    pub fn woken(&mut self, now: Moment) -> Option<Key> {
         self.timers.expired(now)
     }
 }

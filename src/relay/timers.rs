@@ -5,12 +5,13 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::time::Instant;
+
+use crate::clock::Moment;
 
 /// Deadlines, each with the key of its owner.
 #[derive(Debug)]
 pub struct Timers<K> {
-    heap: BinaryHeap<Reverse<(Instant, K)>>,
+    heap: BinaryHeap<Reverse<(Moment, K)>>,
 }
 
 impl<K: Ord> Default for Timers<K> {
@@ -23,17 +24,17 @@ impl<K: Ord> Default for Timers<K> {
 
 impl<K: Ord> Timers<K> {
     /// Fires for the key at that time, besides what is armed for it already.
-    pub fn arm(&mut self, at: Instant, key: K) {
+    pub fn arm(&mut self, at: Moment, key: K) {
         self.heap.push(Reverse((at, key)));
     }
 
     /// Gives the earliest deadline.
-    pub fn next(&self) -> Option<Instant> {
+    pub fn next(&self) -> Option<Moment> {
         self.heap.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Takes the owner of a deadline that has passed, earliest first.
-    pub fn expired(&mut self, now: Instant) -> Option<K> {
+    pub fn expired(&mut self, now: Moment) -> Option<K> {
         if self.next()? > now {
             return None;
         }
@@ -48,7 +49,7 @@ mod tests {
 
     #[test]
     fn deadlines_fire_in_order_and_not_before_their_time() {
-        let start = Instant::now();
+        let start = Moment::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut timers = Timers::default();
         for (ms, key) in [(30, 'c'), (10, 'a'), (20, 'b')] {

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -16,6 +16,7 @@ use super::flow::Tools;
 use super::session::{Progress, Session, Summary};
 use super::sessions::Sessions;
 use super::token::{Key, Token};
+use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::peer::Peer;
@@ -46,7 +47,7 @@ pub struct Worker {
     over: Vec<Over>,
     /// Those that move much; none where they may stay.
     bulk: Option<Vec<Key>>,
-    next_settling: Option<Instant>,
+    next_settling: Option<Moment>,
 }
 
 impl Worker {
@@ -88,7 +89,7 @@ impl Worker {
         peer: Peer,
         destination: Option<SocketAddr>,
         is_counted: bool,
-        now: Instant,
+        now: Moment,
     ) {
         let key = self.sessions.next_key();
         let session = match watch(&self.epoll, &stream, key, Side::Peer) {
@@ -114,7 +115,7 @@ impl Worker {
     }
 
     /// Takes a session whose target is reached, from the outside or from another worker.
-    pub fn adopt(&mut self, mut session: Session, now: Instant) {
+    pub fn adopt(&mut self, mut session: Session, now: Moment) {
         let key = self.sessions.next_key();
         let watched = session.streams().map_or(Ok(()), |(peer, target)| {
             watch(&self.epoll, peer, key, Side::Peer)?;
@@ -133,7 +134,7 @@ impl Worker {
     }
 
     /// Notes what epoll reported of a session, and gives it its turn.
-    pub fn note(&mut self, key: Key, side: Side, events: EpollFlags, now: Instant) {
+    pub fn note(&mut self, key: Key, side: Side, events: EpollFlags, now: Moment) {
         if let Some(session) = self.sessions.get(key) {
             session.note(side, events);
             // Those in the ring have their turn anyway.
@@ -144,7 +145,7 @@ impl Worker {
     }
 
     /// Gives their turn to those whose deadline has passed, and to those in the ring.
-    pub fn turn(&mut self, now: Instant) {
+    pub fn turn(&mut self, now: Moment) {
         let queued = self.sessions.queued();
         while let Some(key) = self.sessions.woken(now) {
             self.wake(key, now);
@@ -160,7 +161,7 @@ impl Worker {
     }
 
     /// Tells how long its owner may wait for events, and no longer than until `other`.
-    pub fn timeout(&self, other: Option<Instant>, now: Instant) -> EpollTimeout {
+    pub fn timeout(&self, other: Option<Moment>, now: Moment) -> EpollTimeout {
         if self.sessions.queued() > 0 {
             return EpollTimeout::ZERO;
         }
@@ -169,7 +170,7 @@ impl Worker {
             return EpollTimeout::NONE;
         };
         // Rounded up, so that the deadline has passed at the wake-up.
-        let left = next.saturating_duration_since(now).as_micros();
+        let left = (next - now).as_micros();
         EpollTimeout::try_from(left.div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
 
@@ -189,7 +190,7 @@ impl Worker {
     }
 
     /// Closes all, because the program stops.
-    pub fn close_all(&mut self, now: Instant) {
+    pub fn close_all(&mut self, now: Moment) {
         let ends = self
             .sessions
             .drain()
@@ -213,7 +214,7 @@ impl Worker {
         Some(session)
     }
 
-    fn advance(&mut self, key: Key, now: Instant) {
+    fn advance(&mut self, key: Key, now: Moment) {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
@@ -238,7 +239,7 @@ impl Worker {
     }
 
     /// Looks at a session whose deadline may have passed.
-    fn wake(&mut self, key: Key, now: Instant) {
+    fn wake(&mut self, key: Key, now: Moment) {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
@@ -251,20 +252,20 @@ impl Worker {
         self.sessions.arm(key, &self.limits);
     }
 
-    fn close(&mut self, key: Key, result: Result<Ending>, now: Instant) {
+    fn close(&mut self, key: Key, result: Result<Ending>, now: Moment) {
         let session = self.sessions.remove(key);
         self.over
             .extend(session.map(|session| end(session, result, now)));
     }
 
-    fn settle_later(&mut self, now: Instant) {
+    fn settle_later(&mut self, now: Moment) {
         if self.dialer.tuning.keepalive.is_some() {
             self.next_settling.get_or_insert(now + SETTLED_AGE);
         }
     }
 
     /// Gives sessions that have lived for a while what short ones do without.
-    fn settle(&mut self, now: Instant) {
+    fn settle(&mut self, now: Moment) {
         self.next_settling = None;
         let mut has_young = false;
         for session in self
@@ -294,7 +295,7 @@ impl Worker {
 }
 
 /// Closes a session. One that never came to relay is closed as if the program stopped: by abort.
-fn end(session: Session, result: Result<Ending>, now: Instant) -> Over {
+fn end(session: Session, result: Result<Ending>, now: Moment) -> Over {
     let (peer, is_counted) = (session.peer, session.is_counted);
     let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
     Over {
