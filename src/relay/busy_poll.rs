@@ -1,8 +1,9 @@
 //! Looks for the next event a little longer before it sleeps.
 //!
 //! Two wake-ups of 15 to 20 µs each are most of a relay's round trip. While events lately came within the time of
-//! such a wake-up, looking again is faster than sleeping; as soon as that fails, nothing is spent. On one processor
-//! it would only keep the others from working.
+//! such a wake-up, looking again is faster than sleeping; as soon as that fails, nothing is spent. Where many
+//! events come at a time, or on one processor, it would only keep those from working who send them: with 64
+//! connections in turn sleeping gives 3 to 5 % more messages.
 
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ const LOOK: Duration = Duration::from_micros(50);
 const NEAR: Duration = Duration::from_micros(120);
 /// How many failures in a row are borne, at the most.
 const CREDIT_MAX: u32 = 8;
+
+/// Of so many at a time there is no hurry to meet the next one.
+const MANY: usize = 4;
 
 /// Decides from the gaps between events.
 #[derive(Debug)]
@@ -45,9 +49,9 @@ impl BusyPoll {
         self.credit = self.credit.saturating_sub(2);
     }
 
-    /// Events came.
-    pub fn met(&mut self, now: Moment) {
-        if now - self.idle_since <= NEAR {
+    /// So many events came at a time.
+    pub fn met(&mut self, count: usize, now: Moment) {
+        if (1..MANY).contains(&count) && now - self.idle_since <= NEAR {
             self.credit = (self.credit + 1).min(CREDIT_MAX);
         } else {
             self.credit = self.credit.saturating_sub(1);
@@ -68,9 +72,21 @@ mod tests {
             idle_since: start,
         };
         assert_eq!(poll.look_until(start), None);
-        poll.met(start + LOOK);
+        poll.met(1, start + LOOK);
         assert_eq!(poll.look_until(start), Some(start + LOOK));
         poll.missed();
+        assert_eq!(poll.look_until(start), None);
+    }
+
+    #[test]
+    fn many_events_at_a_time_earn_nothing() {
+        let start = Moment::now();
+        let mut poll = BusyPoll {
+            is_enabled: true,
+            credit: 1,
+            idle_since: start,
+        };
+        poll.met(MANY, start + LOOK);
         assert_eq!(poll.look_until(start), None);
     }
 
@@ -84,7 +100,7 @@ mod tests {
         };
         for _ in 0..100 {
             poll.look_until(start);
-            poll.met(start + Duration::from_millis(1));
+            poll.met(1, start + Duration::from_millis(1));
         }
         assert_eq!(poll.look_until(start), None);
     }

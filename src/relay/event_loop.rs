@@ -154,7 +154,7 @@ impl Loop {
             }
             let count = self.wait(&mut events, now)?;
             now = Moment::now();
-            self.busy_poll.met(now);
+            self.busy_poll.met(count, now);
             let is_listener =
                 |event: &EpollEvent| matches!(Token::unpack(event.data()), Token::Listener(_));
             self.is_quiet = !events[..count].iter().any(is_listener);
