@@ -39,8 +39,8 @@ impl Family {
 pub enum Peer {
     /// A machine and the port it used.
     Vsock(VsockAddr),
-    /// A TCP peer; an IPv4 address is never in its IPv6-mapped form.
-    Tcp(SocketAddr),
+    /// Address and port of a TCP peer; an IPv4 address is never in its IPv6-mapped form.
+    Tcp(IpAddr, u16),
     /// A process of this machine; its user at the time of connect(2), if the kernel told.
     Unix(Option<u32>),
     /// Whoever is behind stdin and stdout.
@@ -52,7 +52,10 @@ impl Peer {
     pub fn new(socket: BorrowedFd<'_>, address: &SockaddrStorage) -> Option<Peer> {
         match Family::of(address)? {
             Family::Vsock => Some(Peer::Vsock(vsock_addr(address)?)),
-            Family::Tcp => Some(Peer::Tcp(inet_addr(address)?)),
+            Family::Tcp => {
+                let addr = inet_addr(address)?;
+                Some(Peer::Tcp(addr.ip(), addr.port()))
+            }
             _ => Some(Peer::Unix(
                 getsockopt(&socket, sockopt::PeerCredentials)
                     .ok()
@@ -74,7 +77,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Vsock(addr) => addr.fmt(f),
-            Peer::Tcp(addr) => addr.fmt(f),
+            Peer::Tcp(ip, port) => SocketAddr::new(*ip, *port).fmt(f),
             Peer::Unix(Some(uid)) => write!(f, "uid {uid}"),
             Peer::Unix(None) => write!(f, "unix"),
             Peer::Stdio => write!(f, "stdio"),

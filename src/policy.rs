@@ -81,7 +81,7 @@ impl PeerKey {
     pub fn new(peer: &Peer) -> PeerKey {
         match peer {
             Peer::Vsock(addr) => addr.cid.map_or(PeerKey::Unknown, PeerKey::Cid),
-            Peer::Tcp(addr) => PeerKey::Ip(addr.ip()),
+            Peer::Tcp(ip, _) => PeerKey::Ip(*ip),
             Peer::Unix(uid) => uid.map_or(PeerKey::Unknown, PeerKey::Uid),
             Peer::Stdio => PeerKey::Unknown,
         }
@@ -188,11 +188,11 @@ impl Gate {
 
     /// The local route is valid on every interface, so a neighbour who routes the prefix here would get in.
     fn is_foreign(&self, peer: &Peer, destination: Option<SocketAddr>) -> bool {
-        let (Some(prefix), Peer::Tcp(from), Some(to)) = (self.prefix, peer, destination) else {
+        let (Some(prefix), Peer::Tcp(from, _), Some(to)) = (self.prefix, peer, destination) else {
             return false;
         };
         let is_ours = |ip: IpAddr| matches!(ip, IpAddr::V6(ip) if prefix.contains(ip));
-        is_ours(to.ip()) && !is_ours(from.ip()) && !from.ip().is_loopback()
+        is_ours(to.ip()) && !is_ours(*from) && !from.is_loopback()
     }
 }
 
@@ -275,14 +275,15 @@ mod tests {
     #[test]
     fn the_prefix_is_for_this_machine_alone() {
         let mut gate = gate("any", 10, 10);
-        let mut enter =
-            |from: &str, to: &str| gate.enter(&Peer::Tcp(from.parse().unwrap()), to.parse().ok());
+        let mut enter = |from: &str, to: &str| {
+            gate.enter(&Peer::Tcp(from.parse().unwrap(), 5), to.parse().ok())
+        };
         assert_eq!(
-            enter("[2001:db8::1]:5", "[fd00:1::2]:445"),
+            enter("2001:db8::1", "[fd00:1::2]:445"),
             Err(Refusal::Foreign)
         );
-        assert!(enter("[fd00:1::3]:5", "[fd00:1::2]:445").is_ok());
-        assert!(enter("[::1]:5", "[fd00:1::2]:445").is_ok());
-        assert!(enter("[2001:db8::1]:5", "[2001:db8::2]:445").is_ok());
+        assert!(enter("fd00:1::3", "[fd00:1::2]:445").is_ok());
+        assert!(enter("::1", "[fd00:1::2]:445").is_ok());
+        assert!(enter("2001:db8::1", "[2001:db8::2]:445").is_ok());
     }
 }

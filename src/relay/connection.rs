@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
+use super::coalesce;
 use super::flow::{Flow, State, Tools, Turn};
 use super::wire::{End, Wire};
 use crate::clock::Moment;
@@ -12,7 +13,7 @@ use crate::peer::Family;
 use crate::stream::Stream;
 
 /// A connection that moves so many bytes within such a time is a bulk transfer: 50 MiB a second.
-const BULK_BYTES: u64 = 1 << 20;
+const BULK_BYTES: u32 = 1 << 20;
 const BULK_TIME: Duration = Duration::from_millis(20);
 
 /// One of the two ends.
@@ -27,7 +28,7 @@ pub enum Side {
 /// Time limits of a relayed connection; none is no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
-    /// Without a byte in either direction.
+    /// Without a byte or an end in either direction.
     pub idle: Option<Duration>,
     /// After one direction has ended, without a byte in the other.
     pub half_close: Option<Duration>,
@@ -81,12 +82,10 @@ pub struct Connection<W> {
     target: End<W>,
     inbound: Flow,
     outbound: Flow,
-    /// When the last byte moved.
+    /// When the last byte moved, or a direction ended.
     active: Moment,
-    /// When the first direction ended.
-    half_closed: Option<Moment>,
     burst_begun: Moment,
-    burst_bytes: u64,
+    burst_bytes: u32,
 }
 
 impl<W: Wire> Connection<W> {
@@ -99,7 +98,6 @@ impl<W: Wire> Connection<W> {
             inbound,
             outbound,
             active: now,
-            half_closed: None,
             burst_begun: now,
             burst_bytes: 0,
         }
@@ -123,24 +121,32 @@ impl<W: Wire> Connection<W> {
 
     /// Lets both directions go on as far as they can.
     pub fn advance(&mut self, tools: &mut Tools, now: Moment) -> Outcome {
-        let before = self.delivered_bytes();
+        if self.pause_ends().is_some_and(|at| at <= now) {
+            self.inbound.coalesce().resume();
+            self.outbound.coalesce().resume();
+        }
+        let (before, was_half_closed) = (self.delivered_bytes(), self.is_half_closed());
         let is_last = self.outbound.state() == State::Finished;
         let inbound = (self.inbound).advance(&mut self.peer, &mut self.target, tools, is_last);
         let is_last = self.inbound.state() == State::Finished;
         let outbound = (self.outbound).advance(&mut self.target, &mut self.peer, tools, is_last);
         let after = self.delivered_bytes();
-        if after != before {
+        if after != before || self.is_half_closed() != was_half_closed {
             self.active = now;
             self.book(after.0 - before.0 + after.1 - before.1, now);
+        }
+        // Bytes of one direction answer those of the other.
+        if after.0 != before.0 {
+            self.outbound.coalesce().answered();
+        }
+        if after.1 != before.1 {
+            self.inbound.coalesce().answered();
         }
         let (inbound, outbound) = match (inbound, outbound) {
             (Err(errno), _) => return Outcome::Over(Ending::Broken(Side::Peer, errno)),
             (_, Err(errno)) => return Outcome::Over(Ending::Broken(Side::Target, errno)),
             (Ok(inbound), Ok(outbound)) => (inbound, outbound),
         };
-        if self.inbound.is_over() || self.outbound.is_over() {
-            self.half_closed.get_or_insert(now);
-        }
         match (self.ending(), inbound, outbound) {
             (Some(ending), ..) => Outcome::Over(ending),
             (None, Turn::Waiting, Turn::Waiting) => Outcome::Waiting,
@@ -159,7 +165,12 @@ impl<W: Wire> Connection<W> {
             self.burst_begun = now;
             self.burst_bytes = 0;
         }
-        self.burst_bytes += count;
+        self.burst_bytes =
+            (self.burst_bytes).saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.inbound.is_over() || self.outbound.is_over()
     }
 
     /// How it went, if both directions are over, or an end has failed that nobody reads any more.
@@ -180,10 +191,17 @@ impl<W: Wire> Connection<W> {
             .or_else(|| failed(Side::Target, &self.target, &self.outbound))
     }
 
-    /// Tells when [`Connection::expired`] must be asked.
+    /// Tells when [`Connection::expired`] and [`Connection::advance`] must be asked.
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         let (idle, half_close) = self.deadlines(limits);
-        idle.into_iter().chain(half_close).min()
+        let deadlines = [idle, half_close, self.pause_ends()];
+        deadlines.into_iter().flatten().min()
+    }
+
+    /// Tells when a direction that waits for more bytes goes on; the wait began when the last byte moved.
+    fn pause_ends(&self) -> Option<Moment> {
+        let is_pausing = self.inbound.is_pausing() || self.outbound.is_pausing();
+        is_pausing.then(|| self.active + coalesce::PAUSE)
     }
 
     /// Tells which limit has passed, if one has.
@@ -199,12 +217,9 @@ impl<W: Wire> Connection<W> {
 
     /// Both count from the last byte, the second not before one direction has ended.
     fn deadlines(&self, limits: &Limits) -> (Option<Moment>, Option<Moment>) {
-        let idle = limits.idle.map(|limit| self.active + limit);
-        let since = self.half_closed.map(|ended| ended.max(self.active));
-        let half_close = since
-            .zip(limits.half_close)
-            .map(|(since, limit)| since + limit);
-        (idle, half_close)
+        let half_close = limits.half_close.filter(|_| self.is_half_closed());
+        let after = |limit: Option<Duration>| limit.map(|limit| self.active + limit);
+        (after(limits.idle), after(half_close))
     }
 }
 
@@ -330,6 +345,33 @@ mod tests {
     }
 
     #[test]
+    fn unanswered_small_writes_wait_for_a_millisecond_at_a_time() {
+        let start = Moment::now();
+        let stream = Fake::sending(&[Ok(&b"x"[..]); 40]);
+        let mut one_way = connection(stream, Fake::taking(&[9; 40]), start);
+        let (limits, pause) = (Limits::default(), coalesce::PAUSE);
+        assert_eq!(run(&mut one_way, start), Outcome::Waiting);
+        let before = one_way.delivered_bytes().0;
+        assert!(before < 40);
+        assert_eq!(one_way.deadline(&limits), Some(start + pause));
+        assert_eq!(run(&mut one_way, start + pause / 2), Outcome::Waiting);
+        assert_eq!(one_way.delivered_bytes().0, before);
+        assert_eq!(run(&mut one_way, start + pause), Outcome::Waiting);
+        assert!(one_way.delivered_bytes().0 > before);
+    }
+
+    #[test]
+    fn answered_small_writes_never_wait() {
+        let now = Moment::now();
+        let messages = [Ok(&b"x"[..]); 100];
+        let ends = || Fake::sending(&messages);
+        let mut dialogue = connection(ends(), ends(), now);
+        assert_eq!(run(&mut dialogue, now), Outcome::Waiting);
+        assert_eq!(dialogue.delivered_bytes(), (100, 100));
+        assert_eq!(dialogue.deadline(&Limits::default()), None);
+    }
+
+    #[test]
     fn limits_expire_from_the_last_byte_and_from_the_first_end() {
         let start = Moment::now();
         let second = Duration::from_secs(1);
@@ -347,7 +389,7 @@ mod tests {
             Some(Ending::HalfClosed)
         );
         assert_eq!(
-            half.expired(&limits, start + 10 * second),
+            half.expired(&limits, start + 11 * second),
             Some(Ending::Idle)
         );
     }

@@ -111,7 +111,7 @@ impl Wire for Fake {
         }
     }
 
-    fn fill(&self, _: &mut Pipe) -> Result<usize, Errno> {
+    fn fill(&self, _: &mut Pipe, _: usize) -> Result<usize, Errno> {
         Err(Errno::EINVAL)
     }
 

@@ -10,6 +10,8 @@
 
 use nix::errno::Errno;
 
+use super::burst::Burst;
+use super::coalesce::Coalesce;
 use super::pipes::{Pipe, Pool};
 use super::wire::{End, Received, Wire};
 use crate::peer::Family;
@@ -18,9 +20,6 @@ use crate::peer::Family;
 const BUDGET: usize = 4;
 /// One read; also what a read must fill to be taken for bulk.
 const BUFFER_BYTES: usize = 128 * 1024;
-
-/// What a splice must move to be followed by another one.
-const BULK_MIN_BYTES: usize = 32 * 1024;
 
 /// What all flows of a loop share.
 #[derive(Debug)]
@@ -56,11 +55,15 @@ pub enum State {
 enum Held {
     #[default]
     Nothing,
-    Bytes {
-        bytes: Box<[u8]>,
-        written: usize,
-    },
-    Piped(Pipe),
+    Bytes(Box<Rest>),
+    Piped(Box<Pipe>),
+}
+
+/// What a sink has not yet taken of a read.
+#[derive(Debug)]
+struct Rest {
+    bytes: Box<[u8]>,
+    written: usize,
 }
 
 /// Why a flow stopped for now.
@@ -77,7 +80,8 @@ pub enum Turn {
 pub struct Flow {
     state: State,
     held: Held,
-    is_bulk: bool,
+    burst: Burst,
+    coalesce: Coalesce,
     delivered_bytes: u64,
 }
 
@@ -86,7 +90,8 @@ impl Default for Flow {
         Flow {
             state: State::Open,
             held: Held::Nothing,
-            is_bulk: false,
+            burst: Burst::default(),
+            coalesce: Coalesce::default(),
             delivered_bytes: 0,
         }
     }
@@ -114,6 +119,16 @@ impl Flow {
     /// Tells whether nothing is left to do.
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::Finished | State::Refused(_))
+    }
+
+    /// Tells whether the source is left alone for a moment, so that small writes become larger.
+    pub fn is_pausing(&self) -> bool {
+        self.coalesce.is_pausing()
+    }
+
+    /// Gives what decides about small writes; the connection knows of answers and of the time.
+    pub fn coalesce(&mut self) -> &mut Coalesce {
+        &mut self.coalesce
     }
 
     /// Moves bytes until one end blocks or the budget is used up.
@@ -151,16 +166,13 @@ impl Flow {
         tools: &mut Tools,
     ) -> Result<Step, Errno> {
         // Nothing is read ahead of a sink that is full, but of a source that has ended: it may have failed.
-        if !source.is_readable || !(sink.is_writable || source.is_ended) {
+        let may_read = sink.is_writable && !self.coalesce.is_pausing();
+        if !source.is_readable || !(may_read || source.is_ended) {
             return Ok(Step::Blocked);
         }
-        let pipe = if self.is_bulk {
-            tools.pool.take()
-        } else {
-            None
-        };
-        let result = match pipe {
-            Some(pipe) => self.fill(source, pipe, tools),
+        let length = self.burst.splice_bytes();
+        let result = match length.and_then(|length| Some((tools.pool.take()?, length))) {
+            Some((pipe, length)) => self.fill(source, pipe, length, tools),
             None => self.copy(source, sink, tools),
         };
         match result {
@@ -192,17 +204,15 @@ impl Flow {
             return Ok(0);
         }
         let is_full = count == tools.buffer.len();
-        self.is_bulk = is_full && is_spliced(source.wire.family(), sink.wire.family());
+        (self.burst).after_read(is_full, source.wire.family(), sink.wire.family());
         source.is_readable = is_full || is_part || source.is_ended || source.has_parts;
         let written = match sink.is_writable {
             true => self.write(source, sink, &tools.buffer[..count]),
             false => 0,
         };
         if written < count && !self.is_over() {
-            self.held = Held::Bytes {
-                bytes: tools.buffer[written..count].into(),
-                written: 0,
-            };
+            let bytes = tools.buffer[written..count].into();
+            self.held = Held::Bytes(Box::new(Rest { bytes, written: 0 }));
         }
         Ok(count)
     }
@@ -212,12 +222,15 @@ impl Flow {
         &mut self,
         source: &mut End<W>,
         mut pipe: Pipe,
+        length: usize,
         tools: &mut Tools,
     ) -> Result<usize, Errno> {
-        let result = source.wire.fill(&mut pipe);
-        self.is_bulk = pipe.held_bytes >= BULK_MIN_BYTES || result.is_err();
+        let result = source.wire.fill(&mut pipe, length);
+        if let Ok(count) = result {
+            self.burst.after_splice(count, source.wire.family());
+        }
         if pipe.held_bytes > 0 {
-            self.held = Held::Piped(pipe);
+            self.held = Held::Piped(Box::new(pipe));
         } else {
             tools.pool.give_back(pipe);
         }
@@ -237,9 +250,9 @@ impl Flow {
         let mut held = std::mem::take(&mut self.held);
         let is_empty = match &mut held {
             Held::Nothing => true,
-            Held::Bytes { bytes, written } => {
-                *written += self.write(source, sink, &bytes[*written..]);
-                *written == bytes.len()
+            Held::Bytes(rest) => {
+                rest.written += self.write(source, sink, &rest.bytes[rest.written..]);
+                rest.written == rest.bytes.len()
             }
             Held::Piped(pipe) => {
                 let result = sink.wire.drain(pipe);
@@ -248,7 +261,7 @@ impl Flow {
             }
         };
         match held {
-            Held::Piped(pipe) if is_empty => tools.pool.give_back(pipe),
+            Held::Piped(pipe) if is_empty => tools.pool.give_back(*pipe),
             held if !is_empty && !self.is_over() => self.held = held,
             _ => {}
         }
@@ -271,6 +284,9 @@ impl Flow {
         match result {
             Ok(count) => {
                 self.delivered_bytes += count as u64;
+                if sink.wire.family() == Family::Vsock {
+                    self.coalesce.wrote(count);
+                }
                 return count;
             }
             Err(Errno::EAGAIN) => sink.is_writable = false,
@@ -308,15 +324,6 @@ fn hidden_error<W: Wire>(source: &End<W>) -> Option<Errno> {
         Family::Vsock => source.wire.take_error(),
         _ => None,
     })
-}
-
-/// Tells whether bulk data goes through a pipe. Copying wins by a factor of two from unix to TCP, and out of
-/// vsock, which has no splice of its own and allocates for the whole length asked.
-fn is_spliced(source: Family, sink: Family) -> bool {
-    !matches!(
-        (source, sink),
-        (Family::File | Family::Vsock, _) | (_, Family::File) | (Family::Unix, Family::Tcp)
-    )
 }
 
 #[cfg(test)]

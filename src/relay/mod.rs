@@ -5,7 +5,9 @@
 //! whose target is reached; a [`flow`] is one direction.
 
 pub mod bulk;
+pub mod burst;
 pub mod busy_poll;
+pub mod coalesce;
 pub mod connection;
 pub mod event_loop;
 #[cfg(test)]

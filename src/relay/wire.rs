@@ -5,7 +5,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::{read, write};
 
-use super::pipes::{PIPE_BYTES, Pipe};
+use super::pipes::Pipe;
 use crate::peer::Family;
 use crate::stream::Stream;
 
@@ -15,8 +15,8 @@ pub trait Wire {
     fn read(&self, buffer: &mut [u8]) -> Result<Received, Errno>;
     /// Writes what there is room for.
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno>;
-    /// Moves what is there into the empty pipe, 0 at the end.
-    fn fill(&self, pipe: &mut Pipe) -> Result<usize, Errno>;
+    /// Moves what is there, and no more than `length`, into the empty pipe; 0 at the end.
+    fn fill(&self, pipe: &mut Pipe, length: usize) -> Result<usize, Errno>;
     /// Moves what there is room for out of the pipe.
     fn drain(&self, pipe: &mut Pipe) -> Result<usize, Errno>;
     /// Tells the other end that no more bytes will come.
@@ -57,8 +57,8 @@ impl Wire for Stream {
         write(self.output()?, bytes)
     }
 
-    fn fill(&self, pipe: &mut Pipe) -> Result<usize, Errno> {
-        let count = splice(self.input(), None, pipe.input(), None, PIPE_BYTES, flags())?;
+    fn fill(&self, pipe: &mut Pipe, length: usize) -> Result<usize, Errno> {
+        let count = splice(self.input(), None, pipe.input(), None, length, flags())?;
         pipe.held_bytes += count;
         Ok(count)
     }

@@ -246,9 +246,7 @@ impl Worker {
         if let Some(ending) = session.expired(&self.limits, now) {
             return self.close(key, Ok(ending), now);
         }
-        if session.is_dialing() {
-            self.advance(key, now);
-        }
+        self.advance(key, now);
         self.sessions.arm(key, &self.limits);
     }
 
