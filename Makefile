@@ -14,12 +14,14 @@ UNITDIR ?= $(call systemd_dir,systemdsystemunitdir,/usr/lib/systemd/system)
 GENERATORDIR ?= $(call systemd_dir,systemdsystemgeneratordir,/usr/lib/systemd/system-generators)
 SYSUSERSDIR ?= $(call systemd_dir,sysusersdir,/usr/lib/sysusers.d)
 TMPFILESDIR ?= $(call systemd_dir,tmpfilesdir,/usr/lib/tmpfiles.d)
+CATALOGDIR ?= $(call systemd_dir,catalogdir,/usr/lib/systemd/catalog)
 MODULESLOADDIR ?= $(call systemd_dir,modulesloaddir,/usr/lib/modules-load.d)
 # Asked once, not at each use.
 UNITDIR := $(UNITDIR)
 GENERATORDIR := $(GENERATORDIR)
 SYSUSERSDIR := $(SYSUSERSDIR)
 TMPFILESDIR := $(TMPFILESDIR)
+CATALOGDIR := $(CATALOGDIR)
 MODULESLOADDIR := $(MODULESLOADDIR)
 
 CARGO ?= cargo
@@ -38,6 +40,7 @@ FILES = \
 	$(foreach dropin,$(UNIT_DROPINS),644:$(dropin):$(UNITDIR)/$(patsubst units/%,%,$(dropin))) \
 	644:packaging/sysusers.d/vsock-bridge.conf:$(SYSUSERSDIR)/vsock-bridge.conf \
 	644:packaging/tmpfiles.d/vsock-bridge.conf:$(TMPFILESDIR)/vsock-bridge.conf \
+	644:packaging/catalog/vsock-bridge.catalog:$(CATALOGDIR)/vsock-bridge.catalog \
 	644:packaging/modules-load.d/vsock-bridge.conf:$(MODULESLOADDIR)/vsock-bridge.conf \
 	644:packaging/ssh/35-vsock-bridge.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/35-vsock-bridge.conf \
 	$(foreach page,$(PAGES),644:$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
@@ -72,7 +75,7 @@ install: ## install what was built, below DESTDIR
 		*) install -D -m "$$mode" "$$source" "$$target" ;; \
 		esac; \
 	done
-	@[ -n "$(DESTDIR)" ] || echo "now run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
+	@[ -n "$(DESTDIR)" ] || echo "now run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog"
 
 uninstall: ## remove what install put there
 	@for file in $(FILES); do rm -f "$(DESTDIR)$${file##*:}"; done

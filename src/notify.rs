@@ -11,7 +11,7 @@ use crate::clock::Moment;
 /// A status at most this often: PID 1 handles each one.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sends the messages and knows when the next one is due. `S` is what a status is made from.
+/// Sends the messages and knows when the next one is due. `S` tells whether a status has changed.
 #[derive(Debug)]
 pub struct Notifier<S> {
     watchdog: Option<Duration>,
@@ -21,7 +21,7 @@ pub struct Notifier<S> {
     next_status: Moment,
 }
 
-impl<S: PartialEq + std::fmt::Display> Notifier<S> {
+impl<S: PartialEq> Notifier<S> {
     /// Reads from the environment what systemd wants to hear.
     pub fn from_env(now: Moment) -> Notifier<S> {
         // Half the time, as sd_watchdog_enabled(3) recommends.
@@ -46,8 +46,8 @@ impl<S: PartialEq + std::fmt::Display> Notifier<S> {
         send(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
-    /// Sends what is due: a sign of life, and the status if it has changed.
-    pub fn tick(&mut self, status: S, now: Moment) {
+    /// Sends what is due: a sign of life, and the status if it has changed; `text` is only made then.
+    pub fn tick(&mut self, status: S, text: impl FnOnce() -> String, now: Moment) {
         if let (Some(interval), Some(at)) = (self.watchdog, self.next_ping) {
             if at <= now {
                 send(&[NotifyState::Watchdog]);
@@ -56,7 +56,7 @@ impl<S: PartialEq + std::fmt::Display> Notifier<S> {
         }
         self.has_news = self.status.as_ref() != Some(&status);
         if self.has_news && self.next_status <= now {
-            send(&[NotifyState::Status(&status.to_string())]);
+            send(&[NotifyState::Status(&text())]);
             self.status = Some(status);
             self.has_news = false;
             self.next_status = now + STATUS_INTERVAL;

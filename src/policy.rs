@@ -88,6 +88,17 @@ impl PeerKey {
     }
 }
 
+impl fmt::Display for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PeerKey::Cid(cid) => write!(f, "CID {cid}"),
+            PeerKey::Ip(ip) => ip.fmt(f),
+            PeerKey::Uid(uid) => write!(f, "uid {uid}"),
+            PeerKey::Unknown => write!(f, "unknown"),
+        }
+    }
+}
+
 /// Why a peer may not come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -172,6 +183,17 @@ impl Gate {
         *count += 1;
         self.total += 1;
         Ok(())
+    }
+
+    /// Gives who is in, and how often; whoever is there most comes first.
+    pub fn peers(&self) -> Vec<(PeerKey, usize)> {
+        let mut peers: Vec<_> = self
+            .open
+            .iter()
+            .map(|(key, count)| (*key, *count))
+            .collect();
+        peers.sort_unstable_by_key(|&(key, count)| (std::cmp::Reverse(count), key));
+        peers
     }
 
     /// Counts the peer out.

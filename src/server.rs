@@ -1,5 +1,6 @@
 //! The body of vsock-bridge: sockets from systemd, settings, loop.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -8,6 +9,7 @@ use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
 use crate::error::Result;
 use crate::peer::Family;
+use crate::relay::inspection::Inspection;
 use crate::relay::{Loop, Totals};
 
 /// Descriptors of a connection: its two ends.
@@ -41,6 +43,9 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         settings.times,
     )?;
     event_loop.handle_signals()?;
+    if let Some(inspection) = inspection().filter(|_| is_listening) {
+        event_loop.show(inspection)?;
+    }
     for passed in activation.connections {
         event_loop.admit(passed.stream, passed.peer, passed.destination);
     }
@@ -59,6 +64,19 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Opens the control socket in the folder that RuntimeDirectory= made; without one, nobody can look.
+fn inspection() -> Option<Inspection> {
+    let folders = std::env::var("RUNTIME_DIRECTORY").ok()?;
+    let folder = Path::new(folders.split(':').next()?);
+    let report = |error: &std::io::Error| {
+        let folder = folder.display();
+        log::warn!(
+            "no control socket in {folder}, so `vsockctl list` does not show this bridge: {error}"
+        );
+    };
+    Inspection::open(folder).inspect_err(report).ok()
 }
 
 /// Gives as many connections as there will be descriptors for, at most those that were asked for.

@@ -57,7 +57,7 @@ fn systemd_hears_ready_status_and_stopping() {
     notifications.wait_for("READY=1");
     notifications.wait_for("STATUS=0 connections open, 0 served, 0 refused, 0 without target");
     let (client, server) = (listener.connect(), target.accept());
-    notifications.wait_for("STATUS=1 connections open, 0 served");
+    notifications.wait_for("STATUS=1 connection open (::1: 1), 0 served");
     drop((client, server));
     notifications.wait_for("STATUS=0 connections open, 1 served");
     bridge.stop();
@@ -107,5 +107,9 @@ fn systemd_does_not_listen_the_bridge_serves_in_silence() {
         .variable("WATCHDOG_USEC", "1000")
         .start();
     ping(&mut listener.connect(), &mut target.accept());
-    assert_eq!(bridge.stop().len(), 2);
+    let lines = bridge.stop();
+    assert!(
+        lines.iter().all(|line| !line.contains("notify")),
+        "{lines:#?}"
+    );
 }

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
-    logging::init_generator("vsock-bridge-generator");
+    let _log = logging::init_generator("vsock-bridge-generator");
     if let Err(error) = generator::run(&arguments.normal, &arguments.root) {
         log::error!("{}", error.report());
     }

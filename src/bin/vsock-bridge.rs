@@ -10,7 +10,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
-    logging::init("vsock-bridge", arguments.verbose, arguments.quiet);
+    let _log = logging::init("vsock-bridge", arguments.verbose, arguments.quiet);
     match server::run(arguments) {
         Ok(status) => status,
         Err(error) => {

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
-    logging::init("vsock-connect", arguments.verbose, arguments.quiet);
+    let _log = logging::init("vsock-connect", arguments.verbose, arguments.quiet);
     match dial::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

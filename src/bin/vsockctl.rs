@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
-    logging::init("vsockctl", arguments.verbose, arguments.quiet);
+    let _log = logging::init("vsockctl", arguments.verbose, arguments.quiet);
     let error = match control::run(arguments) {
         Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
             Ok(()) => return ExitCode::SUCCESS,

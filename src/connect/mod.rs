@@ -136,6 +136,18 @@ impl Dialer {
         Ok(Dial::new(self, mapped, self.source_address(peer), now))
     }
 
+    /// Tells where a connection to `destination` goes: to a mapped target's machine, else to the target as given.
+    pub fn target_of(&self, destination: Option<SocketAddr>) -> Endpoint {
+        let mapped = match self.target.endpoint {
+            Endpoint::VsockMapped(port) => self.map(destination, port).ok(),
+            _ => None,
+        };
+        match mapped {
+            Some(Address::Vsock(addr)) => Endpoint::Vsock(addr),
+            _ => self.target.endpoint.clone(),
+        }
+    }
+
     /// Turns the destination of a connection into the machine that it names.
     fn map(&self, destination: Option<SocketAddr>, port: Option<VsockPort>) -> Result<Address> {
         let unmapped = || Error::Unmapped {
@@ -153,7 +165,8 @@ impl Dialer {
         }))
     }
 
-    fn source_address(&self, peer: &Peer) -> Option<IpAddr> {
+    /// Gives the address that maps the peer, if it has one.
+    pub fn source_address(&self, peer: &Peer) -> Option<IpAddr> {
         match self.source {
             Source::Kernel => None,
             Source::Address(address) => Some(address),

@@ -13,6 +13,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection::Limits;
+use super::inspection::Entry;
 use super::session::Session;
 use super::token::Token;
 use super::worker::{Over, Worker};
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 enum Order {
     Adopt(Box<Session>),
+    Tell(Sender<Vec<Entry>>),
     CloseAll,
 }
 
@@ -95,6 +97,15 @@ impl Bulk {
         let results: Vec<Over> = self.results.try_iter().collect();
         self.open -= results.len();
         results
+    }
+
+    /// Asks each thread for the numbers of its sessions.
+    pub fn entries(&self) -> Receiver<Vec<Entry>> {
+        let (sender, receiver) = channel();
+        for thread in &self.threads {
+            thread.send(Order::Tell(sender.clone()));
+        }
+        receiver
     }
 
     /// Closes all sessions; they come back as results.
@@ -200,6 +211,10 @@ impl Body {
         loop {
             match self.orders.try_recv() {
                 Ok(Order::Adopt(session)) => self.worker.adopt(*session, now),
+                Ok(Order::Tell(sender)) => {
+                    // Whoever asked may have given up.
+                    let _ = sender.send(self.worker.entries());
+                }
                 Ok(Order::CloseAll) => self.worker.close_all(now),
                 Err(std::sync::mpsc::TryRecvError::Empty) => return true,
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,

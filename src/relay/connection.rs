@@ -7,6 +7,7 @@ use nix::sys::epoll::EpollFlags;
 
 use super::coalesce;
 use super::flow::{Flow, State, Tools, Turn};
+use super::session::Stage;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
 use crate::peer::Family;
@@ -117,6 +118,20 @@ impl<W: Wire> Connection<W> {
             self.inbound.delivered_bytes(),
             self.outbound.delivered_bytes(),
         )
+    }
+
+    /// Tells when the last byte moved.
+    pub fn active(&self) -> Moment {
+        self.active
+    }
+
+    /// Tells how far it has come.
+    pub fn stage(&self) -> Stage {
+        if self.is_half_closed() {
+            Stage::HalfClosed
+        } else {
+            Stage::Open
+        }
     }
 
     /// Lets both directions go on as far as they can.

@@ -15,8 +15,9 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use super::bulk::Bulk;
 use super::busy_poll::BusyPoll;
 use super::connection::Limits;
+use super::inspection::{Inspection, Material, Snapshot};
 use super::listeners::{Accepted, Listeners};
-use super::report::{Reporter, Status, Totals};
+use super::report::{self, Reporter, Totals, connections};
 use super::session::Session;
 use super::signals::Signals;
 use super::token::Token;
@@ -25,6 +26,7 @@ use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::logging::event;
 use crate::notify::Notifier;
 use crate::peer::{Family, Peer, inet_addr};
 use crate::policy::Gate;
@@ -65,7 +67,8 @@ pub struct Loop {
     gate: Gate,
     settings: LoopSettings,
     signals: Option<Signals>,
-    notifier: Notifier<Status>,
+    notifier: Notifier<(usize, Totals)>,
+    inspection: Option<Inspection>,
     reporter: Reporter,
     busy_poll: BusyPoll,
     mode: Mode,
@@ -107,6 +110,7 @@ impl Loop {
             gate,
             settings,
             signals: None,
+            inspection: None,
             notifier: Notifier::from_env(now),
             reporter: Reporter::default(),
             busy_poll: BusyPoll::new(settings.busy_poll, now),
@@ -120,6 +124,15 @@ impl Loop {
     /// Lets SIGTERM and SIGINT end the loop in good order.
     pub fn handle_signals(&mut self) -> Result<()> {
         self.signals = Some(Signals::new(self.worker.epoll())?);
+        Ok(())
+    }
+
+    /// Lets the administrator look at the loop through a socket in that folder.
+    pub fn show(&mut self, inspection: Inspection) -> Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Inspection.pack());
+        (self.worker.epoll().add(&inspection, event))
+            .map_err(Error::system("watch the control socket"))?;
+        self.inspection = Some(inspection);
         Ok(())
     }
 
@@ -143,11 +156,7 @@ impl Loop {
         let mut now = Moment::now();
         loop {
             self.settle_accounts(now);
-            let status = Status {
-                open: self.open(),
-                totals: self.reporter.totals,
-            };
-            self.notifier.tick(status, now);
+            self.tell_status(now);
             if self.is_over(now) {
                 self.notifier.stopping("Stopping");
                 return Ok(self.reporter.totals);
@@ -166,6 +175,12 @@ impl Loop {
             self.worker.turn(now);
             self.hand_over_bulk(now);
         }
+    }
+
+    fn tell_status(&mut self, now: Moment) {
+        let (open, totals) = (self.open(), self.reporter.totals);
+        let text = || report::status(open, &self.gate.peers(), &totals);
+        self.notifier.tick((open, totals), text, now);
     }
 
     fn wait(&mut self, events: &mut [EpollEvent], now: Moment) -> Result<usize> {
@@ -240,6 +255,7 @@ impl Loop {
                     self.account(&over, now);
                 }
             }
+            Token::Inspection => self.inspect(),
             Token::Listener(index) => self.accept(index, now),
             Token::Session(key, side) => self.worker.note(key, side, events, now),
         }
@@ -255,16 +271,19 @@ impl Loop {
         self.mode = Mode::Draining(now + self.settings.drain);
         let open = self.open();
         self.notifier
-            .stopping(&format!("Stopping: {open} connections open"));
+            .stopping(&format!("Stopping: {} open", connections(open)));
         if open > 0 {
             let time = humantime::format_duration(self.settings.drain);
-            log::info!("stopping: {open} connections may go on for {time}");
+            log::info!("stopping: {} may go on for {time}", connections(open));
         }
     }
 
     fn close_all(&mut self, now: Moment) {
         let open = self.open();
-        log::warn!("{open} connections were still open after --drain-timeout and are reset");
+        let message = format_args!(
+            "{open} connections were still open at the end of the time to stop and are reset"
+        );
+        event::CONNECTIONS_RESET.log(vec![("open", open.to_string())], message);
         self.mode = Mode::Closing;
         self.worker.close_all(now);
         self.bulk.close_all();
@@ -312,9 +331,48 @@ impl Loop {
             Ok(()) => self.worker.begin(stream, peer, destination, true, now),
             Err(refusal) => {
                 stream.abort();
-                let target = &self.worker.dialer().target.endpoint;
-                self.reporter.refused(peer, target, refusal, now);
+                let dialer = self.worker.dialer();
+                let target = dialer.target_of(destination);
+                self.reporter.refused(peer, &target, refusal, dialer, now);
             }
+        }
+    }
+
+    fn inspect(&self) {
+        let Some(inspection) = &self.inspection else {
+            return;
+        };
+        if let Some(stream) = inspection.accept() {
+            let material = Material {
+                snapshot: self.snapshot(),
+                entries: self.worker.entries(),
+                bulk: self.bulk.entries(),
+                dialer: self.worker.dialer().clone(),
+            };
+            inspection.answer(stream, material);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let totals = self.reporter.totals;
+        Snapshot {
+            pid: std::process::id(),
+            state: match self.mode {
+                Mode::Serving => "serving".into(),
+                _ => "stopping".into(),
+            },
+            listeners: self
+                .listeners
+                .iter()
+                .map(|l| l.local().to_string())
+                .collect(),
+            target: self.worker.dialer().target.endpoint.to_string(),
+            served: totals.served,
+            refused: totals.refused,
+            unreachable: totals.unreachable,
+            inbound_bytes: totals.inbound_bytes,
+            outbound_bytes: totals.outbound_bytes,
+            connections: Vec::new(),
         }
     }
 

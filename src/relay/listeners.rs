@@ -63,6 +63,11 @@ impl Listeners {
         self.is_open
     }
 
+    /// Goes through all.
+    pub fn iter(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter()
+    }
+
     /// Gives the listener at the place.
     pub fn get(&self, index: u32) -> Option<&Listener> {
         self.listeners.get(index as usize)

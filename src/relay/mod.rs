@@ -13,6 +13,7 @@ pub mod event_loop;
 #[cfg(test)]
 mod fake;
 pub mod flow;
+pub mod inspection;
 pub mod listeners;
 pub mod pipes;
 pub mod report;

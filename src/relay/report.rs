@@ -1,6 +1,6 @@
-//! What a loop says of its connections: totals for the status line, log lines, none of them in a flood.
+//! What a loop says of its connections: totals for the status line, events for the journal, none of them in a flood.
 
-use std::fmt;
+use std::fmt::Write;
 
 use nix::errno::Errno;
 
@@ -11,9 +11,13 @@ use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::logging::RateLimit;
+use crate::logging::event::{self, Fields};
+use crate::logging::rate_limit::RateLimit;
 use crate::peer::Peer;
-use crate::policy::Refusal;
+use crate::policy::{PeerKey, Refusal};
+
+/// Peers that the status line names.
+const STATUS_PEERS: usize = 3;
 
 /// What a loop has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,101 +28,216 @@ pub struct Totals {
     pub refused: u64,
     /// Peers whose target could not be reached.
     pub unreachable: u64,
+    /// Bytes that targets took.
+    pub inbound_bytes: u64,
+    /// Bytes that peers took.
+    pub outbound_bytes: u64,
     /// How the last connection ended.
     pub last: Option<Ending>,
 }
 
-/// What the status line is made from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Connections that are open now.
-    pub open: usize,
-    /// What is over.
-    pub totals: Totals,
+/// Gives the status line; `peers` have connections open, those with the most first.
+pub fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> String {
+    let mut text = connections(open) + " open";
+    for (index, (peer, count)) in peers.iter().take(STATUS_PEERS).enumerate() {
+        let before = if index == 0 { " (" } else { ", " };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{before}{peer}: {count}");
+    }
+    match peers.len() {
+        0 => {}
+        count if count > STATUS_PEERS => {
+            let _ = write!(text, ", {} other peers)", count - STATUS_PEERS);
+        }
+        _ => text.push(')'),
+    }
+    let Totals {
+        served,
+        refused,
+        unreachable,
+        ..
+    } = totals;
+    let _ = write!(
+        text,
+        ", {served} served, {refused} refused, {unreachable} without target"
+    );
+    text
 }
 
-impl fmt::Display for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Totals {
-            served,
-            refused,
-            unreachable,
-            ..
-        } = self.totals;
-        let open = self.open;
-        write!(
-            f,
-            "{open} connections open, {served} served, {refused} refused, {unreachable} without target"
-        )
+/// Gives the number with its word.
+pub fn connections(count: usize) -> String {
+    match count {
+        1 => "1 connection".to_owned(),
+        _ => format!("{count} connections"),
     }
 }
 
 /// Counts and logs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reporter {
     /// What was counted.
     pub totals: Totals,
+    ends: RateLimit,
     refusals: RateLimit,
     failures: RateLimit,
     shortages: RateLimit,
 }
 
+impl Default for Reporter {
+    fn default() -> Reporter {
+        Reporter {
+            totals: Totals::default(),
+            ends: RateLimit::new(200),
+            refusals: RateLimit::new(10),
+            failures: RateLimit::new(10),
+            shortages: RateLimit::new(10),
+        }
+    }
+}
+
 impl Reporter {
     /// Reports a peer that was not let in.
-    pub fn refused(&mut self, peer: Peer, target: &Endpoint, refusal: Refusal, now: Moment) {
+    pub fn refused(
+        &mut self,
+        peer: Peer,
+        target: &Endpoint,
+        refusal: Refusal,
+        dialer: &Dialer,
+        now: Moment,
+    ) {
         self.totals.refused += 1;
-        if let Some(before) = self.refusals.admit(now) {
-            log::warn!(peer:%, target:%; "{peer} refused: {refusal}{}", left_out(before));
+        if let Some(left_out) = admit(&mut self.refusals, event::PEER_REFUSED, now) {
+            let mut fields = fields(peer, target, dialer);
+            fields.push(("reason", refusal.to_string()));
+            let message = format_args!("{peer} refused: {refusal}{left_out}");
+            event::PEER_REFUSED.log(fields, message);
         }
     }
 
     /// Reports a session that is over.
     pub fn over(&mut self, over: &Over, dialer: &Dialer, now: Moment) {
-        let target = &dialer.target.endpoint;
         match &over.result {
             Ok(summary) => {
                 self.totals.served += 1;
+                self.totals.inbound_bytes += summary.inbound_bytes;
+                self.totals.outbound_bytes += summary.outbound_bytes;
                 self.totals.last = Some(summary.ending);
-                log_end(over.peer, target, summary);
+                self.ended(over, summary, dialer, now);
             }
-            Err(error) => self.unreachable(over.peer, target, error, now),
+            Err(error) => self.unreachable(over, error, dialer, now),
         }
     }
 
     /// Reports that something is short, and accepting pauses.
     pub fn shortage(&mut self, errno: Errno, open: usize, now: Moment) {
-        if let Some(before) = self.shortages.admit(now) {
-            let (cause, left_out) = (errno.desc(), left_out(before));
-            log::warn!("accepting pauses with {open} connections open: {cause}{left_out}");
+        if let Some(left_out) = admit(&mut self.shortages, event::ACCEPTING_PAUSED, now) {
+            let cause = errno.desc();
+            let fields = vec![("reason", cause.to_owned()), ("open", open.to_string())];
+            let message =
+                format_args!("accepting pauses with {open} connections open: {cause}{left_out}");
+            event::ACCEPTING_PAUSED.log(fields, message);
         }
     }
 
-    fn unreachable(&mut self, peer: Peer, target: &Endpoint, error: &Error, now: Moment) {
+    fn ended(&mut self, over: &Over, summary: &Summary, dialer: &Dialer, now: Moment) {
+        let event = match summary.ending {
+            Ending::Complete => event::CONNECTION_OVER,
+            _ => event::CONNECTION_BROKEN,
+        };
+        // A program that relays its own stdin and stdout tells by its exit status.
+        if over.peer == Peer::Stdio {
+            return;
+        }
+        let Some(left_out) = admit(&mut self.ends, event, now) else {
+            return;
+        };
+        let (Over { peer, target, .. }, ending) = (over, summary.ending);
+        let (inbound, outbound) = (summary.inbound_bytes, summary.outbound_bytes);
+        let mut fields = fields(*peer, target, dialer);
+        fields.extend([
+            ("inbound_bytes", inbound.to_string()),
+            ("outbound_bytes", outbound.to_string()),
+            ("duration_usec", summary.duration.as_micros().to_string()),
+            ("end", ending.to_string()),
+        ]);
+        let duration = summary.duration;
+        let message = format_args!(
+            "{peer} to {target} {ending}: {inbound} bytes in, {outbound} bytes out, {duration:.3?}{left_out}"
+        );
+        event.log(fields, message);
+    }
+
+    fn unreachable(&mut self, over: &Over, error: &Error, dialer: &Dialer, now: Moment) {
         self.totals.unreachable += 1;
-        if let Some(before) = self.failures.admit(now) {
-            let (report, left_out) = (error.report(), left_out(before));
-            log::warn!(peer:%, target:%; "{peer} to {target} closed: {report}{left_out}");
+        if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
+            let (Over { peer, target, .. }, report) = (over, error.report());
+            let mut fields = fields(*peer, target, dialer);
+            fields.push(("reason", report.clone()));
+            let message = format_args!("{peer} to {target} closed: {report}{left_out}");
+            event::TARGET_UNREACHABLE.log(fields, message);
         }
     }
 }
 
-fn log_end(peer: Peer, target: &Endpoint, summary: &Summary) {
-    let Summary {
-        ending,
-        inbound_bytes,
-        outbound_bytes,
-        duration,
-    } = summary;
-    log::debug!(
-        peer:%, target:%, inbound_bytes, outbound_bytes, duration_usec = duration.as_micros() as u64;
-        "{peer} to {target} {ending}: {inbound_bytes} bytes in, {outbound_bytes} bytes out, {duration:.3?}"
-    );
-}
-
-/// Says how many lines a rate limit has kept back.
-fn left_out(count: u64) -> String {
-    match count {
+/// Asks whether an event may be logged now; gives what the line says of those that were left out before.
+fn admit(limit: &mut RateLimit, event: event::Event, now: Moment) -> Option<String> {
+    if !event.is_wanted() {
+        return None;
+    }
+    Some(match limit.admit(now)? {
         0 => String::new(),
         count => format!(" ({count} such lines left out)"),
+    })
+}
+
+/// Gives who connected, in the parts that one searches for, and where to.
+fn fields(peer: Peer, target: &Endpoint, dialer: &Dialer) -> Fields {
+    let mut fields = vec![("peer", peer.to_string()), ("target", target.to_string())];
+    match peer {
+        Peer::Vsock(addr) => {
+            let cid = addr.cid.map(|cid| ("peer_cid", cid.number().to_string()));
+            let mapped = addr.cid.zip(dialer.prefix);
+            let address =
+                mapped.map(|(cid, prefix)| ("peer_address", prefix.address(cid).to_string()));
+            fields.push(("peer_port", addr.port.to_string()));
+            fields.extend(cid.into_iter().chain(address));
+        }
+        Peer::Tcp(ip, port) => {
+            fields.extend([
+                ("peer_address", ip.to_string()),
+                ("peer_port", port.to_string()),
+            ]);
+        }
+        Peer::Unix(uid) => fields.extend(uid.map(|uid| ("peer_uid", uid.to_string()))),
+        Peer::Stdio => {}
+    }
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vsock::Cid;
+
+    #[test]
+    fn the_status_names_the_busiest_peers() {
+        let totals = Totals {
+            served: 5,
+            ..Totals::default()
+        };
+        let peer = |number| Cid::new(number).map_or(PeerKey::Unknown, PeerKey::Cid);
+        assert_eq!(
+            status(1, &[(peer(3), 1)], &totals),
+            "1 connection open (CID 3: 1), 5 served, 0 refused, 0 without target"
+        );
+        let peers: Vec<_> = (3..8).map(|number| (peer(number), 2)).collect();
+        assert_eq!(
+            status(10, &peers, &totals),
+            "10 connections open (CID 3: 2, CID 4: 2, CID 5: 2, 2 other peers), 5 served, 0 refused, 0 without target"
+        );
+        assert_eq!(
+            status(0, &[], &Totals::default()),
+            "0 connections open, 0 served, 0 refused, 0 without target"
+        );
     }
 }

@@ -7,11 +7,12 @@ use nix::sys::epoll::EpollFlags;
 
 use super::connection::{Connection, Ending, Limits, Outcome, Side};
 use super::flow::Tools;
+use super::inspection::Entry;
 use super::wire::End;
 use crate::clock::Moment;
 use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
-use crate::peer::Peer;
+use crate::peer::{Peer, inet_addr};
 use crate::stream::Stream;
 
 /// One peer and how far it has come.
@@ -65,6 +66,18 @@ pub enum Progress {
     Over(Ending),
     /// The target cannot be reached.
     Unreachable(Error),
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The target is being connected.
+    Connecting,
+    /// Both directions are open.
+    Open,
+    /// One direction has ended.
+    HalfClosed,
 }
 
 /// How a session went, for the log.
@@ -180,6 +193,36 @@ impl Session {
         match &self.phase {
             Phase::Relaying(connection) => Some(connection.streams()),
             _ => None,
+        }
+    }
+
+    /// Gives where a TCP peer connected to.
+    pub fn destination(&self) -> Option<SocketAddr> {
+        let peer = match &self.phase {
+            Phase::Dialing { peer, .. } => &peer.wire,
+            Phase::Relaying(connection) => connection.streams().0,
+            Phase::Gone => return None,
+        };
+        inet_addr(&peer.local_address().ok()?)
+    }
+
+    /// Gives its numbers.
+    pub fn entry(&self, destination: Option<SocketAddr>) -> Entry {
+        let (stage, bytes, active) = match &self.phase {
+            Phase::Relaying(connection) => (
+                connection.stage(),
+                connection.delivered_bytes(),
+                connection.active(),
+            ),
+            _ => (Stage::Connecting, (0, 0), self.started),
+        };
+        Entry {
+            peer: self.peer,
+            destination,
+            stage,
+            bytes,
+            started: self.started,
+            active,
         }
     }
 

@@ -52,6 +52,11 @@ impl Sessions {
     }
 
     /// Goes through all.
+    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.table.iter().map(|(_, (_, session))| session)
+    }
+
+    /// Goes through all.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
         self.table.iter_mut().map(|(_, (_, session))| session)
     }

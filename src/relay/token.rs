@@ -33,6 +33,8 @@ pub enum Token {
     Signal,
     /// Another thread has something to say.
     Bell,
+    /// Somebody wants to know what goes on.
+    Inspection,
     /// A listener, by its place, has a connection.
     Listener(u32),
     /// One side of a session is ready.
@@ -48,7 +50,8 @@ impl Token {
         match self {
             Token::Signal => 0,
             Token::Bell => 1,
-            Token::Listener(index) => u64::from(index) + 2,
+            Token::Inspection => 2,
+            Token::Listener(index) => u64::from(index) + 3,
             Token::Session(key, side) => {
                 SESSION
                     | u64::from(key.serial) << 32
@@ -64,7 +67,8 @@ impl Token {
             return match bits {
                 0 => Token::Signal,
                 1 => Token::Bell,
-                _ => Token::Listener((bits - 2) as u32),
+                2 => Token::Inspection,
+                _ => Token::Listener((bits - 3) as u32),
             };
         }
         let key = Key {
@@ -102,6 +106,7 @@ mod tests {
         let others = [
             Token::Signal,
             Token::Bell,
+            Token::Inspection,
             Token::Listener(0),
             Token::Listener(9),
         ];

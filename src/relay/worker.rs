@@ -13,11 +13,13 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 
 use super::connection::{Ending, Limits, Side};
 use super::flow::Tools;
+use super::inspection::Entry;
 use super::session::{Progress, Session, Summary};
 use super::sessions::Sessions;
 use super::token::{Key, Token};
 use crate::clock::Moment;
 use crate::connect::Dialer;
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::peer::Peer;
 use crate::stream::Stream;
@@ -30,6 +32,8 @@ const SETTLED_AGE: Duration = Duration::from_secs(10);
 pub struct Over {
     /// Who it was.
     pub peer: Peer,
+    /// Where it went, or should have gone.
+    pub target: Endpoint,
     /// Whether the gate has counted it in.
     pub is_counted: bool,
     /// How it went, or why its target could not be reached.
@@ -108,6 +112,7 @@ impl Worker {
             }
             Err(error) => self.over.push(Over {
                 peer,
+                target: self.dialer.target_of(destination),
                 is_counted,
                 result: Err(error),
             }),
@@ -122,7 +127,8 @@ impl Worker {
             watch(&self.epoll, target, key, Side::Target)
         });
         if let Err(error) = watched {
-            return self.over.push(end(session, Err(error), now));
+            let over = self.end(session, Err(error), now);
+            return self.over.push(over);
         }
         // What was ready before is reported to the new epoll instance, but for a file, which always is.
         session.note(Side::Peer, EpollFlags::EPOLLIN);
@@ -189,13 +195,19 @@ impl Worker {
         sessions.into_iter()
     }
 
+    /// Gives the numbers of all sessions.
+    pub fn entries(&self) -> Vec<Entry> {
+        let entry = |session: &Session| session.entry(self.destination(session));
+        self.sessions.iter().map(entry).collect()
+    }
+
     /// Closes all, because the program stops.
     pub fn close_all(&mut self, now: Moment) {
-        let ends = self
-            .sessions
-            .drain()
-            .map(|session| end(session, Ok(Ending::Stopped), now));
-        self.over.extend(ends);
+        let sessions: Vec<Session> = self.sessions.drain().collect();
+        for session in sessions {
+            let over = self.end(session, Ok(Ending::Stopped), now);
+            self.over.push(over);
+        }
     }
 
     /// Lets a session go, which nobody watches then.
@@ -251,9 +263,29 @@ impl Worker {
     }
 
     fn close(&mut self, key: Key, result: Result<Ending>, now: Moment) {
-        let session = self.sessions.remove(key);
-        self.over
-            .extend(session.map(|session| end(session, result, now)));
+        if let Some(session) = self.sessions.remove(key) {
+            let over = self.end(session, result, now);
+            self.over.push(over);
+        }
+    }
+
+    /// Closes a session. One that never came to relay is closed as if the program stopped: by abort.
+    fn end(&self, session: Session, result: Result<Ending>, now: Moment) -> Over {
+        let (peer, is_counted) = (session.peer, session.is_counted);
+        let target = self.dialer.target_of(self.destination(&session));
+        let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
+        Over {
+            peer,
+            target,
+            is_counted,
+            result: result.map(|_| summary),
+        }
+    }
+
+    /// Asks the socket where its peer connected to, if the target follows from that.
+    fn destination(&self, session: &Session) -> Option<SocketAddr> {
+        let is_mapped = self.dialer.target.is_mapped();
+        is_mapped.then(|| session.destination())?
     }
 
     fn settle_later(&mut self, now: Moment) {
@@ -289,17 +321,6 @@ impl Worker {
         if has_young {
             self.settle_later(now);
         }
-    }
-}
-
-/// Closes a session. One that never came to relay is closed as if the program stopped: by abort.
-fn end(session: Session, result: Result<Ending>, now: Moment) -> Over {
-    let (peer, is_counted) = (session.peer, session.is_counted);
-    let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
-    Over {
-        peer,
-        is_counted,
-        result: result.map(|_| summary),
     }
 }
 

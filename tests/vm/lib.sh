@@ -135,7 +135,7 @@ make_payload() {
 }
 
 install_payload() {
-    guest 90 'tar -C / -xf /dev/vdb && systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload' \
+    guest 90 'tar -C / -xf /dev/vdb && systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog' \
         >"$work/output" || die "the payload could not be installed: $(cat "$work/output")"
 }
 

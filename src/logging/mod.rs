@@ -1,23 +1,35 @@
 //! Where log lines go: to the journal with fields, else to stderr as text.
 //!
-//! The filter and the terminal's colours are env_logger's, the journal's protocol is libsystemd's.
+//! The filter and the terminal's colours are env_logger's, the journal's protocol is libsystemd's. A journal or a pipe
+//! that takes no more must not hold up what is relayed, so lines are written by a thread of their own ([`background`]).
 
-use std::fs::File;
-use std::io::{IsTerminal, Write};
-use std::time::Duration;
+pub mod background;
+pub mod event;
+pub mod rate_limit;
 
 use env_logger::fmt::Formatter;
 use libsystemd::logging::{Priority, connected_to_journal, journal_send};
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
-
-use crate::clock::Moment;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
 
 /// The variable with a filter such as `debug` or `vsock_bridge::relay=trace`.
 pub const VARIABLE: &str = "VSOCK_BRIDGE_LOG";
 
+/// Writes what still waits, when the program ends; no longer than for a second.
+#[derive(Debug)]
+#[must_use = "lines that wait are lost when it is not held to the end"]
+pub struct Flush;
+
+impl Drop for Flush {
+    fn drop(&mut self) {
+        log::logger().flush();
+    }
+}
+
 /// Sets logging up for a program, once. `-v` and `-q` count up and down from info; the variable overrules them.
-pub fn init(program: &'static str, verbose: u8, quiet: u8) {
+pub fn init(program: &'static str, verbose: u8, quiet: u8) -> Flush {
     let level = match i16::from(verbose) - i16::from(quiet) {
         ..=-2 => LevelFilter::Error,
         -1 => LevelFilter::Warn,
@@ -37,12 +49,12 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) {
         }
         to_stderr(out, program, record, is_journal, is_terminal)
     });
-    // A second call, in a test, keeps the first.
-    let _ = builder.try_init();
+    background::install(builder.build());
+    Flush
 }
 
 /// Sets logging up for a generator, which runs before the journal and may only use the kernel's log.
-pub fn init_generator(program: &'static str) {
+pub fn init_generator(program: &'static str) -> Flush {
     let Ok(kmsg) = File::options().write(true).open("/dev/kmsg") else {
         return init(program, 0, 0);
     };
@@ -62,7 +74,8 @@ pub fn init_generator(program: &'static str) {
             record.args()
         )
     });
-    let _ = builder.try_init();
+    background::install(builder.build());
+    Flush
 }
 
 /// Writes the record with its key-values as fields; false when the journal does not take it.
@@ -125,50 +138,5 @@ fn priority(level: Level) -> Priority {
         Level::Warn => Priority::Warning,
         Level::Info => Priority::Info,
         Level::Debug | Level::Trace => Priority::Debug,
-    }
-}
-
-/// Lets some lines of a kind through in each interval, and counts the others.
-#[derive(Debug, Default)]
-pub struct RateLimit {
-    begun: Option<Moment>,
-    passed: u32,
-    suppressed: u64,
-}
-
-impl RateLimit {
-    const INTERVAL: Duration = Duration::from_secs(5);
-    const BURST: u32 = 10;
-
-    /// Asks whether a line may be written now; gives the number of lines that were left out before it.
-    pub fn admit(&mut self, now: Moment) -> Option<u64> {
-        if self
-            .begun
-            .is_none_or(|begun| begun + RateLimit::INTERVAL <= now)
-        {
-            self.begun = Some(now);
-            self.passed = 0;
-        }
-        if self.passed == RateLimit::BURST {
-            self.suppressed += 1;
-            return None;
-        }
-        self.passed += 1;
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_cut_to_a_burst_and_counted() {
-        let start = Moment::now();
-        let mut limit = RateLimit::default();
-        let passed = (0..1000).filter(|_| limit.admit(start).is_some()).count();
-        assert_eq!(passed, RateLimit::BURST as usize);
-        assert_eq!(limit.admit(start + RateLimit::INTERVAL), Some(990));
-        assert_eq!(limit.admit(start + RateLimit::INTERVAL), Some(0));
     }
 }

@@ -1,0 +1,211 @@
+//! Shows what a bridge does to whoever may open its control socket: `vsockctl list` and `vsockctl metrics`.
+//!
+//! The socket is `control` in the RuntimeDirectory= of the service, for its user and root. Whoever connects gets one
+//! [`Snapshot`] as JSON and the end; nothing is read. The loop only copies numbers; what takes time, or waits for the
+//! bulk threads or a slow reader, is done by a thread that ends with the answer.
+
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
+use std::thread;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::session::Stage;
+use crate::clock::Moment;
+use crate::connect::Dialer;
+use crate::peer::Peer;
+
+/// The name of the socket in the service's folder.
+pub const SOCKET_NAME: &str = "control";
+/// Answers under way at a time; more are closed.
+const ANSWERS_MAX: usize = 4;
+/// For a bulk thread to tell its part, and for the reader to take each part.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One bridge at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Process ID.
+    pub pid: u32,
+    /// `serving`, or `stopping` when no connection is taken any more.
+    pub state: String,
+    /// Addresses that it listens on.
+    pub listeners: Vec<String>,
+    /// Where connections go.
+    pub target: String,
+    /// Connections that reached their target and are over.
+    pub served: u64,
+    /// Peers that were not let in.
+    pub refused: u64,
+    /// Peers whose target could not be reached.
+    pub unreachable: u64,
+    /// Bytes that targets took, of connections that are over.
+    pub inbound_bytes: u64,
+    /// Bytes that peers took, of connections that are over.
+    pub outbound_bytes: u64,
+    /// Those that are open, oldest first.
+    pub connections: Vec<Connection>,
+}
+
+/// One open connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Connection {
+    /// Who connected.
+    pub peer: String,
+    /// Its machine, if it came over vsock.
+    pub cid: Option<u32>,
+    /// Where it was connected to.
+    pub target: String,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Bytes that the target took.
+    pub inbound_bytes: u64,
+    /// Bytes that the peer took.
+    pub outbound_bytes: u64,
+    /// Seconds since it was accepted.
+    pub age_seconds: f64,
+    /// Seconds since the last byte.
+    pub idle_seconds: f64,
+}
+
+/// The numbers of one session, as the loop has them.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// Who connected.
+    pub peer: Peer,
+    /// Where the peer connected to, if the target follows from it.
+    pub destination: Option<std::net::SocketAddr>,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Bytes that the target took, and that the peer took.
+    pub bytes: (u64, u64),
+    /// When it was accepted.
+    pub started: Moment,
+    /// When the last byte moved.
+    pub active: Moment,
+}
+
+impl Entry {
+    fn connection(&self, dialer: &Dialer, now: Moment) -> Connection {
+        Connection {
+            peer: self.peer.to_string(),
+            cid: self.peer.cid().map(|cid| cid.number()),
+            target: dialer.target_of(self.destination).to_string(),
+            stage: self.stage,
+            inbound_bytes: self.bytes.0,
+            outbound_bytes: self.bytes.1,
+            age_seconds: (now - self.started).as_secs_f64(),
+            idle_seconds: (now - self.active).as_secs_f64(),
+        }
+    }
+}
+
+/// What an answer is made from.
+#[derive(Debug)]
+pub struct Material {
+    /// All but the connections.
+    pub snapshot: Snapshot,
+    /// Sessions of the main loop.
+    pub entries: Vec<Entry>,
+    /// Sessions of the bulk threads, one message from each.
+    pub bulk: Receiver<Vec<Entry>>,
+    /// What tells the targets.
+    pub dialer: Arc<Dialer>,
+}
+
+impl Material {
+    /// Waits for the bulk threads; one that does not answer is left out.
+    fn finish(self) -> Snapshot {
+        let mut entries = self.entries;
+        while let Ok(part) = self.bulk.recv_timeout(PATIENCE) {
+            entries.extend(part);
+        }
+        entries.sort_by_key(|entry| entry.started);
+        let now = Moment::now();
+        let connection = |entry: &Entry| entry.connection(&self.dialer, now);
+        Snapshot {
+            connections: entries.iter().map(connection).collect(),
+            ..self.snapshot
+        }
+    }
+}
+
+/// The control socket of one process; it is removed with this.
+#[derive(Debug)]
+pub struct Inspection {
+    listener: UnixListener,
+    path: PathBuf,
+    answers: Arc<AtomicUsize>,
+}
+
+impl Inspection {
+    /// Listens in the folder that systemd made for the service; a socket of an earlier process is replaced.
+    pub fn open(folder: &Path) -> std::io::Result<Inspection> {
+        let path = folder.join(SOCKET_NAME);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        listener.set_nonblocking(true)?;
+        Ok(Inspection {
+            listener,
+            path,
+            answers: Arc::default(),
+        })
+    }
+
+    /// Takes somebody who wants to know; none if nobody waits, or too many are being answered.
+    pub fn accept(&self) -> Option<UnixStream> {
+        let (stream, _) = self.listener.accept().ok()?;
+        (self.answers.load(Ordering::Relaxed) < ANSWERS_MAX).then_some(stream)
+    }
+
+    /// Answers in a thread of its own.
+    pub fn answer(&self, mut stream: UnixStream, material: Material) {
+        let answers = self.answers.clone();
+        answers.fetch_add(1, Ordering::Relaxed);
+        let body = move || {
+            let written = serde_json::to_vec(&material.finish())
+                .map_err(std::io::Error::from)
+                .and_then(|json| {
+                    stream.set_nonblocking(false)?;
+                    stream.set_write_timeout(Some(PATIENCE))?;
+                    stream.write_all(&json)
+                });
+            if let Err(error) = written {
+                log::debug!("an answer on the control socket was not taken: {error}");
+            }
+            answers.fetch_sub(1, Ordering::Relaxed);
+        };
+        if thread::Builder::new()
+            .name("control".into())
+            .spawn(body)
+            .is_err()
+        {
+            self.answers.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl AsFd for Inspection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl Drop for Inspection {
+    fn drop(&mut self) {
+        // systemd removes the folder with all that is in it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
