@@ -10,6 +10,7 @@ use crate::config::{Arguments, Settings};
 use crate::error::Result;
 use crate::peer::Family;
 use crate::relay::inspection::Inspection;
+use crate::relay::report::connections;
 use crate::relay::{Loop, Totals};
 
 /// Descriptors of a connection: its two ends.
@@ -56,7 +57,8 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         ..
     } = event_loop.run()?;
     log::info!(
-        "stopped: {served} connections served, {refused} refused, {unreachable} without target"
+        "stopped: {} served, {refused} refused, {unreachable} without target",
+        connections(served)
     );
     let has_failed = !is_listening && unreachable > 0;
     Ok(if has_failed {

@@ -63,7 +63,7 @@ fn sigterm_twice_during_bulk_it_is_reset_at_once_and_exit_0() {
     let pair = Pair::new(Accept::No, Kind::Tcp6, Kind::Tcp6, &arguments);
     let mut ends = while_bulk_moves(pair, |ends| {
         ends.bridge.signal(Signal::SIGTERM);
-        ends.bridge.wait_for_line("stopping: 1 connections");
+        ends.bridge.wait_for_line("stopping: 1 connection");
         ends.bridge.signal(Signal::SIGTERM);
     });
     assert_eq!(ends.bridge.exit_code(), 0, "{:#?}", ends.bridge.log);
@@ -83,7 +83,7 @@ fn sigterm_during_bulk_it_finishes_and_exit_0() {
             });
             content.expect(&mut server, 1);
             ends.bridge.signal(Signal::SIGTERM);
-            ends.bridge.wait_for_line("stopping: 1 connections");
+            ends.bridge.wait_for_line("stopping: 1 connection");
             assert_eq!(drain(&server), End::Clean);
         });
         drop(server);

@@ -21,7 +21,7 @@ fn sigterm_and_sigint_with_nothing_open_exit_0() {
         drop((listener.connect(), target.accept()));
         bridge.signal(signal);
         assert_eq!(bridge.exit_code(), 0);
-        bridge_log_has(&bridge.log, "stopped: 1 connections served");
+        bridge_log_has(&bridge.log, "stopped: 1 connection served");
     }
 }
 
@@ -40,7 +40,7 @@ fn sigterm_during_transfers_they_finish_new_clients_wait_for_the_next_bridge_and
         there.expect(&mut server, 1000);
         ends.bridge.signal(Signal::SIGTERM);
         ends.bridge
-            .wait_for_line("stopping: 1 connections may go on for 1h");
+            .wait_for_line("stopping: 1 connection may go on for 1h");
         let mut late = ends.listener.connect();
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -68,7 +68,7 @@ fn sigterm_accept_yes_the_connection_finishes_and_exit_0() {
     let (mut client, mut server, mut ends) = pair.split();
     ping(&mut client, &mut server);
     ends.bridge.signal(Signal::SIGTERM);
-    ends.bridge.wait_for_line("stopping: 1 connections");
+    ends.bridge.wait_for_line("stopping: 1 connection");
     content.send(&mut client, 100_000);
     drop(client);
     content.expect_all(&mut server, 100_000);
@@ -95,7 +95,7 @@ fn sigterm_twice_what_is_open_is_reset_at_once_and_exit_0() {
         let (mut client, mut server, mut ends) = pair.split();
         ping(&mut client, &mut server);
         ends.bridge.signal(Signal::SIGTERM);
-        ends.bridge.wait_for_line("stopping: 1 connections");
+        ends.bridge.wait_for_line("stopping: 1 connection");
         ends.bridge.signal(Signal::SIGTERM);
         assert_eq!(read_to_end(&mut client), (vec![], End::Reset));
         assert_eq!(read_to_end(&mut server), (vec![], End::Reset));

@@ -271,10 +271,13 @@ impl Loop {
         self.mode = Mode::Draining(now + self.settings.drain);
         let open = self.open();
         self.notifier
-            .stopping(&format!("Stopping: {} open", connections(open)));
+            .stopping(&format!("Stopping: {} open", connections(open as u64)));
         if open > 0 {
             let time = humantime::format_duration(self.settings.drain);
-            log::info!("stopping: {} may go on for {time}", connections(open));
+            log::info!(
+                "stopping: {} may go on for {time}",
+                connections(open as u64)
+            );
         }
     }
 

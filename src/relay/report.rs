@@ -38,7 +38,7 @@ pub struct Totals {
 
 /// Gives the status line; `peers` have connections open, those with the most first.
 pub fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> String {
-    let mut text = connections(open) + " open";
+    let mut text = connections(open as u64) + " open";
     for (index, (peer, count)) in peers.iter().take(STATUS_PEERS).enumerate() {
         let before = if index == 0 { " (" } else { ", " };
         // Writing to a String cannot fail.
@@ -65,7 +65,7 @@ pub fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> Strin
 }
 
 /// Gives the number with its word.
-pub fn connections(count: usize) -> String {
+pub fn connections(count: u64) -> String {
     match count {
         1 => "1 connection".to_owned(),
         _ => format!("{count} connections"),
