@@ -127,6 +127,20 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// nft(8) cannot be run.
+    #[error("cannot run nft (is the package nftables installed?)")]
+    NoNft {
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// nft(8) did not do what it was told.
+    #[error("cannot {operation} the rules (needs root or CAP_NET_ADMIN): {said}")]
+    Rules {
+        /// What was asked for.
+        operation: &'static str,
+        /// What nft said.
+        said: String,
+    },
     /// A line of a configuration file that says nothing valid.
     #[error("{}:{line}: {problem}", path.display())]
     Config {

@@ -49,14 +49,8 @@ pub fn own_cid() -> Option<Cid> {
 pub fn up(prefix: Prefix) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let routes = netlink.routes()?;
-    if let Some(by) = routes
-        .iter()
-        .find_map(|route| clash(prefix, route, netlink.loopback))
-    {
-        return Err(Error::PrefixInUse { prefix, by });
-    }
-    // Without a CID the machine is at least itself.
-    let own = prefix.address(own_cid().unwrap_or(Cid::LOCAL));
+    refuse_clash(prefix, &routes, netlink.loopback)?;
+    let own = present_address(prefix);
     for old in routes.iter().filter_map(ours).filter(|&old| old != prefix) {
         netlink.remove(old)?;
     }
@@ -74,6 +68,24 @@ pub fn up(prefix: Prefix) -> Result<()> {
     let route = RouteNetlinkMessage::NewRoute(route);
     let operation = format!("add the local route of {prefix}");
     netlink.change(route, NLM_F_CREATE | NLM_F_REPLACE, &operation)
+}
+
+/// Gives this machine's own address: the source of the route in place, else the one that [`up`] would take.
+///
+/// Errors: [`Error::PrefixInUse`], [`Error::Route`].
+pub fn own_address(prefix: Prefix) -> Result<Ipv6Addr> {
+    let mut netlink = Netlink::open()?;
+    let routes = netlink.routes()?;
+    refuse_clash(prefix, &routes, netlink.loopback)?;
+    let in_place = routes.iter().find(|route| ours(route) == Some(prefix));
+    Ok(in_place
+        .and_then(preferred_source)
+        .unwrap_or_else(|| present_address(prefix)))
+}
+
+/// Without a CID the machine is at least itself.
+fn present_address(prefix: Prefix) -> Ipv6Addr {
+    prefix.address(own_cid().unwrap_or(Cid::LOCAL))
 }
 
 /// Takes our routes and addresses away, whatever the prefix was when they were added.
@@ -101,6 +113,16 @@ fn destination(route: &RouteMessage) -> Option<Ipv6Addr> {
         })
 }
 
+fn preferred_source(route: &RouteMessage) -> Option<Ipv6Addr> {
+    route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::PrefSource(RouteAddress::Inet6(address)) => Some(*address),
+            _ => None,
+        })
+}
+
 fn ignore_missing(result: Result<()>) -> Result<()> {
     match result {
         Err(Error::Route { source, .. }) if is_missing(&source) => Ok(()),
@@ -111,6 +133,16 @@ fn ignore_missing(result: Result<()>) -> Result<()> {
 fn is_missing(error: &io::Error) -> bool {
     use nix::libc::{EADDRNOTAVAIL, ENOENT, ESRCH};
     matches!(error.raw_os_error(), Some(EADDRNOTAVAIL | ENOENT | ESRCH))
+}
+
+fn refuse_clash(prefix: Prefix, routes: &[RouteMessage], loopback: u32) -> Result<()> {
+    match routes
+        .iter()
+        .find_map(|route| clash(prefix, route, loopback))
+    {
+        Some(by) => Err(Error::PrefixInUse { prefix, by }),
+        None => Ok(()),
+    }
 }
 
 /// Describes a route that uses the prefix for something else; routes through lo are ours.

@@ -192,6 +192,8 @@ fn wrong_prefixes_exit_2_in_every_subcommand() {
             &["cid", "fd00::3"],
             &["prefix", "show"],
             &["hosts"],
+            &["rules"],
+            &["rules", "--load"],
         ] {
             let option = format!("--prefix={prefix}");
             let finished = vsockctl(&[&[&*option], words].concat());
@@ -233,6 +235,37 @@ fn hosts_begins_with_the_line_of_the_host() {
 }
 
 #[test]
+fn rules_are_of_the_prefix_and_not_loaded() {
+    let finished = vsockctl(&["--prefix", PREFIX, "rules"]);
+    assert_eq!((finished.code, &*finished.stderr), (0, &[][..]));
+    let text = finished.stdout;
+    assert!(text.contains("iif \"lo\" ip6 daddr fd00:1:2:3::/64 "));
+    assert!(text.ends_with("\n}\n"), "{text}");
+}
+
+#[test]
+fn nft_is_missing_or_fails_rules_say_so_and_exit_1() {
+    let place = tempfile::tempdir().unwrap();
+    for (is_there, said) in [(false, "package nftables"), (true, "no reason given")] {
+        if is_there {
+            std::os::unix::fs::symlink("/bin/false", place.path().join("nft")).unwrap();
+        }
+        for option in ["--load", "--unload"] {
+            let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+            vsockctl
+                .args(["-q", "rules", option, "--prefix", PREFIX])
+                .env("PATH", place.path());
+            let finished = finish(vsockctl);
+            assert_eq!((finished.code, &*finished.stdout), (1, ""));
+            let [line] = &finished.stderr[..] else {
+                panic!("not one line: {finished:#?}")
+            };
+            assert!(line.contains(said), "{line}");
+        }
+    }
+}
+
+#[test]
 fn wrong_command_lines_exit_2() {
     for arguments in [
         &["nonsense"][..],
@@ -242,6 +275,8 @@ fn wrong_command_lines_exit_2() {
         &["prefix", "nonsense"],
         &["prefix", "show", "x"],
         &["hosts", "x"],
+        &["rules", "x"],
+        &["rules", "--load", "--unload"],
         &["addr", "3", "--nonsense"],
         &["addr", "3", "--prefix"],
     ] {

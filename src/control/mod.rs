@@ -1,6 +1,7 @@
 //! The body of vsockctl, the administrator's view: one subcommand, one function that gives the text to print.
 
 mod hosts;
+mod rules;
 
 use std::fs;
 use std::net::Ipv6Addr;
@@ -53,6 +54,15 @@ pub enum Command {
     },
     /// Print lines for /etc/hosts
     Hosts,
+    /// Print the nftables rules of the prefix, load or remove them
+    Rules {
+        /// Load them, in the place of those loaded before
+        #[arg(long, conflicts_with = "unload")]
+        load: bool,
+        /// Remove them
+        #[arg(long)]
+        unload: bool,
+    },
 }
 
 /// What can be done with the prefix.
@@ -101,6 +111,9 @@ pub fn run(arguments: Arguments) -> Result<String> {
             command: PrefixCommand::Down,
         } => route::down().map(|()| String::new()),
         Command::Hosts => Ok(hosts::lines(prefix()?.0, &Names::read()?)),
+        Command::Rules { unload: true, .. } => rules::unload().map(|()| String::new()),
+        Command::Rules { load: true, .. } => rules::load(prefix()?.0).map(|()| String::new()),
+        Command::Rules { .. } => rules::current(prefix()?.0),
     }
 }
 

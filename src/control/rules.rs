@@ -1,0 +1,154 @@
+//! The nftables rules of the prefix: what makes one listener serve every machine and port, and keeps addresses honest.
+//!
+//! The local route makes every address of the prefix this machine's own, for every local user and every interface.
+//! The rules take back what is too much of that. The text is a pure function; nft(8) loads it in one transaction.
+
+use std::net::Ipv6Addr;
+use std::process::Command;
+
+use crate::error::{Error, Result};
+use crate::prefix::Prefix;
+use crate::route;
+
+/// Our table, which is all that we ever touch.
+const TABLE: &str = "ip6 vsock_bridge";
+/// The user of all bridge services (sysusers.d).
+const USER: &str = "vsock-bridge";
+/// Where vsock-bridge-any.socket listens: the number of AF_VSOCK. No local user can take a port below 1024, and no
+/// outgoing connection has one by chance.
+const PORT: u16 = 40;
+
+/// Gives the rules for this machine as it is.
+///
+/// Errors: [`Error::PrefixInUse`], [`Error::Route`].
+pub fn current(prefix: Prefix) -> Result<String> {
+    Ok(text(prefix, route::own_address(prefix)?))
+}
+
+/// Loads the rules in the place of those that are there.
+pub fn load(prefix: Prefix) -> Result<()> {
+    let text = current(prefix)?;
+    log::info!("loading the rules of {prefix}");
+    nft("load", &text)
+}
+
+/// Removes the rules; none there is no error.
+pub fn unload() -> Result<()> {
+    nft("remove", &removal())
+}
+
+/// Deletes the table whether it is there or not: `destroy` is unknown to nft before 1.0.7 and Linux before 6.3.
+fn removal() -> String {
+    format!("table {TABLE}\ndelete table {TABLE}\n")
+}
+
+fn text(prefix: Prefix, own: Ipv6Addr) -> String {
+    let removal = removal();
+    // Refused is whoever is not known to be allowed: a socket without owner has no uid that could be compared.
+    let claim = format!("ip6 saddr {prefix} ip6 saddr != {own} tcp flags & (syn | ack) == syn");
+    format!(
+        "# An address of {prefix} names the machine with that CID; this one is {own}.
+{removal}
+table {TABLE} {{
+	# Every port of every other machine: to the listener of vsock-bridge-any.socket. Nobody there: no effect.
+	chain prerouting {{
+		type filter hook prerouting priority mangle; policy accept;
+		iif \"lo\" ip6 daddr {prefix} ip6 daddr != {own} meta l4proto tcp tproxy to [::1]:{PORT}
+	}}
+
+	# For this machine alone, although Linux answers for a local address on every interface.
+	chain input {{
+		type filter hook input priority filter; policy accept;
+		iif != \"lo\" ip6 daddr {prefix} reject with icmpv6 admin-prohibited
+		iif != \"lo\" ip6 saddr {prefix} drop
+	}}
+
+	# Only a bridge speaks for another machine, although the local route lets every user bind its address.
+	chain output {{
+		type filter hook output priority filter; policy accept;
+		{claim} meta skuid {{ root, \"{USER}\" }} accept
+		{claim} reject with icmpv6 admin-prohibited
+	}}
+}}
+"
+    )
+}
+
+fn nft(operation: &'static str, script: &str) -> Result<()> {
+    // As an argument and not on stdin: one call, and no pipe that could be full.
+    let output = Command::new("nft")
+        .arg(script)
+        .output()
+        .map_err(|source| Error::NoNft { source })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    // The lines below the first show the place in a script that nobody has seen.
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().next().unwrap_or("no reason given").to_owned();
+    Err(Error::Rules { operation, said })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> String {
+        text(
+            "fd00:abcd:ef12::/64".parse().unwrap(),
+            "fd00:abcd:ef12::400".parse().unwrap(),
+        )
+    }
+
+    fn rule(start: &str) -> String {
+        let text = rules();
+        let mut found = text.lines().map(str::trim).filter(|l| l.starts_with(start));
+        let line = found.next().unwrap().to_owned();
+        assert_eq!(found.next(), None, "{text}");
+        line
+    }
+
+    #[test]
+    fn the_table_is_replaced_in_one_script() {
+        let text = rules();
+        let removal =
+            "\ntable ip6 vsock_bridge\ndelete table ip6 vsock_bridge\n\ntable ip6 vsock_bridge {\n";
+        assert!(text.contains(removal), "{text}");
+        let opened = text.matches(" {\n").count();
+        assert_eq!(opened, text.matches("}\n").count(), "{text}");
+    }
+
+    #[test]
+    fn only_what_comes_from_lo_for_another_machine_reaches_the_listener() {
+        assert_eq!(
+            rule("iif \"lo\""),
+            "iif \"lo\" ip6 daddr fd00:abcd:ef12::/64 ip6 daddr != fd00:abcd:ef12::400 \
+             meta l4proto tcp tproxy to [::1]:40"
+        );
+    }
+
+    #[test]
+    fn nothing_of_the_prefix_comes_in_from_another_interface() {
+        let prefix = "fd00:abcd:ef12::/64";
+        let to = format!("iif != \"lo\" ip6 daddr {prefix}");
+        assert_eq!(
+            rule(&to),
+            format!("{to} reject with icmpv6 admin-prohibited")
+        );
+        // An answer would not get there.
+        let from = format!("iif != \"lo\" ip6 saddr {prefix}");
+        assert_eq!(rule(&from), format!("{from} drop"));
+    }
+
+    #[test]
+    fn only_root_and_the_bridge_begin_connections_in_the_name_of_another_machine() {
+        let claim = "ip6 saddr fd00:abcd:ef12::/64 ip6 saddr != fd00:abcd:ef12::400 \
+                     tcp flags & (syn | ack) == syn";
+        let allowed = format!("{claim} meta skuid {{ root, \"vsock-bridge\" }} accept");
+        assert_eq!(rule(&format!("{claim} meta")), allowed);
+        let refused = format!("{claim} reject with icmpv6 admin-prohibited");
+        assert_eq!(rule(&format!("{claim} reject")), refused);
+        let user = include_str!("../../packaging/sysusers.d/vsock-bridge.conf");
+        assert!(user.contains(&format!("\nu {USER} ")));
+    }
+}
