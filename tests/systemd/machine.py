@@ -111,6 +111,17 @@ def listen_on(socket_unit, address):
     drop_in(socket_unit, f"[Socket]\nListenStream=\nListenStream={address}\n")
 
 
+def prefix_start():
+    """The prefix of this machine without its two colons."""
+    return output("vsockctl", "prefix", "show", stderr=subprocess.DEVNULL).removesuffix("::/64")
+
+
+def own_address(prefix):
+    """Of this machine, while the route of the prefix is there."""
+    route = output("ip", "-6", "route", "show", "table", "local", "root", f"{prefix}::/64").split()
+    return route[route.index("src") + 1]
+
+
 def journal(program):
     """What the program said so far, line by line.
 
