@@ -125,6 +125,8 @@ mod tests {
             "iif \"lo\" ip6 daddr fd00:abcd:ef12::/64 ip6 daddr != fd00:abcd:ef12::400 \
              meta l4proto tcp tproxy to [::1]:40"
         );
+        let unit = include_str!("../../units/vsock-bridge-any.socket");
+        assert!(unit.contains(&format!("\nListenStream=[::1]:{PORT}\n")));
     }
 
     #[test]
