@@ -4,15 +4,14 @@
 //! IPV6_FREEBIND) and answered. The address on lo is the source of ordinary local connections to the prefix,
 //! without which a listener bound to lo would not hear them.
 
+mod netlink;
+
 use std::fs::File;
 use std::io;
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
@@ -20,12 +19,13 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
 use crate::sys;
 use crate::vsock::Cid;
+
+use netlink::Netlink;
 
 /// The kernel's table for local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u8 = 255;
@@ -52,9 +52,9 @@ pub fn up(prefix: Prefix) -> Result<()> {
     refuse_clash(prefix, &routes, netlink.loopback)?;
     let own = present_address(prefix);
     for old in routes.iter().filter_map(ours).filter(|&old| old != prefix) {
-        netlink.remove(old)?;
+        remove(&mut netlink, old)?;
     }
-    netlink.remove_addresses(prefix, Some(own))?;
+    remove_addresses(&mut netlink, prefix, Some(own))?;
     let address = RouteNetlinkMessage::NewAddress(address_message(own, netlink.loopback));
     netlink.change(
         address,
@@ -92,7 +92,26 @@ fn present_address(prefix: Prefix) -> Ipv6Addr {
 pub fn down() -> Result<()> {
     let mut netlink = Netlink::open()?;
     for prefix in netlink.routes()?.iter().filter_map(ours) {
-        netlink.remove(prefix)?;
+        remove(&mut netlink, prefix)?;
+    }
+    Ok(())
+}
+
+/// Removes the route of a prefix and its addresses.
+fn remove(netlink: &mut Netlink, prefix: Prefix) -> Result<()> {
+    let route = RouteNetlinkMessage::DelRoute(route_message(prefix, netlink.loopback));
+    ignore_missing(netlink.change(route, 0, &format!("remove the local route of {prefix}")))?;
+    remove_addresses(netlink, prefix, None)
+}
+
+/// Removes the addresses of the prefix from lo, but the one to keep.
+fn remove_addresses(netlink: &mut Netlink, prefix: Prefix, keep: Option<Ipv6Addr>) -> Result<()> {
+    for address in netlink.addresses()? {
+        if prefix.contains(address) && Some(address) != keep {
+            let removal =
+                RouteNetlinkMessage::DelAddress(address_message(address, netlink.loopback));
+            ignore_missing(netlink.change(removal, 0, &format!("remove {address} from lo")))?;
+        }
     }
     Ok(())
 }
@@ -188,143 +207,6 @@ fn address_message(address: Ipv6Addr, loopback: u32) -> AddressMessage {
     message.header.index = loopback;
     message.attributes = vec![AddressAttribute::Address(address.into())];
     message
-}
-
-/// A routing socket, used for one request at a time.
-struct Netlink {
-    socket: Socket,
-    loopback: u32,
-}
-
-impl Netlink {
-    fn open() -> Result<Netlink> {
-        let fail = |source| Error::Route {
-            operation: "open a netlink socket".into(),
-            source,
-        };
-        let loopback = nix::net::if_::if_nametoindex("lo").map_err(|errno| fail(errno.into()))?;
-        let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
-        socket.bind_auto().map_err(fail)?;
-        socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
-        Ok(Netlink { socket, loopback })
-    }
-
-    /// Lists all IPv6 routes of all tables.
-    fn routes(&mut self) -> Result<Vec<RouteMessage>> {
-        let mut request = RouteMessage::default();
-        request.header.address_family = AddressFamily::Inet6;
-        let answers = self.request(
-            RouteNetlinkMessage::GetRoute(request),
-            NLM_F_DUMP,
-            "list the routes",
-        )?;
-        let route = |message| match message {
-            RouteNetlinkMessage::NewRoute(route) => Some(route),
-            _ => None,
-        };
-        Ok(answers.into_iter().filter_map(route).collect())
-    }
-
-    /// Removes the route of a prefix and its addresses.
-    fn remove(&mut self, prefix: Prefix) -> Result<()> {
-        let route = RouteNetlinkMessage::DelRoute(route_message(prefix, self.loopback));
-        ignore_missing(self.change(route, 0, &format!("remove the local route of {prefix}")))?;
-        self.remove_addresses(prefix, None)
-    }
-
-    /// Removes the addresses of the prefix from lo, but the one to keep.
-    fn remove_addresses(&mut self, prefix: Prefix, keep: Option<Ipv6Addr>) -> Result<()> {
-        let mut request = AddressMessage::default();
-        request.header.family = AddressFamily::Inet6;
-        let answers = self.request(
-            RouteNetlinkMessage::GetAddress(request),
-            NLM_F_DUMP,
-            "list the addresses",
-        )?;
-        for message in answers {
-            let RouteNetlinkMessage::NewAddress(message) = message else {
-                continue;
-            };
-            let address = message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Address(std::net::IpAddr::V6(address)) => Some(*address),
-                    _ => None,
-                });
-            let Some(address) = address.filter(|&a| prefix.contains(a) && Some(a) != keep) else {
-                continue;
-            };
-            if message.header.index == self.loopback {
-                let removal =
-                    RouteNetlinkMessage::DelAddress(address_message(address, self.loopback));
-                ignore_missing(self.change(removal, 0, &format!("remove {address} from lo")))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn change(&mut self, message: RouteNetlinkMessage, flags: u16, operation: &str) -> Result<()> {
-        self.request(message, NLM_F_ACK | flags, operation)
-            .map(drop)
-    }
-
-    /// Sends one request and reads all that answers it.
-    fn request(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-        operation: &str,
-    ) -> Result<Vec<RouteNetlinkMessage>> {
-        self.exchange(message, flags)
-            .map_err(|source| Error::Route {
-                operation: operation.to_owned(),
-                source,
-            })
-    }
-
-    fn exchange(
-        &mut self,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        self.socket.send(&bytes, 0)?;
-        let mut answers = Vec::new();
-        loop {
-            let (datagram, _) = self.socket.recv_from_full()?;
-            if take_answers(&datagram, &mut answers)? {
-                return Ok(answers);
-            }
-        }
-    }
-}
-
-/// Reads the messages of one datagram; true after the last of the answer.
-fn take_answers(mut datagram: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
-    while !datagram.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram)
-            .map_err(io::Error::other)?;
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
-            // An error without code is the acknowledgement (netlink(7)).
-            NetlinkPayload::Error(_) => return Ok(true),
-            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
-            _ => {}
-        }
-        // Messages begin at multiples of four bytes.
-        let length = (message.header.length as usize)
-            .next_multiple_of(4)
-            .clamp(4, datagram.len());
-        datagram = &datagram[length..];
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

@@ -1,0 +1,149 @@
+//! One request to the kernel's routing (rtnetlink(7)), and all that answers it. No policy.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::route::RouteMessage;
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use crate::error::{Error, Result};
+
+/// A routing socket, used for one request at a time.
+pub struct Netlink {
+    socket: Socket,
+    /// The index of lo.
+    pub loopback: u32,
+}
+
+impl Netlink {
+    /// Opens it; needs no capability. Errors: [`Error::Route`], here and below.
+    pub fn open() -> Result<Netlink> {
+        let fail = |source| Error::Route {
+            operation: "open a netlink socket".into(),
+            source,
+        };
+        let loopback = nix::net::if_::if_nametoindex("lo").map_err(|errno| fail(errno.into()))?;
+        let mut socket = Socket::new(NETLINK_ROUTE).map_err(fail)?;
+        socket.bind_auto().map_err(fail)?;
+        socket.connect(&SocketAddr::new(0, 0)).map_err(fail)?;
+        Ok(Netlink { socket, loopback })
+    }
+
+    /// Lists all IPv6 routes of all tables.
+    pub fn routes(&mut self) -> Result<Vec<RouteMessage>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet6;
+        let answers = self.request(
+            RouteNetlinkMessage::GetRoute(request),
+            NLM_F_DUMP,
+            "list the routes",
+        )?;
+        let route = |message| match message {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(route).collect())
+    }
+
+    /// Lists the IPv6 addresses of lo.
+    pub fn addresses(&mut self) -> Result<Vec<Ipv6Addr>> {
+        let mut request = AddressMessage::default();
+        request.header.family = AddressFamily::Inet6;
+        let answers = self.request(
+            RouteNetlinkMessage::GetAddress(request),
+            NLM_F_DUMP,
+            "list the addresses",
+        )?;
+        let loopback = self.loopback;
+        let address = |message| match message {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == loopback => {
+                ipv6(&message)
+            }
+            _ => None,
+        };
+        Ok(answers.into_iter().filter_map(address).collect())
+    }
+
+    /// Asks for a change; `operation` names it in the error.
+    pub fn change(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        operation: &str,
+    ) -> Result<()> {
+        self.request(message, NLM_F_ACK | flags, operation)
+            .map(drop)
+    }
+
+    /// Sends one request and reads all that answers it.
+    fn request(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+        operation: &str,
+    ) -> Result<Vec<RouteNetlinkMessage>> {
+        self.exchange(message, flags)
+            .map_err(|source| Error::Route {
+                operation: operation.to_owned(),
+                source,
+            })
+    }
+
+    fn exchange(
+        &mut self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> io::Result<Vec<RouteNetlinkMessage>> {
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        self.socket.send(&bytes, 0)?;
+        let mut answers = Vec::new();
+        loop {
+            let (datagram, _) = self.socket.recv_from_full()?;
+            if take_answers(&datagram, &mut answers)? {
+                return Ok(answers);
+            }
+        }
+    }
+}
+
+/// Reads the messages of one datagram; true after the last of the answer.
+fn take_answers(mut datagram: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
+    while !datagram.is_empty() {
+        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram)
+            .map_err(io::Error::other)?;
+        match message.payload {
+            NetlinkPayload::Done(_) => return Ok(true),
+            NetlinkPayload::Error(error) if error.code.is_some() => return Err(error.to_io()),
+            // An error without code is the acknowledgement (netlink(7)).
+            NetlinkPayload::Error(_) => return Ok(true),
+            NetlinkPayload::InnerMessage(inner) => answers.push(inner),
+            _ => {}
+        }
+        // Messages begin at multiples of four bytes.
+        let length = (message.header.length as usize)
+            .next_multiple_of(4)
+            .clamp(4, datagram.len());
+        datagram = &datagram[length..];
+    }
+    Ok(false)
+}
+
+fn ipv6(message: &AddressMessage) -> Option<Ipv6Addr> {
+    message
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+            _ => None,
+        })
+}
