@@ -97,6 +97,39 @@ pub fn down() -> Result<()> {
     Ok(())
 }
 
+/// What the kernel has of a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The local route is there, whoever added it.
+    pub has_route: bool,
+    /// The addresses of the prefix on lo.
+    pub addresses: Vec<Ipv6Addr>,
+    /// What uses the prefix for something else.
+    pub clash: Option<String>,
+}
+
+/// Looks at the routes and at the addresses of lo; needs no capability.
+///
+/// Errors: [`Error::Route`].
+pub fn state(prefix: Prefix) -> Result<State> {
+    let mut netlink = Netlink::open()?;
+    let routes = netlink.routes()?;
+    let is_local = |route: &RouteMessage| {
+        route.header.kind == RouteType::Local
+            && route.header.destination_prefix_length == 64
+            && destination(route) == Some(prefix.network())
+    };
+    let mut addresses = netlink.addresses()?;
+    addresses.retain(|&address| prefix.contains(address));
+    Ok(State {
+        has_route: routes.iter().any(is_local),
+        addresses,
+        clash: routes
+            .iter()
+            .find_map(|route| clash(prefix, route, netlink.loopback)),
+    })
+}
+
 /// Removes the route of a prefix and its addresses.
 fn remove(netlink: &mut Netlink, prefix: Prefix) -> Result<()> {
     let route = RouteNetlinkMessage::DelRoute(route_message(prefix, netlink.loopback));
