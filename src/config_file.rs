@@ -41,27 +41,31 @@ pub fn text(path: &Path) -> io::Result<Option<String>> {
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// Reads all assignments in order; a file that does not exist has none.
+/// Reads all assignments in order and warns of lines that are none; a file that does not exist has none.
 ///
 /// Errors: [`Error::File`] when it cannot be read, or is no regular file of at most 1 MiB.
 pub fn read(path: &Path) -> Result<Vec<Setting>> {
+    let (settings, problems) = load(path)?;
+    for problem in problems {
+        log::warn!("{problem}");
+    }
+    Ok(settings)
+}
+
+/// The same without a word: gives the lines that are no assignments as [`Error::Config`].
+pub fn load(path: &Path) -> Result<(Vec<Setting>, Vec<Error>)> {
     let text = text(path).map_err(|source| Error::File {
         operation: "read",
         path: path.to_owned(),
         source,
     })?;
     let (settings, problems) = parse(&text.unwrap_or_default());
-    for (line, problem) in problems {
-        log::warn!(
-            "{}",
-            Error::Config {
-                path: path.to_owned(),
-                line,
-                problem
-            }
-        );
-    }
-    Ok(settings)
+    let error = |(line, problem)| Error::Config {
+        path: path.to_owned(),
+        line,
+        problem,
+    };
+    Ok((settings, problems.into_iter().map(error).collect()))
 }
 
 /// Sets a variable in the file, in the place of its last assignment or at the end; all other lines stay.

@@ -11,7 +11,7 @@ use crate::prefix::{self, Origin, Prefix};
 use crate::vsock::Cid;
 
 /// The drop-in, below the directory for generated units.
-const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
+pub const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
 
 /// Writes the drop-in with the prefix of the machine below `root` into `directory`.
 ///
@@ -44,6 +44,15 @@ fn drop_in(prefix: Prefix, origin: &Origin) -> String {
     )
 }
 
+/// Reads the prefix out of the drop-in.
+pub fn prefix_in(text: &str) -> Option<Prefix> {
+    let line = text
+        .lines()
+        .rfind(|line| line.starts_with("ListenStream=["))?;
+    let (address, _) = line.trim_start_matches("ListenStream=[").split_once(']')?;
+    Prefix::containing(address.parse().ok()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,5 +64,12 @@ mod tests {
             text.ends_with("[Socket]\nListenStream=\nListenStream=[fd00:1::2]:%i\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn the_prefix_is_read_out_of_the_drop_in() {
+        let prefix = "fd00:1::/64".parse().unwrap();
+        assert_eq!(prefix_in(&drop_in(prefix, &Origin::Option)), Some(prefix));
+        assert_eq!(prefix_in("[Socket]\nListenStream=\n"), None);
     }
 }

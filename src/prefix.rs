@@ -24,7 +24,7 @@ pub const CONFIG_PATH: &str = "/etc/vsock-bridge/vsock-bridge.conf";
 /// The system credential, which a VMM can pass to its guest.
 pub const CREDENTIAL: &str = "vsock-bridge.prefix";
 /// Where systemd keeps system credentials for root.
-const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
+pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// Begins every unique-local prefix (RFC 4193, section 3.1).
 const UNIQUE_LOCAL: u8 = 0xfd;
 /// Makes what is derived from the machine id ours alone (see sd_id128_get_machine_app_specific(3)).
