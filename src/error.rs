@@ -169,6 +169,12 @@ pub enum Error {
         /// What the kernel said.
         source: Errno,
     },
+    /// Things that must be true and are not; each was printed.
+    #[error("{failed} failed: run what the lines with FAIL name, the first one first")]
+    Checks {
+        /// How many.
+        failed: usize,
+    },
     /// A connection that ended by a failure, in a program that serves only this one.
     #[error("connection {0}")]
     Ended(String),

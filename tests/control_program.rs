@@ -194,6 +194,7 @@ fn wrong_prefixes_exit_2_in_every_subcommand() {
             &["hosts"],
             &["rules"],
             &["rules", "--load"],
+            &["check"],
         ] {
             let option = format!("--prefix={prefix}");
             let finished = vsockctl(&[&[&*option], words].concat());
@@ -277,6 +278,7 @@ fn wrong_command_lines_exit_2() {
         &["hosts", "x"],
         &["rules", "x"],
         &["rules", "--load", "--unload"],
+        &["check", "x"],
         &["addr", "3", "--nonsense"],
         &["addr", "3", "--prefix"],
     ] {
@@ -301,6 +303,7 @@ fn help_and_version_exit_0() {
         &["--version"],
         &["addr", "--help"],
         &["prefix", "--help"],
+        &["check", "--help"],
     ] {
         let finished = vsockctl(arguments);
         assert_eq!(finished.code, 0, "{finished:?}");

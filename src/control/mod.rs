@@ -1,5 +1,6 @@
 //! The body of vsockctl, the administrator's view: one subcommand, one function that gives the text to print.
 
+mod check;
 mod hosts;
 mod rules;
 
@@ -63,6 +64,8 @@ pub enum Command {
         #[arg(long)]
         unload: bool,
     },
+    /// Print what must be true, whether it is, and the command that mends it
+    Check,
 }
 
 /// What can be done with the prefix.
@@ -114,6 +117,7 @@ pub fn run(arguments: Arguments) -> Result<String> {
         Command::Rules { unload: true, .. } => rules::unload().map(|()| String::new()),
         Command::Rules { load: true, .. } => rules::load(prefix()?.0).map(|()| String::new()),
         Command::Rules { .. } => rules::current(prefix()?.0),
+        Command::Check => check::run(arguments.prefix).map(|()| String::new()),
     }
 }
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import pathlib
 import random
+import re
 import select
 import socket
 import subprocess
@@ -130,6 +131,49 @@ def journal(program):
     subprocess.run(["journalctl", "--sync"], check=True, timeout=DEADLINE)
     text = output("journalctl", "--quiet", "--no-pager", "--output=cat", f"--identifier={program}")
     return text.splitlines()
+
+
+# What `vsockctl check` says
+
+
+# Whether the machine that all share has vsock, and which kernel.
+SHARED = {"device", "transport", "CID", "kernel"}
+
+
+class Line:
+    """One line of the table: level, subject, text, and the command that mends it."""
+
+    def __init__(self, line):
+        self.level, self.subject, text = re.fullmatch("(OK|WARN|FAIL) +(.+?)  +(.*)", line).groups()
+        self.text, _, self.command = text.removesuffix("`").partition("; run `")
+
+    def __repr__(self):
+        return f"{self.level} {self.subject}: {self.text}; run `{self.command}`"
+
+
+def faults():
+    """The lines that are not OK, as far as this machine is asked and not the one below."""
+    done = subprocess.run(["vsockctl", "check"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=DEADLINE)
+    lines = [Line(line) for line in done.stdout.splitlines()]
+    failed = [line for line in lines if line.level == "FAIL"]
+    expect_equal(done.returncode, 1 if failed else 0, f"the exit status with {failed}")
+    return [line for line in lines if line.level != "OK" and line.subject not in SHARED]
+
+
+def expect_fault(level, subject, *words):
+    """Exactly one line that is not OK, and this one; gives it."""
+    found = faults()
+    expect_equal([(line.level, line.subject) for line in found], [(level, subject)], f"what is wrong in {found}")
+    for word in words:
+        expect(word in found[0].text, f"{word!r} is not in {found[0]}")
+    return found[0]
+
+
+def mend(line):
+    """Runs the command of the line; nothing is wrong then."""
+    done = subprocess.run(line.command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE)
+    expect_equal(done.returncode, 0, f"the status of {line.command}, which said {done.stdout!r},")
+    expect_equal(faults(), [], f"what is wrong after {line.command}")
 
 
 # Sockets. An address is (host, port) for IPv6, or a path.

@@ -1,0 +1,145 @@
+//! What one check found, and the table of all of them. Pure: who prints decides about colours.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// As it must be, or not in use.
+    Ok,
+    /// Works, but not as well as it could; or could not be looked at.
+    Warn,
+    /// Something that is in use does not work.
+    Fail,
+}
+
+impl Level {
+    /// Gives what a fault means: a failure where the thing is in use.
+    pub fn of_fault(is_in_use: bool) -> Level {
+        if is_in_use { Level::Fail } else { Level::Warn }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Level::Ok => "OK",
+            Level::Warn => "WARN",
+            Level::Fail => "FAIL",
+        }
+    }
+
+    fn style(self) -> Style {
+        let color = match self {
+            Level::Ok => AnsiColor::Green,
+            Level::Warn => AnsiColor::Yellow,
+            Level::Fail => AnsiColor::Red,
+        };
+        color.on_default().bold()
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub level: Level,
+    /// What was looked at, in a word or two.
+    pub subject: String,
+    /// What is the case.
+    pub text: String,
+    /// What mends it: commands for root, in order.
+    pub commands: Vec<String>,
+}
+
+impl Finding {
+    /// Makes a finding that no command mends.
+    pub fn new(level: Level, subject: &str, text: impl Into<String>) -> Finding {
+        Finding {
+            level,
+            subject: subject.to_owned(),
+            text: text.into(),
+            commands: Vec::new(),
+        }
+    }
+
+    /// All is well.
+    pub fn ok(subject: &str, text: impl Into<String>) -> Finding {
+        Finding::new(Level::Ok, subject, text)
+    }
+
+    /// Could be better, or could not be looked at.
+    pub fn warn(subject: &str, text: impl Into<String>) -> Finding {
+        Finding::new(Level::Warn, subject, text)
+    }
+
+    /// Adds a command that mends it, to be run as root behind the others.
+    pub fn run(mut self, command: impl Into<String>) -> Finding {
+        self.commands.push(command.into());
+        self
+    }
+
+    /// Adds several of them.
+    pub fn run_all(mut self, commands: impl IntoIterator<Item = String>) -> Finding {
+        self.commands.extend(commands);
+        self
+    }
+
+    /// Joins the commands to one line for a shell.
+    fn command_line(&self, is_root: bool) -> Option<String> {
+        let sudo = if is_root { "" } else { "sudo " };
+        let commands: Vec<String> = self.commands.iter().map(|c| format!("{sudo}{c}")).collect();
+        (!commands.is_empty()).then(|| commands.join(" && "))
+    }
+}
+
+/// Writes one line for each finding; root needs no sudo.
+pub fn table(findings: &[Finding], is_root: bool) -> String {
+    let width = findings.iter().map(|f| f.subject.len()).max().unwrap_or(0);
+    let mut table = String::new();
+    for finding in findings {
+        let (word, style) = (finding.level.word(), finding.level.style());
+        let remedy = finding
+            .command_line(is_root)
+            .map(|command| format!("; run `{command}`"))
+            .unwrap_or_default();
+        // Whatever a file or the kernel said, it is one line.
+        let text = finding.text.replace(char::is_control, " ");
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            table,
+            "{style}{word:4}{style:#}  {:width$}  {text}{remedy}",
+            finding.subject
+        );
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(findings: &[Finding], is_root: bool) -> String {
+        anstream::adapter::strip_str(&table(findings, is_root)).to_string()
+    }
+
+    #[test]
+    fn each_finding_is_one_line_with_the_command_at_its_end() {
+        let findings = [
+            Finding::ok("a", "is well"),
+            Finding::new(Level::Fail, "longer", "is\nbroken")
+                .run("one")
+                .run("two --now"),
+        ];
+        let lines =
+            "OK    a       is well\nFAIL  longer  is broken; run `sudo one && sudo two --now`\n";
+        assert_eq!(plain(&findings, false), lines);
+        assert_eq!(plain(&findings, true), lines.replace("sudo ", ""));
+    }
+
+    #[test]
+    fn a_fault_fails_only_what_is_in_use() {
+        assert_eq!(Level::of_fault(true), Level::Fail);
+        assert_eq!(Level::of_fault(false), Level::Warn);
+    }
+}

@@ -1,0 +1,96 @@
+//! `vsockctl check`: one line for each thing that must be true, with the command that mends it.
+//!
+//! Each check is a function from facts to findings; what gathers the facts stands beside it. Nothing is changed, and
+//! nobody is connected to. Only what is in use can fail. The order is that of mending: what a line needs stands above
+//! it, and what follows from a fault has no line of its own, where that is certain.
+
+mod device;
+mod finding;
+mod kernel;
+mod listeners;
+mod ports;
+mod prefix;
+mod routes;
+mod sshd;
+mod states;
+mod system;
+mod targets;
+mod transport;
+mod units;
+
+use std::io::Write;
+
+use crate::error::{Error, Result};
+use crate::prefix::Prefix;
+
+use finding::{Finding, Level};
+use units::{Unit, Use};
+
+/// Prints the table. `given`: the prefix of option or environment.
+///
+/// Errors: [`Error::Checks`] when something has failed, [`Error::File`] when nobody takes the output.
+pub fn run(given: Option<Prefix>) -> Result<()> {
+    let is_root = nix::unistd::geteuid().is_root();
+    let findings = match units::gather() {
+        Ok(units) => look(given, is_root, &units, None),
+        Err(problem) => look(given, is_root, &[], Some(&problem)),
+    };
+    // Leaves the colours out where nobody sees them or NO_COLOR is set.
+    anstream::stdout()
+        .write_all(finding::table(&findings, is_root).as_bytes())
+        .map_err(|source| Error::File {
+            operation: "write to",
+            path: "/dev/stdout".into(),
+            source,
+        })?;
+    let failed = findings.iter().filter(|f| f.level == Level::Fail).count();
+    match failed {
+        0 => Ok(()),
+        _ => Err(Error::Checks { failed }),
+    }
+}
+
+fn look(
+    given: Option<Prefix>,
+    is_root: bool,
+    units: &[Unit],
+    problem: Option<&str>,
+) -> Vec<Finding> {
+    let is_used = Use {
+        to_host: targets::has_host(units),
+        ..Use::of(units)
+    };
+    let (device, transports) = (device::gather(), transport::gather());
+    let system = system::gather();
+    let prefix = prefix::gather(given, problem.is_none());
+    let own_cid = transports.knows_cid(&device).then_some(transports.cid);
+    let listeners = listeners::gather();
+    let clashes = ports::clashes(units, &listeners);
+    let is_explained = |unit: &Unit| clashes.iter().any(|clash| clash.unit.id == unit.id);
+
+    let mut findings = vec![
+        device::check(&device, &is_used),
+        transport::check(&transports, &device, &is_used),
+        transport::cid(&transports, &device),
+        kernel::check(&kernel::version()),
+        system::ipv6(&system, &is_used),
+        system::user(&system, &is_used),
+        prefix::check(&prefix, &is_used, units),
+    ];
+    if system.ipv6_disabled == Some(false) {
+        findings.extend(routes::check(&prefix, &is_used, own_cid, units));
+    }
+    findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
+    match problem {
+        Some(problem) => findings.push(Finding::warn(
+            "units",
+            format!("cannot be looked at: {problem}"),
+        )),
+        None => {
+            findings.extend(ports::check(&clashes, units));
+            findings.extend(states::check(units, is_explained));
+            findings.extend(targets::check(units, &listeners));
+        }
+    }
+    findings
+}

@@ -1,0 +1,211 @@
+//! Whether the units that are in use are well.
+
+use super::finding::{Finding, Level};
+use super::units::{PREFIX_SERVICE, Unit};
+
+/// Gives a line for each unit that is in use, or was meant to be. `is_explained`: another line tells why it failed.
+pub fn check(units: &[Unit], is_explained: impl Fn(&Unit) -> bool) -> Vec<Finding> {
+    let findings: Vec<Finding> = units
+        .iter()
+        .filter(|unit| unit.is_in_use() || running_service(unit, units).is_some())
+        .filter(|unit| unit.id != PREFIX_SERVICE && !is_explained(unit))
+        .filter_map(|unit| state(unit, units))
+        .collect();
+    if findings.is_empty() && !units.iter().any(is_explained) {
+        return vec![Finding::ok("units", "no bridge is enabled or running")];
+    }
+    findings
+}
+
+fn state(unit: &Unit, units: &[Unit]) -> Option<Finding> {
+    let id = &unit.id;
+    let fail = |text: String| Finding::new(Level::Fail, id, text);
+    let log = format!("see `journalctl -eu {id}`");
+    // One connection of many; the next one is another instance.
+    if unit.is("sshd-vsock@", "") {
+        return None;
+    }
+    if unit.load != "loaded" {
+        let finding = fail(format!("cannot be loaded ({})", unit.load));
+        return Some(
+            finding
+                .run("systemctl daemon-reload")
+                .run_all(restart(unit, units)),
+        );
+    }
+    if unit.keeps_failing() {
+        let text = format!("fails at each start ({}), {log}", unit.result);
+        return Some(fail(text).run_all(restart(unit, units)));
+    }
+    match &*unit.active {
+        "failed" => {
+            let text = format!("failed ({}), {log}", unit.result);
+            Some(fail(text).run_all(restart(unit, units)))
+        }
+        "inactive" if running_service(unit, units).is_some() => {
+            let text = "does not listen, though its service runs".to_owned();
+            Some(fail(text).run_all(restart(unit, units)))
+        }
+        "inactive" => {
+            Some(fail("is enabled, but not running".into()).run(format!("systemctl start {id}")))
+        }
+        _ if unit.is("", ".socket") => {
+            let addresses = unit.listen.join(", ");
+            Some(Finding::ok(id, format!("listens on {addresses}")))
+        }
+        _ if unit.sub == "exited" => Some(Finding::ok(id, "has done its work")),
+        // Its socket has a line.
+        _ => None,
+    }
+}
+
+/// Gives the commands that start a unit again.
+pub fn restart(unit: &Unit, units: &[Unit]) -> Vec<String> {
+    // systemd refuses to start a socket while its service runs.
+    let stop = running_service(unit, units).map(|service| format!("systemctl stop {}", service.id));
+    let restart = format!("systemctl restart {}", unit.id);
+    stop.into_iter().chain([restart]).collect()
+}
+
+/// Finds the service of a socket unit, if it is not at rest.
+fn running_service<'a>(unit: &Unit, units: &'a [Unit]) -> Option<&'a Unit> {
+    let service = format!("{}.service", unit.id.strip_suffix(".socket")?);
+    units
+        .iter()
+        .find(|other| other.id == service && other.active != "inactive")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::units::Use;
+    use super::super::units::tests::{active, inactive};
+    use super::*;
+
+    fn failed(id: &str) -> Unit {
+        Unit {
+            active: "failed".into(),
+            sub: "failed".into(),
+            result: "resources".into(),
+            ..active(id)
+        }
+    }
+
+    fn check_all(units: &[Unit]) -> Vec<Finding> {
+        check(units, |_| false)
+    }
+
+    fn expect_failure(units: &[Unit], commands: &[&str]) {
+        let findings = check_all(units);
+        let [finding] = &findings[..] else {
+            panic!("{findings:#?}")
+        };
+        assert_eq!(finding.level, Level::Fail);
+        assert_eq!(finding.commands, commands);
+    }
+
+    #[test]
+    fn active_units_are_well_and_idle_services_have_no_line() {
+        let units = [
+            active("vsock-bridge@445.socket"),
+            inactive("vsock-bridge@445.service"),
+            active(PREFIX_SERVICE),
+        ];
+        let findings = check_all(&units);
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        assert_eq!(findings[0].level, Level::Ok);
+        let rules = Unit {
+            sub: "exited".into(),
+            ..active("vsock-bridge-rules.service")
+        };
+        assert_eq!(check_all(&[rules])[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn nothing_in_use_is_well() {
+        let disabled = Unit {
+            file_state: "disabled".into(),
+            ..inactive("vsock-bridge@445.socket")
+        };
+        let unknown = Unit {
+            load: "not-found".into(),
+            ..inactive("sshd-vsock.socket")
+        };
+        let units = [disabled, unknown];
+        assert_eq!(Use::of(&units), Use::NOTHING);
+        assert_eq!(check_all(&units)[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn an_enabled_socket_that_is_not_active_fails() {
+        expect_failure(
+            &[inactive("vsock-bridge@445.socket")],
+            &["systemctl start vsock-bridge@445.socket"],
+        );
+    }
+
+    #[test]
+    fn a_failed_socket_fails_and_its_running_service_is_stopped_first() {
+        let socket = failed("vsock-bridge@445.socket");
+        let restart = "systemctl restart vsock-bridge@445.socket";
+        expect_failure(std::slice::from_ref(&socket), &[restart]);
+        expect_failure(
+            &[socket, active("vsock-bridge@445.service")],
+            &["systemctl stop vsock-bridge@445.service", restart],
+        );
+    }
+
+    #[test]
+    fn a_socket_that_does_not_listen_beside_its_service_fails() {
+        let socket = Unit {
+            file_state: "disabled".into(),
+            ..inactive("vsock-bridge@445.socket")
+        };
+        let commands = [
+            "systemctl stop vsock-bridge@445.service",
+            "systemctl restart vsock-bridge@445.socket",
+        ];
+        expect_failure(&[socket, active("vsock-bridge@445.service")], &commands);
+    }
+
+    #[test]
+    fn a_service_that_is_started_again_and_again_fails() {
+        let restart = ["systemctl restart vsock-bridge@445.service"];
+        for (sub, restarts) in [("auto-restart", 0), ("start", 3)] {
+            let unit = Unit {
+                active: "activating".into(),
+                sub: sub.into(),
+                restarts,
+                ..active("vsock-bridge@445.service")
+            };
+            expect_failure(&[unit], &restart);
+        }
+    }
+
+    #[test]
+    fn a_unit_that_cannot_be_loaded_fails() {
+        let unit = Unit {
+            load: "bad-setting".into(),
+            ..inactive("vsock-bridge-ipv6@445.socket")
+        };
+        let commands = [
+            "systemctl daemon-reload",
+            "systemctl restart vsock-bridge-ipv6@445.socket",
+        ];
+        expect_failure(&[unit], &commands);
+    }
+
+    #[test]
+    fn a_failed_oneshot_of_ours_fails_but_one_lost_connection_does_not() {
+        let rules = failed("vsock-bridge-rules.service");
+        expect_failure(&[rules], &["systemctl restart vsock-bridge-rules.service"]);
+        assert_eq!(
+            check_all(&[failed("sshd-vsock@1-3:22-2:99.service")])[0].level,
+            Level::Ok
+        );
+    }
+
+    #[test]
+    fn a_unit_whose_fault_is_told_elsewhere_has_no_line() {
+        assert_eq!(check(&[failed("vsock-bridge@445.socket")], |_| true), []);
+    }
+}

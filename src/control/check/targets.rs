@@ -1,0 +1,218 @@
+//! Whether somebody listens where the bridges connect to, as far as that is on this machine.
+
+use std::path::Path;
+
+use super::finding::{Finding, Level};
+use super::listeners::Listeners;
+use super::units::Unit;
+use crate::config_file;
+use crate::endpoint::Endpoint;
+use crate::error::Error;
+use crate::vsock::Cid;
+
+/// `--to` as an environment variable.
+const VARIABLE: &str = "VSOCK_BRIDGE_TO";
+
+/// Where a bridge connects to, and where that was written: a file with its line, or the unit.
+struct Target {
+    text: String,
+    place: String,
+}
+
+/// Gives a line for each bridge in use whose target is on this machine.
+pub fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
+    services(units)
+        .filter_map(|service| match target(service) {
+            Ok(target) => look(&service.id, &target?, listeners),
+            Err(error) => Some(Finding::warn("target", error.report())),
+        })
+        .collect()
+}
+
+/// Tells whether some bridge in use connects to the host.
+pub fn has_host(units: &[Unit]) -> bool {
+    let is_host = |endpoint: Endpoint| matches!(endpoint, Endpoint::Vsock(addr) if addr.cid == Some(Cid::HOST));
+    services(units)
+        // What is wrong with a target has its line.
+        .filter_map(|service| target(service).ok()??.text.parse().ok())
+        .any(is_host)
+}
+
+/// The services of the sockets in use.
+fn services(units: &[Unit]) -> impl Iterator<Item = &Unit> {
+    let sockets = units
+        .iter()
+        .filter(|unit| unit.is_in_use())
+        .filter_map(|unit| unit.id.strip_suffix(".socket"));
+    sockets.filter_map(|name| {
+        units
+            .iter()
+            .find(|unit| unit.id == format!("{name}.service"))
+    })
+}
+
+/// Reads the target as systemd would set it: Environment=, overruled by each file in turn.
+fn target(service: &Unit) -> Result<Option<Target>, Error> {
+    // The command line overrules all of them.
+    if service.command.contains(" --to") {
+        return Ok(None);
+    }
+    let mut target = service
+        .environment
+        .iter()
+        .filter_map(|assignment| assignment.split_once('='))
+        .rfind(|(name, _)| *name == VARIABLE)
+        .map(|(_, text)| Target {
+            text: text.to_owned(),
+            place: service.id.clone(),
+        });
+    for path in &service.environment_files {
+        let (settings, _) = config_file::load(path)?;
+        if let Some(setting) = settings.into_iter().rfind(|s| s.name == VARIABLE) {
+            target = Some(Target {
+                text: setting.value,
+                place: format!("{}:{}", path.display(), setting.line),
+            });
+        }
+    }
+    Ok(target)
+}
+
+fn look(id: &str, target: &Target, listeners: &Listeners) -> Option<Finding> {
+    let endpoint = match target
+        .text
+        .parse::<Endpoint>()
+        .and_then(Endpoint::into_target)
+    {
+        Ok(endpoint) => endpoint,
+        Err(error) => {
+            let text = format!("{}: {}", target.place, error.report());
+            return Some(Finding::new(Level::Fail, "target", text));
+        }
+    };
+    let is_served = match &endpoint {
+        Endpoint::Tcp(address) if address.ip().is_loopback() => listeners.serve(*address),
+        Endpoint::Unix(name) => listeners.serve_unix(name),
+        // On another machine, or to be resolved first.
+        _ => return None,
+    };
+    if is_served {
+        return Some(Finding::ok(
+            "target",
+            format!("{endpoint}, of {id}, is listened to"),
+        ));
+    }
+    let text = format!(
+        "nobody listens on {endpoint}, where {id} connects to: start that server, or set another \
+         {VARIABLE} in {}",
+        configuration(id)
+    );
+    Some(Finding::warn("target", text))
+}
+
+/// The file of an instance.
+fn configuration(service: &str) -> String {
+    let name = service.trim_end_matches(".service");
+    Path::new("/etc/vsock-bridge")
+        .join(format!("{name}.conf"))
+        .display()
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::listeners::TcpListener;
+    use super::super::units::tests::{active, inactive};
+    use super::*;
+
+    fn units(to: &str) -> [Unit; 2] {
+        let service = Unit {
+            environment: vec![format!("{VARIABLE}={to}")],
+            ..inactive("vsock-bridge@445.service")
+        };
+        [active("vsock-bridge@445.socket"), service]
+    }
+
+    fn listeners() -> Listeners {
+        Listeners {
+            tcp: vec![TcpListener {
+                address: "[::1]:445".parse().unwrap(),
+                inode: 0,
+            }],
+            unix: vec!["/run/x.sock".into()],
+        }
+    }
+
+    fn levels(to: &str) -> Vec<Level> {
+        let findings = check(&units(to), &listeners());
+        findings.iter().map(|finding| finding.level).collect()
+    }
+
+    #[test]
+    fn a_target_that_nobody_listens_on_is_a_warning() {
+        for (to, level) in [
+            ("[::1]:445", Level::Ok),
+            ("[::1]:446", Level::Warn),
+            ("127.0.0.1:445", Level::Warn),
+            ("/run/x.sock", Level::Ok),
+            ("/run/y.sock", Level::Warn),
+            ("@x", Level::Warn),
+        ] {
+            assert_eq!(levels(to), [level], "{to}");
+        }
+        let text = &check(&units("[::1]:446"), &listeners())[0].text;
+        assert!(text.contains("[::1]:446") && text.contains("vsock-bridge@445.conf"));
+    }
+
+    #[test]
+    fn a_target_that_is_none_fails() {
+        for to in ["nonsense", "vsock::445", ""] {
+            assert_eq!(levels(to), [Level::Fail], "{to:?}");
+        }
+    }
+
+    #[test]
+    fn targets_elsewhere_are_not_looked_at() {
+        for to in ["vsock:2:445", "vsock:mapped", "192.0.2.1:445", "name:445"] {
+            assert_eq!(levels(to), [], "{to}");
+        }
+        let mut units = units("[::1]:446");
+        units[0] = Unit {
+            file_state: "disabled".into(),
+            ..inactive("vsock-bridge@445.socket")
+        };
+        assert_eq!(check(&units, &listeners()), []);
+    }
+
+    #[test]
+    fn a_bridge_to_the_host_is_known_by_its_target() {
+        for (to, is_host) in [
+            ("vsock:2:445", true),
+            ("vsock:host:445", true),
+            ("vsock:3:445", false),
+            ("vsock:mapped", false),
+            ("[::1]:445", false),
+            ("nonsense", false),
+        ] {
+            assert_eq!(has_host(&units(to)), is_host, "{to}");
+        }
+    }
+
+    #[test]
+    fn files_overrule_the_unit_and_the_command_line_all() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bridge.conf");
+        fs::write(&path, "# c\nVSOCK_BRIDGE_TO=nonsense\n").unwrap();
+        let mut units = units("[::1]:445");
+        units[1].environment_files = vec!["/nonexistent".into(), path.clone()];
+        let text = &check(&units, &listeners())[0].text;
+        assert!(
+            text.starts_with(&format!("{}:2: ", path.display())),
+            "{text}"
+        );
+        units[1].command = "{ argv[]=/x --to [::1]:446 }".into();
+        assert_eq!(check(&units, &listeners()), []);
+    }
+}

@@ -1,0 +1,283 @@
+//! What systemd says of our units, and which of them are in use.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// Ours, and sshd's of whoever brings them.
+const PATTERNS: [&str; 2] = ["vsock-bridge*", "sshd-vsock*"];
+/// An instance that need not exist, to see what any instance would be.
+pub const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
+/// Adds the route; looked at through the route.
+pub const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
+const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
+    EnvironmentFiles,ExecStart,RuntimeDirectory";
+
+/// One loaded unit, as `systemctl show` tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name.
+    pub id: String,
+    /// `loaded`, `not-found`, `bad-setting` …
+    pub load: String,
+    /// `active`, `inactive`, `failed` …
+    pub active: String,
+    /// `listening`, `auto-restart` …
+    pub sub: String,
+    /// Why it failed.
+    pub result: String,
+    /// `enabled`, `disabled`, `static`, `generated` …
+    pub file_state: String,
+    /// The addresses of a socket unit, as in ListenStream=.
+    pub listen: Vec<String>,
+    /// How often systemd started it again since it was last started by hand or by a client.
+    pub restarts: u32,
+    /// Environment=.
+    pub environment: Vec<String>,
+    /// EnvironmentFile=.
+    pub environment_files: Vec<PathBuf>,
+    /// ExecStart=.
+    pub command: String,
+    /// RuntimeDirectory=.
+    pub runtime_directory: String,
+}
+
+impl Unit {
+    /// Tells whether it runs, should run, or failed to.
+    pub fn is_in_use(&self) -> bool {
+        self.load != "not-found" && (self.is_enabled() || self.active != "inactive")
+    }
+
+    /// Tells whether it is up.
+    pub fn is_active(&self) -> bool {
+        ["active", "reloading", "refreshing"].contains(&&*self.active)
+    }
+
+    fn is_enabled(&self) -> bool {
+        self.file_state.starts_with("enabled")
+    }
+
+    /// A service without start limit is never failed for long; it is started again and again.
+    pub fn keeps_failing(&self) -> bool {
+        self.active == "activating" && (self.sub.starts_with("auto-restart") || self.restarts > 0)
+    }
+
+    /// Tells whether its name begins and ends so.
+    pub fn is(&self, prefix: &str, suffix: &str) -> bool {
+        self.id.starts_with(prefix) && self.id.ends_with(suffix)
+    }
+}
+
+/// What the units in use need of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Vsock, in any way.
+    pub vsock: bool,
+    /// A way to the host; known of the targets, not of the units alone.
+    pub to_host: bool,
+    /// An address that the generator writes into the units.
+    pub generated: bool,
+    /// A prefix, sooner or later.
+    pub prefix: bool,
+    /// The route of the prefix, now.
+    pub route: bool,
+    /// An sshd that serves one connection.
+    pub sshd: bool,
+}
+
+impl Use {
+    /// Reads it off the units.
+    pub fn of(units: &[Unit]) -> Use {
+        let used = |prefix, suffix| {
+            units
+                .iter()
+                .any(|unit| unit.is(prefix, suffix) && unit.is_in_use())
+        };
+        let active = |prefix, suffix| {
+            units
+                .iter()
+                .any(|unit| unit.is(prefix, suffix) && unit.is_active())
+        };
+        let ipv6 = used("vsock-bridge-ipv6@", ".socket");
+        let any = used("vsock-bridge-any", ".socket");
+        let bridge = used("vsock-bridge@", ".socket");
+        let sshd = used("sshd-vsock.socket", "");
+        Use {
+            vsock: ipv6 || any || bridge || sshd,
+            to_host: false,
+            generated: ipv6,
+            prefix: ipv6 || any || bridge,
+            // The service of a vsock port starts the one of the prefix with its first connection.
+            route: used(PREFIX_SERVICE, "")
+                || active("vsock-bridge-ipv6@", ".socket")
+                || active("vsock-bridge-any", ".socket")
+                || active("vsock-bridge@", ".service"),
+            sshd,
+        }
+    }
+}
+
+/// Asks systemd for all our loaded units; the error says why it cannot be asked.
+pub fn gather() -> Result<Vec<Unit>, String> {
+    if !libsystemd::daemon::booted() {
+        return Err("systemd is not running".to_owned());
+    }
+    let output = Command::new("systemctl")
+        .args(["show", "--all", "--no-pager", "--property", PROPERTIES])
+        .args(PATTERNS)
+        .arg(SSHD_INSTANCE)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("systemctl cannot be run: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("systemctl failed: {}", said.trim()));
+    }
+    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
+}
+
+/// Reads blocks of `NAME=VALUE` with an empty line between them.
+fn parse(text: &str) -> Vec<Unit> {
+    let mut units: Vec<Unit> = text.split("\n\n").map(unit).collect();
+    units.retain(|unit| !unit.id.is_empty());
+    units.sort_by(|a, b| a.id.cmp(&b.id));
+    // The one instance is named and may match a pattern as well.
+    units.dedup_by(|a, b| a.id == b.id);
+    units
+}
+
+fn unit(block: &str) -> Unit {
+    let mut unit = Unit::default();
+    for (name, value) in block.lines().filter_map(|line| line.split_once('=')) {
+        let text = value.to_owned();
+        // `ADDRESS (Stream)`, `PATH (ignore_errors=yes)`
+        let first = || {
+            value
+                .rsplit_once(" (")
+                .map_or(value, |(first, _)| first)
+                .to_owned()
+        };
+        match name {
+            "Id" => unit.id = text,
+            "LoadState" => unit.load = text,
+            "ActiveState" => unit.active = text,
+            "SubState" => unit.sub = text,
+            "Result" => unit.result = text,
+            "UnitFileState" => unit.file_state = text,
+            "NRestarts" => unit.restarts = value.parse().unwrap_or(0),
+            "ExecStart" => unit.command = text,
+            "RuntimeDirectory" => unit.runtime_directory = text,
+            "Environment" => unit.environment = words(value),
+            "Listen" => unit.listen.push(first()),
+            "EnvironmentFiles" => unit.environment_files.push(first().into()),
+            _ => {}
+        }
+    }
+    unit
+}
+
+/// Splits words that are quoted where they contain special characters.
+fn words(text: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_quoted) = (Vec::new(), String::new(), false);
+    let mut characters = text.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => is_quoted = !is_quoted,
+            '\\' => word.extend(characters.next()),
+            ' ' if !is_quoted => words.push(std::mem::take(&mut word)),
+            other => word.push(other),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    impl Use {
+        /// No unit is in use.
+        pub const NOTHING: Use = Use {
+            vsock: false,
+            to_host: false,
+            generated: false,
+            prefix: false,
+            route: false,
+            sshd: false,
+        };
+    }
+
+    /// A unit that is up.
+    pub fn active(id: &str) -> Unit {
+        let is_socket = id.ends_with(".socket");
+        Unit {
+            id: id.to_owned(),
+            load: "loaded".into(),
+            active: "active".into(),
+            sub: if is_socket { "listening" } else { "running" }.into(),
+            result: "success".into(),
+            file_state: if is_socket { "enabled" } else { "static" }.into(),
+            ..Unit::default()
+        }
+    }
+
+    /// A unit that is not.
+    pub fn inactive(id: &str) -> Unit {
+        Unit {
+            active: "inactive".into(),
+            sub: "dead".into(),
+            ..active(id)
+        }
+    }
+
+    #[test]
+    fn blocks_of_systemctl_show_are_read() {
+        let text = "Result=success\nNRestarts=2\nExecStart={ path=/x ; argv[]=/x }\n\
+            Environment=\"VSOCK_BRIDGE_TO=[::1]:446\" VSOCK_BRIDGE_EXIT_IDLE_TIME=10min\n\
+            EnvironmentFiles=/etc/a.conf (ignore_errors=yes)\nEnvironmentFiles=/etc/b.conf (ignore_errors=no)\n\
+            RuntimeDirectory=\nId=vsock-bridge@446.service\nLoadState=loaded\nActiveState=activating\n\
+            SubState=start\nUnitFileState=static\n\n\
+            Listen=[fd00::2]:445 (Stream)\nId=vsock-bridge-ipv6@445.socket\nLoadState=loaded\n\
+            ActiveState=active\nSubState=listening\nUnitFileState=enabled\n";
+        let units = parse(text);
+        let [socket, service] = &units[..] else {
+            panic!("{units:#?}")
+        };
+        assert_eq!(socket.listen, ["[fd00::2]:445"]);
+        assert_eq!(
+            service.environment,
+            [
+                "VSOCK_BRIDGE_TO=[::1]:446",
+                "VSOCK_BRIDGE_EXIT_IDLE_TIME=10min"
+            ]
+        );
+        assert_eq!(
+            service.environment_files,
+            [PathBuf::from("/etc/a.conf"), "/etc/b.conf".into()]
+        );
+        assert_eq!(service.restarts, 2);
+    }
+
+    #[test]
+    fn quoted_words_are_split_and_unquoted() {
+        assert_eq!(
+            words(r#"A=1 "B=x y" "C=\"q\"""#),
+            ["A=1", "B=x y", "C=\"q\""]
+        );
+        assert_eq!(words(""), [""; 0]);
+    }
+
+    #[test]
+    fn the_units_in_use_tell_what_is_needed() {
+        let ipv6 = Use::of(&[active("vsock-bridge-ipv6@445.socket")]);
+        assert!(ipv6.vsock && ipv6.generated && ipv6.prefix && ipv6.route);
+        let waiting = Use::of(&[active("vsock-bridge@445.socket")]);
+        assert!(waiting.vsock && waiting.prefix && !waiting.route && !waiting.generated);
+        let serving = Use::of(&[active("vsock-bridge@445.service")]);
+        assert!(serving.route);
+        let sshd = Use::of(&[active("sshd-vsock.socket")]);
+        assert!(sshd.sshd && sshd.vsock && !sshd.prefix);
+    }
+}
