@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::replace::replace;
 
 /// Far above any real file; a device or a wrong path must not fill the memory of a generator.
 const MAX_BYTES: u64 = 1 << 20;
@@ -78,20 +79,10 @@ pub fn set(path: &Path, name: &str, value: &str) -> Result<()> {
         source,
     };
     let text = text(path).map_err(fail)?.unwrap_or_default();
-    let new = path.with_extension("conf.new");
-    let write = || {
-        if let Some(directory) = path.parent() {
-            fs::create_dir_all(directory)?;
-        }
-        fs::write(&new, with_setting(&text, name, value))?;
-        File::open(&new)?.sync_all()?;
-        fs::rename(&new, path)
-    };
-    write().map_err(|error| {
-        // The failure is what is reported, not that the half-written file is gone or not.
-        let _ = fs::remove_file(&new);
-        fail(error)
-    })
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(fail)?;
+    }
+    replace(path, with_setting(&text, name, value).as_bytes()).map_err(fail)
 }
 
 fn with_setting(text: &str, name: &str, value: &str) -> String {

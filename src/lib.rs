@@ -26,7 +26,7 @@
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`fdpass`] | one job each |
 //! | [`stream`] [`peer`] [`sys`] | sockets and their addresses; the only `unsafe` |
-//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`clock`] [`config_file`] [`error`] | values; no I/O but configuration files |
+//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 
 pub mod activation;
 pub mod clock;
@@ -48,6 +48,7 @@ pub mod peer;
 pub mod policy;
 pub mod prefix;
 pub mod relay;
+pub mod replace;
 pub mod route;
 pub mod server;
 pub mod stream;
