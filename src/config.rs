@@ -10,25 +10,25 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{ArgAction, CommandFactory, Parser};
 
+use crate::allow_list::AllowList;
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::logging;
-use crate::policy::{AllowedCids, Gate};
+use crate::names::{self, Names};
+use crate::policy::Gate;
 use crate::prefix::{self, Prefix};
 use crate::relay::{Limits, LoopSettings};
 use crate::stream::Tuning;
 
 /// Ten years: longer is infinity, and far below what a clock can add without overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
-/// Variables of the shared configuration file that are not for this program.
-const FOREIGN_VARIABLES: [&str; 1] = ["VSOCK_BRIDGE_NAMES"];
 
 const AFTER_HELP: &str = "\
 Every option can be given as an environment variable, e.g. VSOCK_BRIDGE_TO for --to, and so in
 /etc/vsock-bridge/vsock-bridge@PORT.conf. VSOCK_BRIDGE_LOG takes a log filter, e.g. debug.
 
-Targets: [::1]:445  127.0.0.1:445  name:445  vsock:2:445  vsock:host:445  vsock:mapped[:PORT]
+Targets: [::1]:445  127.0.0.1:445  name:445  vsock:2:445  vsock:web:445  vsock:mapped[:PORT]
          /run/x.sock  @name  vsock-mux:/run/vm.vsock:445
 Times:   500ms  5s  10min  1h 30min  infinity
 
@@ -48,14 +48,17 @@ pub struct Arguments {
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
     pub prefix: Option<Prefix>,
-    /// Machines that may connect over vsock: any, or a list such as 3,7,100-200,host,local
+    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
+    #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
+    pub names: Option<Names>,
+    /// Machines that may connect over vsock: any, or a list such as 3,7,100-200,host,web
     #[arg(
         long,
         env = "VSOCK_BRIDGE_ALLOW_CID",
         value_name = "LIST",
         default_value = "any"
     )]
-    pub allow_cid: AllowedCids,
+    pub allow_cid: AllowList,
     /// Connections in all
     #[arg(long, env = "VSOCK_BRIDGE_MAX_CONNECTIONS", value_name = "N", default_value = "4096", value_parser = parse_limit)]
     pub max_connections: usize,
@@ -132,8 +135,7 @@ impl Arguments {
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
             let is_ours = text.starts_with("VSOCK_BRIDGE_");
-            let is_other = text == logging::VARIABLE || FOREIGN_VARIABLES.contains(&&*text);
-            if is_ours && !is_other && !known.contains(&name.as_os_str()) {
+            if is_ours && text != logging::VARIABLE && !known.contains(&name.as_os_str()) {
                 log::warn!(
                     "{text} in the environment is not a setting of vsock-bridge; see vsock-bridge(8)"
                 );
@@ -251,7 +253,8 @@ impl Settings {
         let target = arguments.to.ok_or_else(|| {
             Error::Usage("`--to` or VSOCK_BRIDGE_TO is missing: where should connections go? e.g. --to [::1]:445".into())
         })?;
-        let target = Target::resolve(target.into_target()?)?;
+        let names = arguments.names.as_ref();
+        let target = Target::resolve(target.into_target()?, names)?;
         let source = match arguments.source {
             Some(SourceArgument(source)) => source,
             None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
@@ -276,7 +279,7 @@ impl Settings {
         };
         dialer.check()?;
         let gate = Gate::new(
-            arguments.allow_cid,
+            arguments.allow_cid.resolve(names)?,
             arguments.max_connections,
             arguments.max_connections_per_peer,
             prefix,

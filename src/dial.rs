@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use clap::{ArgAction, Parser};
 
+use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
 use crate::config::{parse_positive, parse_time};
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::fdpass;
-use crate::names;
+use crate::names::{self, Machine, Names};
 use crate::peer::Peer;
-use crate::policy::{AllowedCids, Gate};
+use crate::policy::Gate;
 use crate::prefix::{self, Prefix};
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
-use crate::vsock::{VsockAddr, VsockPort};
+use crate::vsock::VsockPort;
 
 /// The port of ssh, for which this program is mostly called.
 const DEFAULT_PORT: u16 = 22;
@@ -54,6 +55,9 @@ pub struct Arguments {
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
     pub prefix: Option<Prefix>,
+    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
+    #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
+    pub names: Option<Names>,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -64,6 +68,7 @@ pub struct Arguments {
 
 /// Connects, then hands the socket over or relays until both directions have ended.
 pub fn run(arguments: Arguments) -> Result<()> {
+    let names = arguments.names.as_ref();
     let target = target(&arguments.host, arguments.port.as_deref(), arguments.prefix)?;
     if arguments.fdpass {
         fdpass::check(std::io::stdout().as_fd())?;
@@ -73,7 +78,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         vsock_buffer_bytes: 1 << 20,
     };
     let dialer = Dialer {
-        target: Target::resolve(target)?,
+        target: Target::resolve(target, names)?,
         source: Source::Kernel,
         prefix: None,
         timeout: arguments.connect_timeout,
@@ -148,12 +153,8 @@ fn target(host: &str, port: Option<&str>, prefix: Option<Prefix>) -> Result<Endp
     }
 }
 
-fn machine(name: &str, port: Option<&str>) -> Result<Endpoint> {
-    let cid = names::find(name)?;
-    Ok(Endpoint::Vsock(VsockAddr {
-        cid: Some(cid),
-        port: parse_port(port)?,
-    }))
+fn machine(text: &str, port: Option<&str>) -> Result<Endpoint> {
+    Ok(Endpoint::of_machine(text.parse()?, parse_port(port)?))
 }
 
 fn mapped(address: Ipv6Addr, port: Option<&str>, given: Option<Prefix>) -> Result<Endpoint> {
@@ -165,10 +166,7 @@ fn mapped(address: Ipv6Addr, port: Option<&str>, given: Option<Prefix>) -> Resul
             format!("not the address of a machine in {prefix}"),
         )
     })?;
-    Ok(Endpoint::Vsock(VsockAddr {
-        cid: Some(cid),
-        port: parse_port(port)?,
-    }))
+    Ok(Endpoint::of_machine(Machine::Cid(cid), parse_port(port)?))
 }
 
 fn parse_port(port: Option<&str>) -> Result<VsockPort> {
@@ -188,8 +186,9 @@ mod tests {
     use super::*;
 
     fn read(host: &str, port: Option<&str>) -> Result<String> {
-        target(host, port, Some("fd00:1::/64".parse().unwrap()))
-            .map(|endpoint| endpoint.to_string())
+        let endpoint = target(host, port, Some("fd00:1::/64".parse().unwrap()))?;
+        let target = Target::resolve(endpoint, Some(&"web=3".parse().unwrap()))?;
+        Ok(target.endpoint.to_string())
     }
 
     #[test]
@@ -200,12 +199,17 @@ mod tests {
             "vsock%3",
             "3.vsock",
             "vsock/3.vsock",
+            "web",
+            "Web.vsock",
+            "vsock/web",
+            "vsock%web.vsock",
             "fd00:1::3",
             "[fd00:1::3]",
         ] {
             assert_eq!(read(host, None).unwrap(), "vsock:3:22", "{host}");
             assert_eq!(read(host, Some("445")).unwrap(), "vsock:3:445", "{host}");
         }
+        assert_eq!(read("vsock:web:22", None).unwrap(), "vsock:3:22");
         assert_eq!(read("host.vsock", None).unwrap(), "vsock:2:22");
         assert_eq!(read("vsock/host", None).unwrap(), "vsock:2:22");
     }
@@ -228,6 +232,7 @@ mod tests {
     fn whole_addresses_bring_their_port() {
         for text in [
             "vsock:3:445",
+            "vsock:1:22",
             "[::1]:22",
             "127.0.0.1:22",
             "vsock-mux:/run/vm.vsock:22",
@@ -260,6 +265,8 @@ mod tests {
             "fd00:1::1:0:3",
             "::1",
             "3.example",
+            "db",
+            "vsock:db:22",
             "vsock:3",
             "vsock::22",
             "vsock:mapped",

@@ -1,6 +1,6 @@
 //! Every address form, read and printed by one grammar; the two are inverse.
 //!
-//! No I/O and no name resolution: a name stays a name here.
+//! No I/O and no name resolution: a name stays a name here, whether of a host or of a machine.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::names::Machine;
 use crate::vsock::{VsockAddr, VsockPort, decimal};
 
 /// An address of any family that a bridge can listen on or connect to.
@@ -24,6 +25,13 @@ pub enum Endpoint {
     },
     /// `vsock:2:445`; `vsock::445` on a listener
     Vsock(VsockAddr),
+    /// `vsock:web:445`
+    VsockName {
+        /// The name of a machine, in lower case and not looked up.
+        name: String,
+        /// The port.
+        port: VsockPort,
+    },
     /// `vsock:mapped`, `vsock:mapped:445`: CID, and port if none is given, of the address that the peer connected to
     VsockMapped(Option<VsockPort>),
     /// `/run/x.sock`, `@name`
@@ -81,6 +89,17 @@ impl fmt::Display for UnixName {
 }
 
 impl Endpoint {
+    /// Gives the vsock port of a machine.
+    pub fn of_machine(machine: Machine, port: VsockPort) -> Endpoint {
+        match machine {
+            Machine::Cid(cid) => Endpoint::Vsock(VsockAddr {
+                cid: Some(cid),
+                port,
+            }),
+            Machine::Name(name) => Endpoint::VsockName { name, port },
+        }
+    }
+
     /// Checks that one can connect to it; `vsock::445` is a place to listen only.
     pub fn into_target(self) -> Result<Endpoint> {
         match self {
@@ -100,6 +119,7 @@ impl fmt::Display for Endpoint {
             Endpoint::Tcp(addr) => addr.fmt(f),
             Endpoint::TcpName { name, port } => write!(f, "{name}:{port}"),
             Endpoint::Vsock(addr) => addr.fmt(f),
+            Endpoint::VsockName { name, port } => write!(f, "vsock:{name}:{port}"),
             Endpoint::VsockMapped(None) => write!(f, "vsock:mapped"),
             Endpoint::VsockMapped(Some(port)) => write!(f, "vsock:mapped:{port}"),
             Endpoint::Unix(name) => name.fmt(f),
@@ -136,12 +156,9 @@ fn vsock(text: &str, rest: &str) -> Result<Endpoint> {
             cid: None,
             port: port.parse()?,
         })),
-        Some((cid, port)) => {
-            let (cid, port) = (cid.parse()?, port.parse()?);
-            Ok(Endpoint::Vsock(VsockAddr {
-                cid: Some(cid),
-                port,
-            }))
+        Some((machine, port)) => {
+            let (machine, port) = (machine.parse()?, port.parse()?);
+            Ok(Endpoint::of_machine(machine, port))
         }
     }
 }
@@ -227,6 +244,7 @@ mod tests {
             "vsock:2:445",
             "vsock::445",
             "vsock:4294967294:0",
+            "vsock:web:445",
             "vsock:mapped",
             "vsock:mapped:445",
             "/run/x.sock",
@@ -241,15 +259,15 @@ mod tests {
     }
 
     #[test]
-    fn names_of_cids_are_read_as_numbers() {
-        assert_eq!(
-            "vsock:host:445".parse::<Endpoint>().unwrap(),
-            "vsock:2:445".parse().unwrap()
-        );
-        assert_eq!(
-            "vsock:local:22".parse::<Endpoint>().unwrap(),
-            "vsock:1:22".parse().unwrap()
-        );
+    fn each_machine_has_one_form_that_is_printed() {
+        for (text, printed) in [
+            ("vsock:host:445", "vsock:2:445"),
+            ("vsock:local:22", "vsock:1:22"),
+            ("vsock:3.vsock:22", "vsock:3:22"),
+            ("vsock:Web.vsock:22", "vsock:web:22"),
+        ] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), printed);
+        }
     }
 
     #[test]
@@ -289,7 +307,10 @@ mod tests {
             "vsock:2:",
             "vsock:2:445:1",
             "vsock:2:x",
-            "vsock:x:445",
+            "vsock:x y:445",
+            "vsock:3.example:445",
+            "vsock:any:445",
+            "vsock:3-7:445",
             "vsock:0:445",
             "vsock:4294967295:445",
             "vsock:2:4294967295",

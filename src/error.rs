@@ -12,7 +12,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use crate::endpoint::Endpoint;
-use crate::prefix::Prefix;
+use crate::names;
+use crate::prefix::{self, Prefix};
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -57,6 +58,16 @@ pub enum Error {
         name: String,
         /// What the resolver said.
         source: io::Error,
+    },
+    /// A name that no machine has.
+    #[error(
+        "no machine is named {name:?}: give its CID, or name it in {}, e.g. {}=\"{name}=3\"",
+        prefix::CONFIG_PATH,
+        names::VARIABLE
+    )]
+    UnknownMachine {
+        /// The name without `.vsock`.
+        name: String,
     },
     /// A target that cannot be reached.
     #[error("cannot connect to {target}{hint}")]
@@ -195,11 +206,19 @@ impl Error {
         move |source| Error::System { operation, source }
     }
 
+    /// Tells whether what the user typed is wrong, and not what came of it.
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Error::Usage(_) | Error::Invalid { .. } | Error::UnknownMachine { .. }
+        )
+    }
+
     /// Gives 2 for what the user typed, 1 for all else.
     pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Error::Usage(_) | Error::Invalid { .. } => ExitCode::from(2),
-            _ => ExitCode::FAILURE,
+        match self.is_usage() {
+            true => ExitCode::from(2),
+            false => ExitCode::FAILURE,
         }
     }
 

@@ -26,9 +26,10 @@
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`fdpass`] | one job each |
 //! | [`stream`] [`peer`] [`sys`] | sockets and their addresses; the only `unsafe` |
-//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
+//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 
 pub mod activation;
+pub mod allow_list;
 pub mod clock;
 pub mod command_line;
 pub mod config;

@@ -1,20 +1,68 @@
 //! Names of machines: `host.vsock`, `3.vsock`, and those that the administrator gives.
 //!
-//! No I/O but reading the configuration file.
+//! A name stays a name until somebody needs the CID. No I/O but reading the configuration file.
 
 use std::path::Path;
+use std::str::FromStr;
 
 use crate::config_file;
 use crate::error::{Error, Result};
 use crate::prefix::CONFIG_PATH;
 use crate::vsock::Cid;
 
-/// The variable with names of machines, such as `web=3 db=4`.
+/// The variable with names of machines, in the environment and in the configuration file.
 pub const VARIABLE: &str = "VSOCK_BRIDGE_NAMES";
-/// Ends every name of a machine.
+/// Ends every name of a machine where names of other kinds may stand as well.
 pub const SUFFIX: &str = ".vsock";
+/// Words of the grammar, which no machine can have as its name.
+const RESERVED: [&str; 4] = ["any", "host", "local", "mapped"];
 
-/// Names in the order in which they were given.
+/// A machine as it is written: `3`, `host`, `local` or a given name, each with or without `.vsock`, in any case.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Machine {
+    /// By its CID.
+    Cid(Cid),
+    /// By a given name, in lower case and not looked up.
+    Name(String),
+}
+
+impl Machine {
+    /// Gives its CID; a name is looked up in `given` (option or environment), else in the configuration file.
+    ///
+    /// Errors: [`Error::UnknownMachine`]; those of [`Names::read`].
+    pub fn cid(&self, given: Option<&Names>) -> Result<Cid> {
+        let name = match self {
+            Machine::Cid(cid) => return Ok(*cid),
+            Machine::Name(name) => name,
+        };
+        let cid = match given {
+            Some(names) => names.cid(name),
+            None => Names::read()?.cid(name),
+        };
+        cid.ok_or_else(|| Error::UnknownMachine { name: name.clone() })
+    }
+}
+
+impl FromStr for Machine {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Machine> {
+        let lower = text.to_ascii_lowercase();
+        let name = lower.strip_suffix(SUFFIX).unwrap_or(&lower);
+        if let Ok(cid) = name.parse() {
+            return Ok(Machine::Cid(cid));
+        }
+        if !is_name(name) {
+            let hint = "expected a CID from 1 to 4294967294, `host`, `local` or a name";
+            return Err(Error::invalid("machine", text, hint));
+        }
+        Ok(Machine::Name(name.to_owned()))
+    }
+}
+
+/// Names with their machines in the order in which they were given.
+///
+/// Text form: `web=3 db=4`. A machine may have several names, a name has one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names(Vec<(String, Cid)>);
 
@@ -32,94 +80,191 @@ impl Names {
         else {
             return Ok(Names::default());
         };
-        Names::parse(&setting.value).map_err(|error| Error::Config {
+        setting.value.parse().map_err(|error: Error| Error::Config {
             path: path.to_owned(),
             line: setting.line,
             problem: error.to_string(),
         })
     }
 
-    /// Reads `NAME=CID` pairs separated by white space.
-    pub fn parse(text: &str) -> Result<Names> {
-        let pair = |item: &str| {
-            let fail =
-                || Error::invalid("name of a machine", item, "expected NAME=CID, e.g. web=3");
-            let (name, cid) = item.split_once('=').ok_or_else(fail)?;
-            if !is_name(name) {
-                return Err(fail());
+    /// Gives the machines that have names, each once, the host before all others even if it has none.
+    pub fn machines(&self) -> Vec<Cid> {
+        let mut machines = vec![Cid::HOST];
+        for &(_, cid) in &self.0 {
+            if !machines.contains(&cid) {
+                machines.push(cid);
             }
-            Ok((name.to_ascii_lowercase(), cid.parse()?))
-        };
-        text.split_whitespace()
-            .map(pair)
-            .collect::<Result<_>>()
-            .map(Names)
+        }
+        machines
     }
 
-    /// Gives all names with their machines.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Cid)> {
-        self.0.iter().map(|(name, cid)| (name.as_str(), *cid))
+    /// Gives all names of a machine with `.vsock`, the best one first: those given to it, `host` or `local`, its CID.
+    pub fn of(&self, machine: Cid) -> Vec<String> {
+        let given = self.0.iter().filter(|(_, cid)| *cid == machine);
+        let word = match machine {
+            Cid::HOST => Some("host"),
+            Cid::LOCAL => Some("local"),
+            _ => None,
+        };
+        given
+            .map(|(name, _)| name.clone())
+            .chain(word.map(str::to_owned))
+            .chain([machine.to_string()])
+            .map(|name| name + SUFFIX)
+            .collect()
     }
 
     fn cid(&self, name: &str) -> Option<Cid> {
-        self.iter()
-            .find(|(given, _)| given.eq_ignore_ascii_case(name))
-            .map(|(_, cid)| cid)
+        self.0
+            .iter()
+            .find(|(given, _)| given == name)
+            .map(|(_, cid)| *cid)
     }
 }
 
-/// Finds a machine by its CID, a name of the grammar, or a name in the configuration file, which is read only for the
-/// last; each with or without `.vsock`.
+impl FromStr for Names {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Names> {
+        let mut names = Names::default();
+        for item in text.split_whitespace() {
+            let fail = |hint| Err(Error::invalid("name of a machine", item, hint));
+            let Some((name, cid)) = item.split_once('=') else {
+                return fail("expected NAME=CID, e.g. web=3");
+            };
+            let name = name.to_ascii_lowercase();
+            if !is_name(&name) {
+                return fail(
+                    "expected NAME=CID with a NAME of letters, digits and hyphens, at least one of them a letter, \
+                     that is not any, host, local or mapped",
+                );
+            }
+            if names.cid(&name).is_some() {
+                return fail("the name is given twice");
+            }
+            names.0.push((name, cid.parse()?));
+        }
+        Ok(names)
+    }
+}
+
+/// Tells whether it is a name, in lower case, that can be given to a machine.
 ///
-/// Errors: [`Error::Invalid`] when it is none of them.
-pub fn find(text: &str) -> Result<Cid> {
-    let name = text.strip_suffix(SUFFIX).unwrap_or(text);
-    match name.parse() {
-        Ok(cid) => Ok(cid),
-        Err(error) if is_name(name) => Names::read()?.cid(name).ok_or(error),
-        Err(error) => Err(error),
-    }
-}
-
-/// Tells whether it is a name that can be given to a machine; one of digits would hide a CID.
+/// Without a letter it could be a CID or a range of CIDs.
 fn is_name(text: &str) -> bool {
-    let is_label = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
+    let is_part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len())
-        && text.bytes().all(is_label)
+        && text.bytes().all(is_part)
+        && text.bytes().any(|b| b.is_ascii_lowercase())
         && !text.starts_with('-')
-        && !text.bytes().all(|b| b.is_ascii_digit())
-        && !["host", "local"].contains(&text)
+        && !RESERVED.contains(&text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn names_are_found_in_any_case() {
-        let names = Names::parse("web=3  DB=4").unwrap();
-        for (text, number) in [("web", 3), ("Web", 3), ("db", 4)] {
-            assert_eq!(names.cid(text).unwrap().number(), number, "{text}");
-        }
-        assert_eq!(names.cid("mail"), None);
+    fn names(text: &str) -> Names {
+        text.parse().unwrap()
     }
 
     #[test]
-    fn machines_are_found_with_and_without_suffix() {
-        for (text, number) in [("host.vsock", 2), ("local", 1), ("7", 7), ("7.vsock", 7)] {
-            assert_eq!(find(text).unwrap().number(), number, "{text}");
+    fn a_machine_is_found_in_every_form_and_case() {
+        let names = names("web=3  DB=4 me=local");
+        for (text, number) in [
+            ("host", 2),
+            ("Host.VSOCK", 2),
+            ("local.vsock", 1),
+            ("7", 7),
+            ("7.vsock", 7),
+            ("web", 3),
+            ("WEB.vsock", 3),
+            ("db", 4),
+            ("me", 1),
+        ] {
+            let machine: Machine = text.parse().unwrap();
+            assert_eq!(
+                machine.cid(Some(&names)).unwrap().number(),
+                number,
+                "{text}"
+            );
         }
-        for text in ["", ".vsock", "0", "3.example", "a b", "-a"] {
-            assert!(find(text).is_err(), "{text:?}");
+    }
+
+    #[test]
+    fn what_is_no_machine_is_refused() {
+        for text in [
+            "",
+            ".vsock",
+            "0",
+            "+3",
+            "03",
+            "3-7",
+            "3.example",
+            "a b",
+            "-a",
+            "any",
+            "Mapped",
+            "a_b",
+            "3.vsock.vsock",
+            "4294967295",
+            "web\n",
+            "w\u{e9}b",
+        ] {
+            assert!(text.parse::<Machine>().is_err(), "{text:?}");
         }
+        assert!("a".repeat(63).parse::<Machine>().is_ok());
+        assert!("a".repeat(64).parse::<Machine>().is_err());
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_where_to_give_it() {
+        let error = Machine::Name("web".into())
+            .cid(Some(&names("db=4")))
+            .unwrap_err();
+        let line = error.report();
+        assert!(
+            line.contains("\"web\"") && line.contains(VARIABLE) && line.contains(CONFIG_PATH),
+            "{line}"
+        );
     }
 
     #[test]
     fn pairs_that_name_no_machine_are_refused() {
         for text in [
-            "web", "web=", "host=3", "=3", "web=0", "web=x", "3=4", "we_b=3", "-a=3", "a b=3",
+            "web",
+            "web=",
+            "=3",
+            "web=0",
+            "web=x",
+            "3=4",
+            "3-7=4",
+            "we_b=3",
+            "-a=3",
+            "a b=3",
+            "host=3",
+            "Local=3",
+            "any=3",
+            "mapped=3",
+            "web=3 web=4",
+            "web=3 WEB=3",
         ] {
-            assert!(Names::parse(text).is_err(), "{text:?}");
+            assert!(text.parse::<Names>().is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn the_best_name_of_a_machine_comes_first() {
+        let names = names("web=3 hyper=2 www=3");
+        for (number, all) in [
+            (1, "local.vsock 1.vsock"),
+            (2, "hyper.vsock host.vsock 2.vsock"),
+            (3, "web.vsock www.vsock 3.vsock"),
+            (4, "4.vsock"),
+        ] {
+            assert_eq!(names.of(Cid::new(number).unwrap()).join(" "), all);
+        }
+        let numbers: Vec<_> = names.machines().iter().map(|cid| cid.number()).collect();
+        assert_eq!(numbers, [2, 3]);
     }
 }

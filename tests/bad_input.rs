@@ -174,7 +174,8 @@ fn the_target_is_missing_or_no_address() {
         ("445", "[::1]:445"),
         ("vsock:4711", "vsock:host:4711"),
         ("vsock::445", "vsock:host:445"),
-        ("vsock:4294967295:1", "expected `host`, `local` or a number"),
+        ("vsock:4294967295:1", "1 to 4294967294"),
+        ("vsock:nobody:1", "VSOCK_BRIDGE_NAMES=\"nobody=3\""),
         ("vsock:2:4294967295", "0 to 4294967294"),
         ("vsock:2:445x", "0 to 4294967294"),
         ("::1:445", "[::1]:445"),
@@ -213,8 +214,20 @@ fn an_option_has_no_valid_value() {
             &["x", "fd00::/48", "2001:db8::/64", "fd00::1/64", ""],
         ),
         (
+            "names",
+            &[
+                "web",
+                "web=0",
+                "web=x",
+                "3=4",
+                "3-7=4",
+                "any=3",
+                "web=3 Web=4",
+            ],
+        ),
+        (
             "allow-cid",
-            &["x", "0", "3,,4", "7-3", "3;4", "4294967295", ""],
+            &["0", "3,,4", "7-3", "3;4", "4294967295", "mapped", ""],
         ),
         ("max-connections", &["x", "0", "-1", "1000001", "1e3", ""]),
         ("max-connections-per-peer", &["x", "0", "-1", "1000001", ""]),
@@ -240,6 +253,17 @@ fn an_option_has_no_valid_value() {
             expect_refusal(2, &[&name], |b| b.arguments(&[&argument]));
             expect_refusal(2, &[&name], |b| b.variable(&variable, value));
         }
+    }
+}
+
+#[test]
+fn a_name_is_nobodys() {
+    for list in ["nobody", "3,nobody.vsock", "Nobody,web"] {
+        expect_refusal(
+            2,
+            &["\"nobody\"", "/etc/vsock-bridge/vsock-bridge.conf"],
+            |b| b.arguments(&["--names=web=3", "--allow-cid", list]),
+        );
     }
 }
 

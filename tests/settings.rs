@@ -19,7 +19,7 @@ fn every_option_can_come_from_the_environment() {
         ("TO", &*target.text),
         ("SOURCE", "127.0.0.88"),
         ("PREFIX", "fd00:1:2:3::/64"),
-        ("ALLOW_CID", "3,7,100-200,host,local"),
+        ("ALLOW_CID", "3,7,100-200,host,web"),
         ("MAX_CONNECTIONS", "2"),
         ("MAX_CONNECTIONS_PER_PEER", "2"),
         ("CONNECT_TIMEOUT", "1min"),
@@ -31,7 +31,6 @@ fn every_option_can_come_from_the_environment() {
         ("KEEPALIVE", "1h 30min"),
         ("VSOCK_BUFFER", "2MiB"),
         ("LOG", "debug"),
-        // In the same file, for other programs.
         ("NAMES", "web=3"),
     ];
     let mut client = listener.connect();

@@ -3,7 +3,6 @@
 use std::process::ExitCode;
 
 use vsock_bridge::dial::{self, Arguments};
-use vsock_bridge::error::Error;
 use vsock_bridge::{command_line, logging};
 
 /// What ssh itself gives when it cannot connect.
@@ -19,9 +18,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", error.report());
-            match error {
-                Error::Usage(_) | Error::Invalid { .. } => error.exit_code(),
-                _ => ExitCode::from(NOT_CONNECTED),
+            match error.is_usage() {
+                true => error.exit_code(),
+                false => ExitCode::from(NOT_CONNECTED),
             }
         }
     }

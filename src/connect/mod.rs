@@ -16,6 +16,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::names::{Machine, Names};
 use crate::peer::Peer;
 use crate::prefix::Prefix;
 use crate::stream::Tuning;
@@ -35,17 +36,17 @@ pub enum Source {
 /// A target with its names resolved.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// As it was given.
+    /// As it was given, but a machine by its CID.
     pub endpoint: Endpoint,
     /// In the order in which they are tried; none for a mapped target, which each connection has anew.
     addresses: Vec<Address>,
 }
 
 impl Target {
-    /// Resolves once; blocks while a name is resolved.
+    /// Resolves once; blocks while a name is resolved. The names of machines are `given` or in the configuration file.
     ///
-    /// Errors: [`Error::Resolve`].
-    pub fn resolve(endpoint: Endpoint) -> Result<Target> {
+    /// Errors: [`Error::Resolve`]; those of [`Machine::cid`].
+    pub fn resolve(endpoint: Endpoint, given: Option<&Names>) -> Result<Target> {
         let addresses = match &endpoint {
             Endpoint::Tcp(addr) => vec![Address::Tcp(*addr)],
             Endpoint::TcpName { name, port } => {
@@ -60,9 +61,20 @@ impl Target {
                     .collect()
             }
             Endpoint::Vsock(addr) => vec![Address::Vsock(*addr)],
+            Endpoint::VsockName { name, port } => {
+                let cid = Machine::Name(name.clone()).cid(given)?;
+                vec![Address::Vsock(VsockAddr {
+                    cid: Some(cid),
+                    port: *port,
+                })]
+            }
             Endpoint::VsockMapped(_) => Vec::new(),
             Endpoint::Unix(name) => vec![Address::Unix(name.clone())],
             Endpoint::Mux { path, port } => vec![Address::Mux(path.clone(), *port)],
+        };
+        let endpoint = match &addresses[..] {
+            [address @ Address::Vsock(_)] => address.endpoint(),
+            _ => endpoint,
         };
         Ok(Target {
             endpoint,

@@ -2,20 +2,16 @@
 
 use std::fmt::Write;
 
-use crate::names::{Names, SUFFIX};
+use crate::names::Names;
 use crate::prefix::Prefix;
-use crate::vsock::Cid;
 
 /// Gives a line for the host and one for each machine with a name.
 pub fn lines(prefix: Prefix, names: &Names) -> String {
-    let mut text = format!("{}\thost{SUFFIX}\n", prefix.address(Cid::HOST));
-    for (name, cid) in names.iter() {
+    let mut text = String::new();
+    for machine in names.machines() {
+        let (address, names) = (prefix.address(machine), names.of(machine).join(" "));
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "{}\t{name}{SUFFIX} {cid}{SUFFIX}",
-            prefix.address(cid)
-        );
+        let _ = writeln!(text, "{address}\t{names}");
     }
     text
 }
@@ -25,12 +21,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_has_its_line() {
-        let text = lines(
-            "fd00:1::/64".parse().unwrap(),
-            &Names::parse("web=3 db=1024").unwrap(),
-        );
-        let expected = "fd00:1::2\thost.vsock\nfd00:1::3\tweb.vsock 3.vsock\nfd00:1::400\tdb.vsock 1024.vsock\n";
+    fn each_machine_has_its_line_with_all_names() {
+        let names = "web=3 db=1024 www=3 hyper=host".parse().unwrap();
+        let text = lines("fd00:1::/64".parse().unwrap(), &names);
+        let expected = "fd00:1::2\thyper.vsock host.vsock 2.vsock\nfd00:1::3\tweb.vsock www.vsock 3.vsock\n\
+             fd00:1::400\tdb.vsock 1024.vsock\n";
         assert_eq!(text, expected);
     }
 }

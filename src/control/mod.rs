@@ -12,7 +12,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use crate::config_file;
 use crate::error::{Error, Result};
-use crate::names::{self, Names};
+use crate::names::{self, Machine, Names};
 use crate::prefix::{self, CONFIG_PATH, Prefix};
 use crate::route;
 
@@ -26,6 +26,9 @@ pub struct Arguments {
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX", global = true)]
     pub prefix: Option<Prefix>,
+    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
+    #[arg(long, env = names::VARIABLE, value_name = "NAMES", global = true)]
+    pub names: Option<Names>,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
@@ -40,7 +43,7 @@ pub enum Command {
     /// Print the address of a machine
     Addr {
         /// CID or name: 3, host, local, web
-        machine: String,
+        machine: Machine,
     },
     /// Print the CID that an address names
     Cid {
@@ -90,7 +93,8 @@ pub fn run(arguments: Arguments) -> Result<String> {
     let prefix = || prefix::find(arguments.prefix, Path::new("/"));
     match arguments.command {
         Command::Addr { machine } => {
-            Ok(format!("{}\n", prefix()?.0.address(names::find(&machine)?)))
+            let cid = machine.cid(arguments.names.as_ref())?;
+            Ok(format!("{}\n", prefix()?.0.address(cid)))
         }
         Command::Cid { address } => cid(prefix()?.0, address),
         Command::Prefix {
@@ -113,7 +117,10 @@ pub fn run(arguments: Arguments) -> Result<String> {
         Command::Prefix {
             command: PrefixCommand::Down,
         } => route::down().map(|()| String::new()),
-        Command::Hosts => Ok(hosts::lines(prefix()?.0, &Names::read()?)),
+        Command::Hosts => {
+            let names = arguments.names.map_or_else(Names::read, Ok)?;
+            Ok(hosts::lines(prefix()?.0, &names))
+        }
         Command::Rules { unload: true, .. } => rules::unload().map(|()| String::new()),
         Command::Rules { load: true, .. } => rules::load(prefix()?.0).map(|()| String::new()),
         Command::Rules { .. } => rules::current(prefix()?.0),

@@ -4,6 +4,7 @@
 pub mod bridge;
 pub mod connect;
 pub mod content;
+pub mod own_etc;
 pub mod pair;
 pub mod place;
 pub mod program;
