@@ -172,6 +172,16 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A file that cannot be replaced because something is mounted on it.
+    #[error(
+        "cannot replace {}, which is a mount point, as in a container: give the lines to whoever makes that file, \
+         e.g. with --add-host, or add them yourself",
+        path.display()
+    )]
+    Mounted {
+        /// The file.
+        path: PathBuf,
+    },
     /// A call of the system that has no better name.
     #[error("cannot {operation}")]
     System {

@@ -220,8 +220,9 @@ fn prefix_generate_gives_another_unique_local_64_each_time() {
 }
 
 #[test]
-fn hosts_gives_lines_with_all_names() {
-    let text = "fd00:1:2:3::2\thost.vsock 2.vsock\nfd00:1:2:3::3\tweb.vsock www.vsock 3.vsock\n";
+fn hosts_gives_a_block_with_all_names() {
+    let text = "# BEGIN vsock-bridge\n# Written by `vsockctl hosts`; changes are lost.\n\
+        fd00:1:2:3::2\thost.vsock 2.vsock\nfd00:1:2:3::3\tweb.vsock www.vsock 3.vsock\n# END vsock-bridge\n";
     let arguments = ["--prefix", PREFIX, "--names", "web=3 WWW=3", "hosts"];
     expect_output(vsockctl(&arguments), text);
 }

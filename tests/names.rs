@@ -1,7 +1,10 @@
-//! Names of machines: where the programs find them.
+//! Names of machines: where the programs find them, and the lines and records that vsockctl writes for all others.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 use common::bridge::Bridge;
 use common::own_etc::OwnEtc;
@@ -11,6 +14,8 @@ use common::skipped;
 
 const CONFIG: &str = "vsock-bridge/vsock-bridge.conf";
 const SETTINGS: &str = "VSOCK_BRIDGE_PREFIX=fd00::/64\nVSOCK_BRIDGE_NAMES=\"web=3 db=4\"\n";
+const BLOCK: &str = "# BEGIN vsock-bridge\n# Written by `vsockctl hosts`; changes are lost.\n\
+    fd00::2\thost.vsock 2.vsock\nfd00::3\tweb.vsock 3.vsock\nfd00::4\tdb.vsock 4.vsock\n# END vsock-bridge\n";
 
 /// A machine with two names.
 fn machine() -> Option<OwnEtc> {
@@ -28,6 +33,16 @@ fn vsockctl(etc: &OwnEtc, arguments: &[&str]) -> Finished {
     finish(vsockctl)
 }
 
+/// Runs it, and expects that it prints nothing and says in one line what it did.
+fn expect_done(etc: &OwnEtc, arguments: &[&str], words: &str) {
+    let finished = vsockctl(etc, arguments);
+    assert_eq!((finished.code, &*finished.stdout), (0, ""), "{finished:#?}");
+    let [line] = &finished.stderr[..] else {
+        panic!("not one line: {finished:#?}")
+    };
+    assert!(line.ends_with(words), "{line}");
+}
+
 /// Runs it, and expects that it refuses in one line.
 fn expect_failure(etc: &OwnEtc, arguments: &[&str], words: &[&str]) {
     let finished = vsockctl(etc, arguments);
@@ -38,6 +53,123 @@ fn expect_failure(etc: &OwnEtc, arguments: &[&str], words: &[&str]) {
     for word in words {
         assert!(line.contains(word), "{word:?} is missing: {line}");
     }
+}
+
+#[test]
+fn hosts_is_written_twice_the_second_time_touches_nothing() {
+    let Some(etc) = machine() else { return };
+    etc.write("hosts", "127.0.0.1\tlocalhost\n# mine");
+    expect_done(&etc, &["hosts", "--write"], "/etc/hosts is written");
+    assert_eq!(
+        etc.read("hosts"),
+        format!("127.0.0.1\tlocalhost\n# mine\n{BLOCK}")
+    );
+    let before = fs::metadata(etc.path("hosts")).unwrap();
+    expect_done(&etc, &["hosts", "--write"], "/etc/hosts needs no change");
+    let after = fs::metadata(etc.path("hosts")).unwrap();
+    assert_eq!(
+        (before.ino(), before.mtime_nsec()),
+        (after.ino(), after.mtime_nsec())
+    );
+    // What is printed is what was written.
+    assert_eq!(vsockctl(&etc, &["hosts"]).stdout, BLOCK);
+    assert_eq!(etc.list("."), ["hosts", "machine-id", "vsock-bridge"]);
+}
+
+#[test]
+fn hosts_has_two_blocks_one_is_left() {
+    let Some(etc) = machine() else { return };
+    let old = "# BEGIN vsock-bridge\r\nfd00:9::2 host.vsock\r\n# END vsock-bridge\r\n";
+    etc.write("hosts", format!("::1 a\r\n{old}\t::2 b # c\n\n{old}# d"));
+    expect_done(&etc, &["hosts", "--write"], "is written");
+    assert_eq!(
+        etc.read("hosts"),
+        format!("::1 a\r\n{BLOCK}\t::2 b # c\n\n# d")
+    );
+}
+
+#[test]
+fn hosts_is_a_link_its_target_keeps_mode_owner_and_bytes() {
+    let Some(etc) = machine() else { return };
+    etc.write("elsewhere/hosts", b"::1 \xff\xfe\n");
+    let target = etc.path("elsewhere/hosts");
+    fs::set_permissions(&target, fs::Permissions::from_mode(0o604)).unwrap();
+    let is_root = nix::unistd::geteuid().is_root();
+    let owner = if is_root {
+        1234
+    } else {
+        fs::metadata(&target).unwrap().uid()
+    };
+    if is_root {
+        chown(&target, Some(owner), Some(owner)).unwrap();
+    }
+    symlink("elsewhere/hosts", etc.path("hosts")).unwrap();
+    expect_done(&etc, &["hosts", "--write"], "is written");
+    let metadata = fs::metadata(&target).unwrap();
+    assert_eq!((metadata.mode() & 0o7777, metadata.uid()), (0o604, owner));
+    assert_eq!(
+        fs::read(&target).unwrap(),
+        [b"::1 \xff\xfe\n", BLOCK.as_bytes()].concat()
+    );
+    assert!(
+        fs::symlink_metadata(etc.path("hosts"))
+            .unwrap()
+            .is_symlink()
+    );
+    assert_eq!(etc.list("elsewhere"), ["hosts"]);
+}
+
+#[test]
+fn there_is_no_hosts_file_it_is_made() {
+    let Some(etc) = machine() else { return };
+    expect_done(&etc, &["hosts", "--remove"], "needs no change");
+    expect_done(&etc, &["hosts", "--write"], "is written");
+    assert_eq!(etc.read("hosts"), BLOCK);
+    assert_eq!(
+        fs::metadata(etc.path("hosts")).unwrap().mode() & 0o7777,
+        0o644
+    );
+}
+
+#[test]
+fn hosts_has_half_a_block_it_stays() {
+    let Some(etc) = machine() else { return };
+    let text = "::1 a\n# BEGIN vsock-bridge\n::2 b\n";
+    etc.write("hosts", text);
+    for option in ["--write", "--remove"] {
+        expect_failure(
+            &etc,
+            &["hosts", option],
+            &["/etc/hosts:2: ", "# END vsock-bridge"],
+        );
+        assert_eq!(etc.read("hosts"), text);
+    }
+}
+
+#[test]
+fn hosts_is_a_mount_point_or_cannot_be_written_it_stays() {
+    let Some(mut etc) = machine() else { return };
+    etc.write("hosts", "::1 a\n");
+    etc.prelude = "mount --bind /etc/hosts /etc/hosts && ".to_owned();
+    expect_failure(
+        &etc,
+        &["hosts", "--write"],
+        &["/etc/hosts", "mount point", "--add-host"],
+    );
+    etc.prelude = "mount -o remount,bind,ro /etc && ".to_owned();
+    expect_failure(&etc, &["hosts", "--write"], &["/etc/hosts", "Read-only"]);
+    assert_eq!(etc.read("hosts"), "::1 a\n");
+    assert_eq!(etc.list("."), ["hosts", "machine-id", "vsock-bridge"]);
+}
+
+#[test]
+fn the_block_is_removed_whatever_the_configuration_says() {
+    let Some(etc) = machine() else { return };
+    etc.write("hosts", "::1 a\n::2 b\n");
+    expect_done(&etc, &["hosts", "--write"], "is written");
+    etc.write(CONFIG, "VSOCK_BRIDGE_PREFIX=x\nVSOCK_BRIDGE_NAMES=x\n");
+    expect_done(&etc, &["hosts", "--remove"], "is written");
+    assert_eq!(etc.read("hosts"), "::1 a\n::2 b\n");
 }
 
 #[test]

@@ -1,31 +1,223 @@
-//! Lines for /etc/hosts, for programs that take names only, such as mount.cifs.
+//! The names of machines as a block of /etc/hosts, which every program resolves names from.
+//!
+//! What stands around the block is the administrator's: not one byte of it changes.
 
 use std::fmt::Write;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 
+use clap::Args;
+use nix::libc;
+
+use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::prefix::Prefix;
+use crate::replace::replace;
 
-/// Gives a line for the host and one for each machine with a name.
-pub fn lines(prefix: Prefix, names: &Names) -> String {
-    let mut text = String::new();
+const PATH: &str = "/etc/hosts";
+const BEGIN: &str = "# BEGIN vsock-bridge";
+const END: &str = "# END vsock-bridge";
+
+/// What is done with the names.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Write them to /etc/hosts, in the place of those that are there
+    #[arg(long, conflicts_with = "remove")]
+    write: bool,
+    /// Remove them from /etc/hosts
+    #[arg(long)]
+    remove: bool,
+}
+
+/// Gives the names, writes or removes them; `machines` is asked only if they are needed.
+pub fn run(
+    arguments: &Arguments,
+    machines: impl FnOnce() -> Result<(Prefix, Names)>,
+) -> Result<String> {
+    if arguments.remove {
+        edit("")?;
+        return Ok(String::new());
+    }
+    let (prefix, names) = machines()?;
+    let text = block(prefix, &names);
+    if !arguments.write {
+        return Ok(text);
+    }
+    edit(&text)?;
+    Ok(String::new())
+}
+
+/// Gives a line for the host and one for each machine with a name, between the lines that mark them as ours.
+fn block(prefix: Prefix, names: &Names) -> String {
+    let mut text = format!("{BEGIN}\n# Written by `vsockctl hosts`; changes are lost.\n");
     for machine in names.machines() {
         let (address, names) = (prefix.address(machine), names.of(machine).join(" "));
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{address}\t{names}");
     }
-    text
+    text + END + "\n"
+}
+
+/// Makes the block the one in /etc/hosts; an empty one removes it.
+fn edit(block: &str) -> Result<()> {
+    let path = Path::new(PATH);
+    let old = read(path).map_err(|source| Error::File {
+        operation: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    let new = with_block(&old, block).map_err(|(line, problem)| Error::Config {
+        path: path.to_owned(),
+        line,
+        problem: problem.to_owned(),
+    })?;
+    put(path, &old, &new)
+}
+
+/// Replaces the file if that changes it.
+fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
+    if old == new {
+        log::info!("{} needs no change", path.display());
+        return Ok(());
+    }
+    replace(path, new).map_err(|source| match source.raw_os_error() {
+        // To write into the file as it is could leave half of it.
+        Some(libc::EBUSY) => Error::Mounted {
+            path: path.to_owned(),
+        },
+        _ => Error::File {
+            operation: "write",
+            path: path.to_owned(),
+            source,
+        },
+    })?;
+    log::info!("{} is written", path.display());
+    Ok(())
+}
+
+/// Reads a file of any size; one that does not exist is empty.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        result => result,
+    }
+}
+
+/// Puts the block where the first one is, or at the end, and removes all others; else gives the line that is wrong.
+fn with_block(text: &[u8], block: &str) -> Result<Vec<u8>, (usize, &'static str)> {
+    let mut new = Vec::new();
+    let mut is_placed = false;
+    let mut begin = None;
+    for (line, number) in text.split_inclusive(|&byte| byte == b'\n').zip(1..) {
+        // Whatever line ends an editor has left there.
+        let mark = line.trim_ascii();
+        if mark == BEGIN.as_bytes() {
+            if begin.replace(number).is_some() {
+                break;
+            }
+            if !is_placed {
+                new.extend(block.bytes());
+                is_placed = true;
+            }
+        } else if mark == END.as_bytes() {
+            if begin.take().is_none() {
+                return Err((
+                    number,
+                    "`# END vsock-bridge` ends nothing; remove that line",
+                ));
+            }
+        } else if begin.is_none() {
+            new.extend(line);
+        }
+    }
+    if let Some(number) = begin {
+        return Err((
+            number,
+            "`# BEGIN vsock-bridge` has no `# END vsock-bridge`; remove what is ours there",
+        ));
+    }
+    if !is_placed && !block.is_empty() {
+        if !new.is_empty() && !new.ends_with(b"\n") {
+            new.push(b'\n');
+        }
+        new.extend(block.bytes());
+    }
+    Ok(new)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const BLOCK: &str = "# BEGIN vsock-bridge\nfd00::2\thost.vsock\n# END vsock-bridge\n";
+    const OLD: &str = "# BEGIN vsock-bridge\nfd00:9::2\thost.vsock\n# END vsock-bridge\n";
+
+    fn edited(text: &str, block: &str) -> String {
+        String::from_utf8(with_block(text.as_bytes(), block).unwrap()).unwrap()
+    }
+
     #[test]
     fn each_machine_has_its_line_with_all_names() {
         let names = "web=3 db=1024 www=3 hyper=host".parse().unwrap();
-        let text = lines("fd00:1::/64".parse().unwrap(), &names);
-        let expected = "fd00:1::2\thyper.vsock host.vsock 2.vsock\nfd00:1::3\tweb.vsock www.vsock 3.vsock\n\
-             fd00:1::400\tdb.vsock 1024.vsock\n";
+        let text = block("fd00:1::/64".parse().unwrap(), &names);
+        let expected = "# BEGIN vsock-bridge\n# Written by `vsockctl hosts`; changes are lost.\n\
+             fd00:1::2\thyper.vsock host.vsock 2.vsock\nfd00:1::3\tweb.vsock www.vsock 3.vsock\n\
+             fd00:1::400\tdb.vsock 1024.vsock\n# END vsock-bridge\n";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn exactly_one_block_is_left_and_all_else_stays() {
+        for (before, after) in [
+            (String::new(), BLOCK.to_owned()),
+            ("::1 a\n".to_owned(), format!("::1 a\n{BLOCK}")),
+            ("::1 a".to_owned(), format!("::1 a\n{BLOCK}")),
+            ("\n\n".to_owned(), format!("\n\n{BLOCK}")),
+            (format!("::1 a\n{OLD}::2 b"), format!("::1 a\n{BLOCK}::2 b")),
+            (
+                format!("{OLD}\n# c\n{OLD}::2 b\n{OLD}"),
+                format!("{BLOCK}\n# c\n::2 b\n"),
+            ),
+            (
+                format!("::1 a\r\n{}", OLD.replace('\n', "\r\n")),
+                format!("::1 a\r\n{BLOCK}"),
+            ),
+            (OLD.trim_end().to_owned(), BLOCK.to_owned()),
+        ] {
+            assert_eq!(edited(&before, BLOCK), after, "{before:?}");
+            assert_eq!(edited(&after, BLOCK), after, "a second time");
+        }
+    }
+
+    #[test]
+    fn removing_gives_back_what_was_there_before() {
+        for text in ["", "::1 a\n", "\r\n\t::1 a # c\n\n"] {
+            assert_eq!(edited(&edited(text, BLOCK), ""), text);
+            assert_eq!(edited(text, ""), text);
+        }
+        assert_eq!(edited(&format!("{OLD}x\n{OLD}{OLD}"), ""), "x\n");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay() {
+        let text = b"::1 \xff\xfe\0\n";
+        let new = with_block(text, BLOCK).unwrap();
+        assert_eq!(new, [text, BLOCK.as_bytes()].concat());
+    }
+
+    #[test]
+    fn half_a_block_is_refused_and_its_line_named() {
+        for (text, line) in [
+            ("a\n# BEGIN vsock-bridge\nb\n", 2),
+            (
+                "# BEGIN vsock-bridge\n# BEGIN vsock-bridge\n# END vsock-bridge\n",
+                2,
+            ),
+            ("a\nb\n# END vsock-bridge\n", 3),
+        ] {
+            let (number, _) = with_block(text.as_bytes(), BLOCK).unwrap_err();
+            assert_eq!(number, line, "{text:?}");
+        }
     }
 }

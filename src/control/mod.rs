@@ -56,8 +56,8 @@ pub enum Command {
         #[command(subcommand)]
         command: PrefixCommand,
     },
-    /// Print lines for /etc/hosts
-    Hosts,
+    /// Print, write or remove names of machines for /etc/hosts
+    Hosts(hosts::Arguments),
     /// Print the nftables rules of the prefix, load or remove them
     Rules {
         /// Load them, in the place of those loaded before
@@ -117,10 +117,10 @@ pub fn run(arguments: Arguments) -> Result<String> {
         Command::Prefix {
             command: PrefixCommand::Down,
         } => route::down().map(|()| String::new()),
-        Command::Hosts => {
+        Command::Hosts(what) => hosts::run(&what, || {
             let names = arguments.names.map_or_else(Names::read, Ok)?;
-            Ok(hosts::lines(prefix()?.0, &names))
-        }
+            Ok((prefix()?.0, names))
+        }),
         Command::Rules { unload: true, .. } => rules::unload().map(|()| String::new()),
         Command::Rules { load: true, .. } => rules::load(prefix()?.0).map(|()| String::new()),
         Command::Rules { .. } => rules::current(prefix()?.0),
