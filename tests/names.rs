@@ -16,6 +16,7 @@ const CONFIG: &str = "vsock-bridge/vsock-bridge.conf";
 const SETTINGS: &str = "VSOCK_BRIDGE_PREFIX=fd00::/64\nVSOCK_BRIDGE_NAMES=\"web=3 db=4\"\n";
 const BLOCK: &str = "# BEGIN vsock-bridge\n# Written by `vsockctl hosts`; changes are lost.\n\
     fd00::2\thost.vsock 2.vsock\nfd00::3\tweb.vsock 3.vsock\nfd00::4\tdb.vsock 4.vsock\n# END vsock-bridge\n";
+const RECORDS: &str = "systemd/resolve/static.d";
 
 /// A machine with two names.
 fn machine() -> Option<OwnEtc> {
@@ -170,6 +171,30 @@ fn the_block_is_removed_whatever_the_configuration_says() {
     etc.write(CONFIG, "VSOCK_BRIDGE_PREFIX=x\nVSOCK_BRIDGE_NAMES=x\n");
     expect_done(&etc, &["hosts", "--remove"], "is written");
     assert_eq!(etc.read("hosts"), "::1 a\n::2 b\n");
+}
+
+#[test]
+fn records_are_written_and_removed() {
+    let Some(etc) = machine() else { return };
+    expect_done(
+        &etc,
+        &["hosts", "--resolved", "--write"],
+        "vsock-bridge.rr is written",
+    );
+    assert_eq!(etc.list(RECORDS), ["vsock-bridge.rr"]);
+    let text = etc.read(&format!("{RECORDS}/vsock-bridge.rr"));
+    assert_eq!(vsockctl(&etc, &["hosts", "--resolved"]).stdout, text);
+    assert!(
+        text.contains("\"web.vsock\"") && text.contains("\"4.vsock\""),
+        "{text}"
+    );
+    expect_done(&etc, &["hosts", "--resolved", "--write"], "needs no change");
+    for _ in 0..2 {
+        let finished = vsockctl(&etc, &["hosts", "--resolved", "--remove"]);
+        assert_eq!(finished.code, 0, "{finished:#?}");
+        assert_eq!(etc.list(RECORDS), [""; 0]);
+    }
+    assert!(!etc.path("hosts").exists());
 }
 
 #[test]

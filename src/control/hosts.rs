@@ -10,6 +10,7 @@ use std::path::Path;
 use clap::Args;
 use nix::libc;
 
+use super::records;
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::prefix::Prefix;
@@ -28,6 +29,9 @@ pub struct Arguments {
     /// Remove them from /etc/hosts
     #[arg(long)]
     remove: bool,
+    /// Static records of systemd-resolved (261 or newer) instead of /etc/hosts
+    #[arg(long)]
+    resolved: bool,
 }
 
 /// Gives the names, writes or removes them; `machines` is asked only if they are needed.
@@ -36,15 +40,22 @@ pub fn run(
     machines: impl FnOnce() -> Result<(Prefix, Names)>,
 ) -> Result<String> {
     if arguments.remove {
-        edit("")?;
+        match arguments.resolved {
+            true => records::remove()?,
+            false => edit("")?,
+        }
         return Ok(String::new());
     }
     let (prefix, names) = machines()?;
-    let text = block(prefix, &names);
-    if !arguments.write {
-        return Ok(text);
+    let text = match arguments.resolved {
+        true => records::text(prefix, &names),
+        false => block(prefix, &names),
+    };
+    match (arguments.write, arguments.resolved) {
+        (false, _) => return Ok(text),
+        (true, true) => records::write(&text)?,
+        (true, false) => edit(&text)?,
     }
-    edit(&text)?;
     Ok(String::new())
 }
 
@@ -76,7 +87,7 @@ fn edit(block: &str) -> Result<()> {
 }
 
 /// Replaces the file if that changes it.
-fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
+pub fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
     if old == new {
         log::info!("{} needs no change", path.display());
         return Ok(());
@@ -97,7 +108,7 @@ fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
 }
 
 /// Reads a file of any size; one that does not exist is empty.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         result => result,

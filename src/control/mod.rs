@@ -2,6 +2,7 @@
 
 mod check;
 mod hosts;
+mod records;
 mod rules;
 
 use std::fs;
@@ -56,7 +57,7 @@ pub enum Command {
         #[command(subcommand)]
         command: PrefixCommand,
     },
-    /// Print, write or remove names of machines for /etc/hosts
+    /// Print or write names of machines for /etc/hosts, or for systemd-resolved
     Hosts(hosts::Arguments),
     /// Print the nftables rules of the prefix, load or remove them
     Rules {
