@@ -24,13 +24,16 @@ TMPFILESDIR := $(TMPFILESDIR)
 CATALOGDIR := $(CATALOGDIR)
 MODULESLOADDIR := $(MODULESLOADDIR)
 
+# Where glibc looks for modules: beside itself.
+LIBDIR ?= $(or $(patsubst %/,%,$(dir $(realpath $(shell cc -print-file-name=libc.so.6 2>/dev/null)))),$(PREFIX)/lib)
+
 CARGO ?= cargo
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
 # The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in.
 UNITS = $(wildcard units/*.socket units/*.service units/*.service.in)
 UNIT_DROPINS = $(wildcard units/*.d/*.conf)
-PAGES = $(wildcard man/*.[1-8])
+PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
 	755:$(RELEASE)/vsock-connect:$(BINDIR)/vsock-connect \
@@ -45,18 +48,28 @@ FILES = \
 	644:packaging/ssh/35-vsock-bridge.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/35-vsock-bridge.conf \
 	$(foreach page,$(PAGES),644:$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 
+# The module for names, which everybody who wants it installs by itself.
+NSS_FILES = \
+	644:$(RELEASE:%release=%nss)/libnss_vsock.so:$(LIBDIR)/libnss_vsock.so.2 \
+	644:man/nss-vsock.8:$(MANDIR)/man8/nss-vsock.8
+
 # Folders of our own, removed by uninstall when nothing of the administrator's is in them.
 OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
 
 STAGES = fmt clippy doc unit programs units systemd vm
 
-.PHONY: build help check $(addprefix check-,$(STAGES)) install uninstall demo bench clean
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo bench clean
 
 build: ## build the programs
 	$(CARGO) build --release --locked
 
+# The loader knows a library by the name in it, and must not unload one whose threads may still have data of it.
+nss: ## build the module that resolves 3.vsock for every program
+	$(CARGO) rustc --profile nss --locked --package nss-vsock --crate-type cdylib -- \
+		-C link-arg=-Wl,-soname,libnss_vsock.so.2 -C link-arg=-Wl,-z,nodelete
+
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs units systemd vm
 	@tests/check $(STAGES)
@@ -64,21 +77,28 @@ check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs 
 $(addprefix check-,$(STAGES)): check-%:
 	@tests/check $*
 
+BUILT_BY = build
+THEN = run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog
+
 # Runs no cargo: it is called as root, by recipes, with what was built before.
 install: ## install what was built, below DESTDIR
 	@set -eu; for file in $(FILES); do \
 		mode=$${file%%:*}; file=$${file#*:}; source=$${file%%:*}; target=$(DESTDIR)$${file#*:}; \
-		[ -e "$$source" ] || { echo "make install: $$source is missing, run 'make build' first" >&2; exit 1; }; \
+		[ -e "$$source" ] || { echo "make install: $$source is missing, run 'make $(BUILT_BY)' first" >&2; exit 1; }; \
 		case $$source in \
 		*.in) sed 's|@LIBEXECDIR@|$(LIBEXECDIR)|g; s|@BINDIR@|$(BINDIR)|g' "$$source" \
 			| install -D -m "$$mode" /dev/stdin "$$target" ;; \
 		*) install -D -m "$$mode" "$$source" "$$target" ;; \
 		esac; \
 	done
-	@[ -n "$(DESTDIR)" ] || echo "now run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog"
+	@[ -n "$(DESTDIR)" ] || echo "now $(THEN)"
+
+install-nss: ## install the module that was built, into LIBDIR below DESTDIR
+	@$(MAKE) --no-print-directory install FILES='$(NSS_FILES)' BUILT_BY=nss \
+		THEN="put vsock before resolve and dns in the line hosts: of /etc/nsswitch.conf"
 
 uninstall: ## remove what install put there
-	@for file in $(FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
+	@for file in $(FILES) $(NSS_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
 
 demo: build ## boot a throw-away virtual machine and show both set-ups

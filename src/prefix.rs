@@ -157,37 +157,38 @@ impl fmt::Display for Origin {
 ///
 /// `root` is put before every absolute path; `/` but in tests. Errors name the file and what is wrong in it.
 pub fn find(given: Option<Prefix>, root: &Path) -> Result<(Prefix, Origin)> {
-    if let Some(prefix) = given {
-        return Ok((prefix, Origin::Option));
+    match given {
+        Some(prefix) => Ok((prefix, Origin::Option)),
+        None => find_in_files(root, CredentialsLoader::path_from_env()),
     }
+}
+
+/// Finds the prefix as [`find`] does, but asks no environment: for code in processes that may run for others.
+pub fn find_without_environment() -> Result<Prefix> {
+    find_in_files(Path::new("/"), None).map(|(prefix, _)| prefix)
+}
+
+fn find_in_files(root: &Path, credentials: Option<PathBuf>) -> Result<(Prefix, Origin)> {
     let path = below(root, CONFIG_PATH);
     if let Some(setting) = config_file::read(&path)?
         .into_iter()
         .rev()
         .find(|s| s.name == VARIABLE)
     {
-        let prefix = setting
-            .value
-            .parse()
-            .map_err(|error: Error| Error::Config {
-                path: path.clone(),
-                line: setting.line,
-                problem: error.to_string(),
-            })?;
-        return Ok((prefix, Origin::File(path)));
+        return in_file(&setting.value, setting.line, &path).map(|p| (p, Origin::File(path)));
     }
-    if let Some((text, path)) = credential(root)? {
-        let prefix = text
-            .trim_end()
-            .parse()
-            .map_err(|error: Error| Error::Config {
-                path: path.clone(),
-                line: 1,
-                problem: error.to_string(),
-            })?;
-        return Ok((prefix, Origin::Credential(path)));
+    if let Some((text, path)) = credential(root, credentials)? {
+        return in_file(text.trim_end(), 1, &path).map(|p| (p, Origin::Credential(path)));
     }
     from_machine_id(below(root, "/etc/machine-id"))
+}
+
+fn in_file(text: &str, line: usize, path: &Path) -> Result<Prefix> {
+    text.parse().map_err(|error: Error| Error::Config {
+        path: path.to_owned(),
+        line,
+        problem: error.to_string(),
+    })
 }
 
 fn from_machine_id(path: PathBuf) -> Result<(Prefix, Origin)> {
@@ -206,8 +207,7 @@ fn from_machine_id(path: PathBuf) -> Result<(Prefix, Origin)> {
 }
 
 /// Reads the credential from the service's own directory, else from the system's.
-fn credential(root: &Path) -> Result<Option<(String, PathBuf)>> {
-    let own = CredentialsLoader::path_from_env();
+fn credential(root: &Path, own: Option<PathBuf>) -> Result<Option<(String, PathBuf)>> {
     for directory in own.into_iter().chain([below(root, SYSTEM_CREDENTIALS)]) {
         let path = directory.join(CREDENTIAL);
         match config_file::text(&path) {

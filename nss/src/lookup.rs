@@ -1,0 +1,80 @@
+//! From a name to its machine, and from an address back.
+
+use std::net::Ipv6Addr;
+
+use vsock_bridge::error::Result;
+use vsock_bridge::names::{Machine, Names, SUFFIX};
+use vsock_bridge::prefix;
+use vsock_bridge::vsock::Cid;
+
+/// Begins every prefix of ours (RFC 4193), and few other addresses.
+const UNIQUE_LOCAL: u8 = 0xfd;
+
+/// A machine with its address and all its names, the best one first.
+pub struct Host {
+    pub address: Ipv6Addr,
+    pub names: Vec<String>,
+}
+
+/// Finds the machine with that name; names without `.vsock` cost nothing and are not ours.
+pub fn by_name(name: &str) -> Result<Option<Host>> {
+    let is_ours = name.to_ascii_lowercase().ends_with(SUFFIX);
+    let Some(machine) = name.parse::<Machine>().ok().filter(|_| is_ours) else {
+        return Ok(None);
+    };
+    let names = names();
+    let Ok(cid) = machine.cid(Some(&names)) else {
+        return Ok(None);
+    };
+    let prefix = prefix::find_without_environment()?;
+    Ok(Some(Host {
+        address: prefix.address(cid),
+        names: names.of(cid),
+    }))
+}
+
+/// Finds the machine with that address; addresses that begin otherwise cost nothing and are not ours.
+pub fn by_address(address: Ipv6Addr) -> Result<Option<Host>> {
+    if address.octets()[0] != UNIQUE_LOCAL {
+        return Ok(None);
+    }
+    let cid: Option<Cid> = prefix::find_without_environment()?.cid(address);
+    Ok(cid.map(|cid| Host {
+        address,
+        names: names().of(cid),
+    }))
+}
+
+/// Names that are not valid are none: `host.vsock` must go on working after a slip of the pen.
+fn names() -> Names {
+    Names::read().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_addresses_of_others_are_not_ours() {
+        for name in [
+            "",
+            "3",
+            "host",
+            "web",
+            ".vsock",
+            "vsock",
+            "3.example",
+            "0.vsock",
+            "a.b.vsock",
+            "3.vsock.",
+        ] {
+            assert!(by_name(name).unwrap().is_none(), "{name:?}");
+        }
+        for address in ["::1", "fe80::3", "2001:db8::3", "::ffff:192.0.2.1"] {
+            assert!(
+                by_address(address.parse().unwrap()).unwrap().is_none(),
+                "{address}"
+            );
+        }
+    }
+}
