@@ -134,6 +134,13 @@ make_payload() {
     (cd "$tree" && tar --owner=0 --group=0 --numeric-owner -cf "$work/payload.tar" -- *)
 }
 
+# Puts the NSS module into the payload, before make_payload packs it.
+make_module() {
+    unset MAKEFLAGS MFLAGS MAKEOVERRIDES
+    child make -C "$top" --silent nss
+    child make -C "$top" --silent install-nss DESTDIR="$work/payload" PREFIX=/usr LIBDIR=/usr/lib/x86_64-linux-gnu
+}
+
 install_payload() {
     guest 90 'tar -C / -xf /dev/vdb && systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog' \
         >"$work/output" || die "the payload could not be installed: $(cat "$work/output")"
