@@ -13,6 +13,7 @@ use nix::libc;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use crate::error::{Error, Result};
+use crate::handover;
 use crate::peer::{Family, Peer, endpoint, inet_addr};
 use crate::stream::{Listener, Stream};
 use crate::sys;
@@ -36,6 +37,8 @@ pub struct Passed {
 pub struct Activation {
     /// Listening sockets.
     pub listeners: Vec<Listener>,
+    /// What the process before has handed over.
+    pub boxes: Vec<OwnedFd>,
     /// Connected ones. A peer that has gone already leaves none.
     pub connections: Vec<Passed>,
 }
@@ -50,13 +53,15 @@ impl Activation {
         let mut activation = Activation::default();
         for (index, name) in names.into_iter().enumerate() {
             let number = FIRST as usize + index;
-            activation
-                .add(&mut passed, index)
-                .map_err(|problem| Error::Descriptor {
-                    number,
-                    name,
-                    problem,
-                })?;
+            let added = match name == handover::NAME {
+                true => activation.add_box(&mut passed, index),
+                false => activation.add(&mut passed, index),
+            };
+            added.map_err(|problem| Error::Descriptor {
+                number,
+                name,
+                problem,
+            })?;
         }
         sys::forget_activation();
         Ok(activation)
@@ -70,6 +75,15 @@ impl Activation {
             .map(Listener::family)
             .chain(connections)
             .any(|f| f == family)
+    }
+
+    fn add_box(&mut self, passed: &mut ListenFd, index: usize) -> Result<(), String> {
+        let hint = "box with connections";
+        match passed.take_custom(index, libc::AF_UNIX, libc::SOCK_SEQPACKET, hint) {
+            Ok(taken) => self.boxes.extend(taken),
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(())
     }
 
     fn add(&mut self, passed: &mut ListenFd, index: usize) -> Result<(), String> {

@@ -2,8 +2,12 @@
 //!
 //! Without systemd nothing is sent and nothing is said about it.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
 use crate::clock::Moment;
@@ -68,6 +72,53 @@ impl<S: PartialEq> Notifier<S> {
         let status = self.has_news.then_some(self.next_status);
         [self.next_ping, status].into_iter().flatten().min()
     }
+}
+
+/// How long systemd may take to read what was sent to it.
+const BARRIER_TIME: u16 = 5000;
+
+/// Tells whether systemd, or whoever started us, listens.
+pub fn is_heard() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Gives systemd a descriptor to keep until the next process of the service; it is there when this returns.
+///
+/// Errors: `ENOTCONN` without systemd, `ETIMEDOUT` when it does not read.
+pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+    if !is_heard() {
+        return Err(Errno::ENOTCONN);
+    }
+    let messages = [
+        NotifyState::FdStore,
+        NotifyState::FdName(name),
+        // Else a descriptor that hangs up is closed, with all that is unread in it.
+        NotifyState::Custom("FDPOLL=0"),
+    ];
+    sd_notify::notify_with_fds(&messages, &[descriptor]).map_err(errno)?;
+    barrier()
+}
+
+/// Lets systemd close what it keeps under the name.
+pub fn forget(name: &str) {
+    send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
+/// Waits until systemd has read all that was sent; of a process that has gone it would not know whose it was.
+fn barrier() -> Result<(), Errno> {
+    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+    let messages = [NotifyState::Custom("BARRIER=1")];
+    sd_notify::notify_with_fds(&messages, &[theirs.as_fd()]).map_err(errno)?;
+    drop(theirs);
+    let mut wait = [PollFd::new(ours.as_fd(), PollFlags::empty())];
+    match poll(&mut wait, PollTimeout::from(BARRIER_TIME))? {
+        0 => Err(Errno::ETIMEDOUT),
+        _ => Ok(()),
+    }
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }
 
 fn send(messages: &[NotifyState<'_>]) {

@@ -6,6 +6,8 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockopt, sockopt};
 
+use serde::{Deserialize, Serialize};
+
 use crate::endpoint::{Endpoint, UnixName};
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
@@ -35,7 +37,8 @@ impl Family {
 }
 
 /// Who connected to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Peer {
     /// A machine and the port it used.
     Vsock(VsockAddr),

@@ -133,6 +133,12 @@ impl Gate {
         Ok(())
     }
 
+    /// Counts a peer in that was let in by the process before this one.
+    pub fn enter_again(&mut self, peer: &Peer) {
+        *self.open.entry(PeerKey::new(peer)).or_insert(0) += 1;
+        self.total += 1;
+    }
+
     /// Gives who is in, and how often; whoever is there most comes first.
     pub fn peers(&self) -> Vec<(PeerKey, usize)> {
         let mut peers: Vec<_> = self

@@ -8,6 +8,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
 use crate::error::Result;
+use crate::handover;
 use crate::peer::Family;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
@@ -47,6 +48,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     if let Some(inspection) = inspection().filter(|_| is_listening) {
         event_loop.show(inspection)?;
     }
+    event_loop.restore(handover::unpack(activation.boxes));
     for passed in activation.connections {
         event_loop.admit(passed.stream, passed.peer, passed.destination);
     }

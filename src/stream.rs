@@ -229,12 +229,17 @@ impl Stream {
 
     /// Closes so that the other end sees an error and no clean end: over TCP by RST. Bytes not yet sent are dropped.
     pub fn abort(self) {
+        self.reset_on_close(true);
+    }
+
+    /// Decides how the socket ends when the last descriptor is closed: as if aborted, or as usual.
+    pub fn reset_on_close(&self, is_wanted: bool) {
+        let reset = nix::libc::linger {
+            l_onoff: is_wanted.into(),
+            l_linger: 0,
+        };
         if self.family == Family::Tcp {
-            let reset = nix::libc::linger {
-                l_onoff: 1,
-                l_linger: 0,
-            };
-            // It fails only on what is no socket; closing is all that is left then.
+            // It fails only on what is no socket.
             let _ = setsockopt(&self.input, sockopt::Linger, &reset);
         }
     }

@@ -193,6 +193,42 @@ pub fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Err
     Ok(number.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
+/// Sends descriptors over a unix socket, at most 253 (SCM_MAX_FD).
+pub fn send_descriptors(
+    socket: BorrowedFd<'_>,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let byte = [IoSlice::new(&[0])];
+    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
+    let message = [ControlMessage::ScmRights(&numbers)];
+    let flags = MsgFlags::MSG_NOSIGNAL;
+    socket::sendmsg::<()>(socket.as_raw_fd(), &byte, &message, flags, None).map(drop)
+}
+
+/// Receives what [`send_descriptors`] sent at once; none at the end.
+pub fn receive_descriptors(socket: BorrowedFd<'_>) -> Result<Option<Vec<OwnedFd>>, Errno> {
+    let mut byte = [0];
+    let mut buffer = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([RawFd; 253]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+    let message = socket::recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut space), flags)?;
+    if message.bytes == 0 {
+        return Ok(None);
+    }
+    let mut descriptors = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(numbers) = control {
+            // SAFETY: the kernel has just installed these descriptors for us, and nobody else has them.
+            descriptors.extend(
+                numbers
+                    .into_iter()
+                    .map(|number| unsafe { OwnedFd::from_raw_fd(number) }),
+            );
+        }
+    }
+    Ok(Some(descriptors))
+}
+
 /// Removes what systemd left in the environment for this process, so that no child takes it for its own.
 ///
 /// Must be called before the first thread is made.

@@ -26,7 +26,15 @@ use crate::error::{Error, Result};
 enum Order {
     Adopt(Box<Session>),
     Tell(Sender<Vec<Entry>>),
+    ReleaseAll,
     CloseAll,
+}
+
+/// What a thread gives back to the main loop.
+#[derive(Debug)]
+enum Return {
+    Over(Over),
+    Released(Box<Session>),
 }
 
 /// One thread, as the main loop sees it. Dropping the order's sender ends it.
@@ -44,8 +52,8 @@ pub struct Bulk {
     /// Which one gets the next session.
     next: usize,
     open: usize,
-    results: Receiver<Over>,
-    result_sender: Sender<Over>,
+    returns: Receiver<Return>,
+    return_sender: Sender<Return>,
     bell: Arc<EventFd>,
     limits: Limits,
 }
@@ -53,14 +61,14 @@ pub struct Bulk {
 impl Bulk {
     /// Begins without threads. `watch` is told of the descriptor that is readable when there are results.
     pub fn new(limits: Limits) -> Result<Bulk> {
-        let (result_sender, results) = channel();
+        let (return_sender, returns) = channel();
         let bell = Arc::new(bell()?);
         Ok(Bulk {
             threads: Vec::new(),
             next: 0,
             open: 0,
-            results,
-            result_sender,
+            returns,
+            return_sender,
             bell,
             limits,
         })
@@ -91,12 +99,25 @@ impl Bulk {
         Ok(())
     }
 
-    /// Takes what is over.
-    pub fn results(&mut self) -> Vec<Over> {
+    /// Takes what is over, and the sessions that come back.
+    pub fn returns(&mut self) -> (Vec<Over>, Vec<Session>) {
         clear(&self.bell);
-        let results: Vec<Over> = self.results.try_iter().collect();
-        self.open -= results.len();
-        results
+        let (mut over, mut released) = (Vec::new(), Vec::new());
+        for result in self.returns.try_iter() {
+            match result {
+                Return::Over(one) => over.push(one),
+                Return::Released(session) => released.push(*session),
+            }
+        }
+        self.open -= over.len() + released.len();
+        (over, released)
+    }
+
+    /// Asks for all sessions back.
+    pub fn release_all(&mut self) {
+        for thread in &self.threads {
+            thread.send(Order::ReleaseAll);
+        }
     }
 
     /// Asks each thread for the numbers of its sessions.
@@ -139,7 +160,7 @@ impl Bulk {
             worker,
             orders,
             bell: own_bell.clone(),
-            results: self.result_sender.clone(),
+            returns: self.return_sender.clone(),
             main: self.bell.clone(),
         };
         let handle = thread::Builder::new()
@@ -179,7 +200,7 @@ struct Body {
     worker: Worker,
     orders: Receiver<Order>,
     bell: Arc<EventFd>,
-    results: Sender<Over>,
+    returns: Sender<Return>,
     main: Arc<EventFd>,
 }
 
@@ -215,6 +236,7 @@ impl Body {
                     // Whoever asked may have given up.
                     let _ = sender.send(self.worker.entries());
                 }
+                Ok(Order::ReleaseAll) => self.release_all(),
                 Ok(Order::CloseAll) => self.worker.close_all(now),
                 Err(std::sync::mpsc::TryRecvError::Empty) => return true,
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
@@ -222,12 +244,20 @@ impl Body {
         }
     }
 
+    fn release_all(&mut self) {
+        for session in self.worker.release_all() {
+            // The main loop outlives the threads.
+            let _ = self.returns.send(Return::Released(Box::new(session)));
+        }
+        ring(&self.main);
+    }
+
     fn report(&mut self) {
         let mut has_news = false;
         for over in self.worker.take_over() {
             has_news = true;
             // The main loop outlives the threads.
-            let _ = self.results.send(over);
+            let _ = self.returns.send(Return::Over(over));
         }
         if has_news {
             ring(&self.main);

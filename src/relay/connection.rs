@@ -104,6 +104,26 @@ impl<W: Wire> Connection<W> {
         }
     }
 
+    /// Goes on where another process has stopped; the peer's end and the inbound flow come first.
+    pub fn restore(ends: (End<W>, End<W>), flows: (Flow, Flow), active: Moment) -> Connection<W> {
+        let (inbound, outbound) = flows;
+        Connection {
+            inbound,
+            outbound,
+            ..Connection::new(ends.0, ends.1, active)
+        }
+    }
+
+    /// Gives both ends, the peer's first.
+    pub fn ends(&self) -> (&End<W>, &End<W>) {
+        (&self.peer, &self.target)
+    }
+
+    /// Gives both flows, the inbound one first.
+    pub fn flows(&self) -> (&Flow, &Flow) {
+        (&self.inbound, &self.outbound)
+    }
+
     /// Takes over what epoll reported of one end.
     pub fn note(&mut self, side: Side, events: EpollFlags) {
         match side {

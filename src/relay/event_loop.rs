@@ -17,17 +17,19 @@ use super::busy_poll::BusyPoll;
 use super::connection::Limits;
 use super::inspection::{Inspection, Material, Snapshot};
 use super::listeners::{Accepted, Listeners};
+use super::record::{self, Contents, Restored};
 use super::report::{self, Reporter, Totals, connections};
 use super::session::Session;
-use super::signals::Signals;
+use super::signals::{Order, Signals};
 use super::token::Token;
 use super::worker::{Over, Worker};
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::handover::Parcel;
 use crate::logging::event;
-use crate::notify::Notifier;
+use crate::notify::{self, Notifier};
 use crate::peer::{Family, Peer, inet_addr};
 use crate::policy::Gate;
 use crate::stream::{Listener, Stream};
@@ -52,6 +54,8 @@ pub struct LoopSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
     Serving,
+    /// A stop signal came: the sessions are being gathered for the next process.
+    Leaving,
     /// A stop signal came: open connections may go on until then.
     Draining(Moment),
     /// Those that were left are being closed.
@@ -72,6 +76,8 @@ pub struct Loop {
     reporter: Reporter,
     busy_poll: BusyPoll,
     mode: Mode,
+    /// systemd starts another process for the listeners, and can keep connections until then.
+    has_successor: bool,
     idle_since: Moment,
     /// The last look at the listeners found nobody.
     is_quiet: bool,
@@ -97,6 +103,7 @@ impl Loop {
             );
         }
         let worker = Worker::new(Arc::new(dialer), settings.limits, false)?;
+        let has_successor = !listeners.is_empty() && notify::is_heard();
         let listeners = Listeners::new(listeners, worker.epoll())?;
         let bulk = Bulk::new(settings.limits)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
@@ -115,6 +122,7 @@ impl Loop {
             reporter: Reporter::default(),
             busy_poll: BusyPoll::new(settings.busy_poll, now),
             mode: Mode::Serving,
+            has_successor,
             idle_since: now,
             is_quiet: false,
             has_early: true,
@@ -134,6 +142,47 @@ impl Loop {
             .map_err(Error::system("watch the control socket"))?;
         self.inspection = Some(inspection);
         Ok(())
+    }
+
+    /// Goes on with what the process before has handed over.
+    pub fn restore(&mut self, parcels: Vec<Result<Parcel, Errno>>) {
+        let (now, mut taken) = (Moment::now(), 0u64);
+        for parcel in parcels {
+            let contents = match parcel {
+                Ok(parcel) => record::take_over(parcel),
+                Err(errno) => Contents::unreadable(errno.desc()),
+            };
+            if let Some(totals) = contents.totals {
+                self.reporter.totals = totals;
+            }
+            for session in contents.sessions {
+                taken += u64::from(session.is_ok());
+                match session {
+                    Ok(session) => self.restore_one(session, now),
+                    Err(problem) => {
+                        log::warn!("a connection of the process before is lost: {problem}");
+                    }
+                }
+            }
+        }
+        if taken > 0 {
+            log::info!("took {} over from the process before", connections(taken));
+        }
+    }
+
+    fn restore_one(&mut self, restored: Restored, now: Moment) {
+        match restored {
+            Restored::Relaying(mut session) => {
+                self.gate.enter_again(&session.peer);
+                session.is_counted = true;
+                self.worker.adopt(*session, now);
+            }
+            Restored::Connecting(stream, peer) => {
+                self.gate.enter_again(&peer);
+                let destination = stream.local_address().ok().and_then(|a| inet_addr(&a));
+                self.worker.begin(stream, peer, destination, true, now);
+            }
+        }
     }
 
     /// Takes a peer that was accepted by somebody else (Accept=yes), with the same rules as our own.
@@ -173,7 +222,10 @@ impl Loop {
             }
             self.listeners.resume(self.worker.epoll(), now);
             self.worker.turn(now);
-            self.hand_over_bulk(now);
+            match self.mode {
+                Mode::Leaving => self.leave(now),
+                _ => self.hand_over_bulk(now),
+            }
         }
     }
 
@@ -215,7 +267,7 @@ impl Loop {
                 // Those in bulk threads come back as results.
                 self.open() == 0
             }
-            Mode::Draining(_) | Mode::Closing => self.open() == 0,
+            Mode::Draining(_) | Mode::Leaving | Mode::Closing => self.open() == 0,
             Mode::Serving if self.open() > 0 => false,
             // A peer that connects after the last look waits in the listener's queue; systemd starts us again for it.
             Mode::Serving => {
@@ -247,12 +299,18 @@ impl Loop {
     fn dispatch(&mut self, token: Token, events: EpollFlags, now: Moment) {
         match token {
             Token::Signal => {
-                let stops = self.signals.as_ref().map_or(0, Signals::take_stops);
-                (0..stops).for_each(|_| self.stop(now));
+                let orders = self.signals.as_ref().map(Signals::take);
+                for order in orders.into_iter().flatten() {
+                    self.stop(order, now);
+                }
             }
             Token::Bell => {
-                for over in self.bulk.results() {
+                let (over, released) = self.bulk.returns();
+                for over in over {
                     self.account(&over, now);
+                }
+                for session in released {
+                    self.worker.adopt(session, now);
                 }
             }
             Token::Inspection => self.inspect(),
@@ -262,12 +320,49 @@ impl Loop {
     }
 
     /// The first stop signal lets open connections go on for the drain time, the second ends them.
-    fn stop(&mut self, now: Moment) {
+    fn stop(&mut self, order: Order, now: Moment) {
         if self.mode != Mode::Serving {
             self.mode = Mode::Draining(now);
             return;
         }
         self.listeners.close(self.worker.epoll());
+        let open = self.open();
+        if order == Order::HandOver && open > 0 && self.has_successor {
+            self.mode = Mode::Leaving;
+            self.bulk.release_all();
+            self.notifier
+                .stopping(&format!("Handing {} over", connections(open as u64)));
+            return;
+        }
+        self.drain(now);
+    }
+
+    /// Gives all sessions to the next process, once none is with a bulk thread.
+    fn leave(&mut self, now: Moment) {
+        if self.bulk.open() > 0 {
+            return;
+        }
+        // Nobody reads the parcels before this process has ended, so nothing happens to a session in between.
+        match record::hand_over(self.worker.sessions(), self.reporter.totals) {
+            Ok(()) => {
+                let open = connections(self.open() as u64);
+                log::info!("handed {open} over to the next process");
+                self.worker.forget_all();
+            }
+            Err(errno) => {
+                let cause = errno.desc();
+                log::warn!(
+                    "connections cannot be handed over to the next process, so they are let finish: {cause}"
+                );
+                for session in self.worker.sessions() {
+                    session.reset_on_close(false);
+                }
+                self.drain(now);
+            }
+        }
+    }
+
+    fn drain(&mut self, now: Moment) {
         self.mode = Mode::Draining(now + self.settings.drain);
         let open = self.open();
         self.notifier

@@ -13,6 +13,7 @@ use nix::errno::Errno;
 use super::burst::Burst;
 use super::coalesce::Coalesce;
 use super::pipes::{Pipe, Pool};
+use super::record::{FlowRecord, StateRecord};
 use super::wire::{End, Received, Wire};
 use crate::peer::Family;
 
@@ -106,6 +107,59 @@ enum Step {
 }
 
 impl Flow {
+    /// Gives what the next process must know of it, without the bytes that it holds.
+    pub fn record(&self) -> FlowRecord {
+        FlowRecord {
+            state: match self.state {
+                State::Open => StateRecord::Open,
+                State::Draining => StateRecord::Draining,
+                State::Finished => StateRecord::Finished,
+                State::Refused(errno) => StateRecord::Refused(errno as i32),
+            },
+            delivered_bytes: self.delivered_bytes,
+            held_bytes: self.held_bytes().len(),
+            piped_bytes: self.held_pipe().map_or(0, |pipe| pipe.held_bytes),
+        }
+    }
+
+    /// Goes on where another process has stopped.
+    pub fn restore(record: &FlowRecord, held: &[u8], pipe: Option<Pipe>) -> Flow {
+        Flow {
+            state: match record.state {
+                StateRecord::Open => State::Open,
+                StateRecord::Draining => State::Draining,
+                StateRecord::Finished => State::Finished,
+                StateRecord::Refused(number) => State::Refused(Errno::from_raw(number)),
+            },
+            held: match pipe {
+                Some(pipe) => Held::Piped(Box::new(pipe)),
+                None if held.is_empty() => Held::Nothing,
+                None => Held::Bytes(Box::new(Rest {
+                    bytes: held.into(),
+                    written: 0,
+                })),
+            },
+            delivered_bytes: record.delivered_bytes,
+            ..Flow::default()
+        }
+    }
+
+    /// Gives the bytes that are held in memory.
+    pub fn held_bytes(&self) -> &[u8] {
+        match &self.held {
+            Held::Bytes(rest) => &rest.bytes[rest.written..],
+            _ => &[],
+        }
+    }
+
+    /// Gives the pipe that holds bytes.
+    pub fn held_pipe(&self) -> Option<&Pipe> {
+        match &self.held {
+            Held::Piped(pipe) => Some(pipe),
+            _ => None,
+        }
+    }
+
     /// Gives the state.
     pub fn state(&self) -> State {
         self.state

@@ -16,6 +16,7 @@ pub mod flow;
 pub mod inspection;
 pub mod listeners;
 pub mod pipes;
+pub mod record;
 pub mod report;
 pub mod session;
 pub mod sessions;

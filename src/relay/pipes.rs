@@ -34,6 +34,15 @@ impl Pipe {
         })
     }
 
+    /// Takes both ends of a pipe that holds so many bytes.
+    pub fn of(output: OwnedFd, input: OwnedFd, held_bytes: usize) -> Pipe {
+        Pipe {
+            output,
+            input,
+            held_bytes,
+        }
+    }
+
     /// Gives the end that bytes are put into.
     pub fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()

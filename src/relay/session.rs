@@ -136,6 +136,19 @@ impl Session {
         Session::new(peer, Phase::Relaying(connection), now)
     }
 
+    /// Goes on where another process has stopped.
+    pub fn restore(connection: Connection<Stream>, peer: Peer, started: Moment) -> Session {
+        Session::new(peer, Phase::Relaying(connection), started)
+    }
+
+    /// Gives the connection, once the target is reached.
+    pub fn connection(&self) -> Option<&Connection<Stream>> {
+        match &self.phase {
+            Phase::Relaying(connection) => Some(connection),
+            _ => None,
+        }
+    }
+
     /// Takes over what epoll reported of one side.
     pub fn note(&mut self, side: Side, events: EpollFlags) {
         match &mut self.phase {
@@ -196,14 +209,26 @@ impl Session {
         }
     }
 
+    /// Gives the peer's stream.
+    pub fn peer_stream(&self) -> Option<&Stream> {
+        match &self.phase {
+            Phase::Dialing { peer, .. } => Some(&peer.wire),
+            Phase::Relaying(connection) => Some(connection.streams().0),
+            Phase::Gone => None,
+        }
+    }
+
     /// Gives where a TCP peer connected to.
     pub fn destination(&self) -> Option<SocketAddr> {
-        let peer = match &self.phase {
-            Phase::Dialing { peer, .. } => &peer.wire,
-            Phase::Relaying(connection) => connection.streams().0,
-            Phase::Gone => return None,
-        };
-        inet_addr(&peer.local_address().ok()?)
+        inet_addr(&self.peer_stream()?.local_address().ok()?)
+    }
+
+    /// Decides how both ends are closed when nobody has them any more: as if aborted, or as usual.
+    pub fn reset_on_close(&self, is_wanted: bool) {
+        let target = self.streams().map(|(_, target)| target);
+        for stream in self.peer_stream().into_iter().chain(target) {
+            stream.reset_on_close(is_wanted);
+        }
     }
 
     /// Gives its numbers.

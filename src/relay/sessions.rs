@@ -61,6 +61,12 @@ impl Sessions {
         self.table.iter_mut().map(|(_, (_, session))| session)
     }
 
+    /// Gives the keys of all.
+    pub fn keys(&self) -> Vec<Key> {
+        let key = |(index, (serial, _)): (usize, &(u32, Session))| Key::new(index, *serial);
+        self.table.iter().map(key).collect()
+    }
+
     /// Takes all out.
     pub fn drain(&mut self) -> impl Iterator<Item = Session> {
         self.table.drain().map(|(_, session)| session)

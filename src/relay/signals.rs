@@ -1,4 +1,5 @@
-//! The signals of a loop, taken as events: SIGTERM and SIGINT stop it in good order.
+//! The signals of a loop, taken as events: SIGTERM and SIGINT stop it in good order, and SIGUSR1 stops it for a
+//! successor, which gets its connections. systemd sends that one for a restart (RestartKillSignal=).
 //!
 //! SIGHUP is no order to reload: settings change by restart.
 
@@ -9,6 +10,15 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::token::Token;
 use crate::error::{Error, Result};
 
+/// What a signal wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Let open connections finish, then end; a second time: end now.
+    Stop,
+    /// Give open connections to the next process, and end.
+    HandOver,
+}
+
 /// Where the blocked signals of this process arrive.
 #[derive(Debug)]
 pub struct Signals(SignalFd);
@@ -16,7 +26,12 @@ pub struct Signals(SignalFd);
 impl Signals {
     /// Blocks the signals, for threads made later as well, and watches for them.
     pub fn new(epoll: &Epoll) -> Result<Signals> {
-        let taken = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+        let taken = [
+            Signal::SIGTERM,
+            Signal::SIGINT,
+            Signal::SIGHUP,
+            Signal::SIGUSR1,
+        ];
         let mask: SigSet = taken.into_iter().collect();
         (mask.thread_block()).map_err(Error::system("block signals"))?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
@@ -27,16 +42,16 @@ impl Signals {
         Ok(Signals(signals))
     }
 
-    /// Takes what has come; gives the number of orders to stop.
-    pub fn take_stops(&self) -> usize {
-        let mut stops = 0;
+    /// Takes what has come.
+    pub fn take(&self) -> Vec<Order> {
+        let mut orders = Vec::new();
         while let Ok(Some(info)) = self.0.read_signal() {
-            if info.ssi_signo == Signal::SIGHUP as u32 {
-                log::info!("SIGHUP is ignored: restart to change settings");
-            } else {
-                stops += 1;
+            match Signal::try_from(info.ssi_signo as i32) {
+                Ok(Signal::SIGHUP) => log::info!("SIGHUP is ignored: restart to change settings"),
+                Ok(Signal::SIGUSR1) => orders.push(Order::HandOver),
+                _ => orders.push(Order::Stop),
             }
         }
-        stops
+        orders
     }
 }

@@ -210,6 +210,24 @@ impl Worker {
         }
     }
 
+    /// Lets all sessions go.
+    pub fn release_all(&mut self) -> Vec<Session> {
+        let keys = self.sessions.keys();
+        keys.into_iter()
+            .filter_map(|key| self.release(key))
+            .collect()
+    }
+
+    /// Closes the descriptors of all sessions, which another process has as well; no peer notices.
+    pub fn forget_all(&mut self) {
+        drop(self.sessions.drain());
+    }
+
+    /// Goes through all sessions.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.iter()
+    }
+
     /// Lets a session go, which nobody watches then.
     fn release(&mut self, key: Key) -> Option<Session> {
         let session = self.sessions.remove(key)?;
