@@ -206,12 +206,15 @@ $(tail -n 30 "$work/console.log")"
 
 # read_until MARK: passes on the agent's lines up to '@MARK STATUS'. Uses the caller's deadline.
 read_until() {
-    local line
+    local line='' part
     while ((SECONDS < deadline)) && kill -0 "$qemu_pid" 2>/dev/null; do
-        IFS= read -r -t 1 -u "$from_guest" line || continue
+        # A read that times out has the beginning of a line.
+        IFS= read -r -t 1 -u "$from_guest" part || { line+=$part; continue; }
+        line+=$part
         [[ $line != "@$1 "* ]] || return "${line#* }"
         # The agent ends output with a line end of its own, which would be an empty line most of the time.
         [[ -z $line ]] || printf '%s\n' "$line"
+        line=''
     done
     return 124
 }
