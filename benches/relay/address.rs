@@ -31,6 +31,15 @@ impl Kind {
             },
         }
     }
+
+    /// As people write it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Tcp6 => "TCP",
+            Self::Unix => "unix socket",
+            Self::Vsock => "vsock",
+        }
+    }
 }
 
 /// The kinds on both sides of a relay.
@@ -40,6 +49,13 @@ pub struct Family {
     pub inbound: Kind,
     /// How the target is reached.
     pub outbound: Kind,
+}
+
+impl Family {
+    /// A pair of kinds.
+    pub const fn new(inbound: Kind, outbound: Kind) -> Self {
+        Self { inbound, outbound }
+    }
 }
 
 /// The families that every machine has.

@@ -1,40 +1,32 @@
-//! What the figures were taken on: machine, kernel, versions. Figures without it mean nothing to anybody else.
+//! Finds out what the figures are taken on.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::SystemTime;
 
-use crate::measurement::quote;
-use crate::relays::Relay;
+use crate::figures::recording::Machine;
+use crate::figures::relay::Relay;
 
-/// The first JSON line of a recording.
-pub fn to_json(relays: &[Relay], ours: &Path, rounds: usize, seconds: f64) -> String {
-    let versions: Vec<String> = relays
+/// Looks at this machine and asks the relays for their versions.
+pub fn look(relays: &[Relay], ours: &Path, rounds: usize, seconds: f64) -> Machine {
+    let versions = relays
         .iter()
-        .filter_map(|relay| Some(format!("\"{relay}\":{}", quote(&version(*relay, ours)?))))
-        .collect();
-    format!(
-        r#"{{"kernel":{},"processor":{},"processors":{},"rounds":{rounds},"seconds":{seconds},"versions":{{{}}}}}"#,
-        quote(&kernel()),
-        quote(&processor()),
-        processors(),
-        versions.join(",")
-    )
+        .filter_map(|relay| Some((*relay, version(*relay, ours)?)));
+    Machine {
+        date: today(),
+        kernel: kernel(),
+        processor: processor(),
+        processors: std::thread::available_parallelism().map_or(1, usize::from),
+        rounds,
+        seconds,
+        versions: versions.collect(),
+    }
 }
 
-/// The same for people.
-pub fn to_text(relays: &[Relay], ours: &Path) -> String {
-    let versions: Vec<String> = relays
-        .iter()
-        .filter_map(|relay| Some(format!("{relay}: {}", version(*relay, ours)?)))
-        .collect();
-    format!(
-        "Linux {}, {} x {}; {}",
-        kernel(),
-        processors(),
-        processor(),
-        versions.join("; ")
-    )
+fn today() -> String {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    now.split('T').next().unwrap_or_default().into()
 }
 
 fn kernel() -> String {
@@ -42,10 +34,6 @@ fn kernel() -> String {
         .unwrap_or_default()
         .trim()
         .into()
-}
-
-fn processors() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn processor() -> String {
@@ -57,17 +45,16 @@ fn processor() -> String {
     )
 }
 
-/// The line of the version option that has a number in it; nginx prints it to stderr.
+/// The first word that is a number with a point in it, as in "nginx/1.22.1" or "systemd 252 (252.39)".
 fn version(relay: Relay, ours: &Path) -> Option<String> {
     let output = Command::new(relay.program(ours)?)
         .arg(relay.version_option())
         .output()
         .ok()?;
+    // nginx prints it to stderr.
     let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text);
-    let has_number =
-        |line: &&str| line.contains(|c: char| c.is_ascii_digit()) && line.contains('.');
-    text.lines()
-        .find(|line| has_number(line) && !line.contains("Gerhard"))
-        .map(|line| line.trim().into())
+    String::from_utf8_lossy(&text)
+        .split(|c: char| c.is_whitespace() || "/()".contains(c))
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.'))
+        .map(Into::into)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::address::{Family, ORDINARY};
 use crate::error::{Error, Result};
-use crate::relays::Relay;
+use crate::figures::relay::Relay;
 use crate::scenario::{self, Scenario};
 
 const QUICK_ROUNDS: usize = 2;
@@ -38,8 +38,8 @@ pub struct Options {
         default_value = "direct,proxyd,ours,socat,haproxy,nginx"
     )]
     pub relays: Vec<Relay>,
-    /// Whom the ratios refer to; the first one that takes part in a family counts, each of the others gets its own table
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "proxyd")]
+    /// Whom the ratios refer to, a table for each; default: proxyd, or socat where proxyd cannot go
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "RELAY,...")]
     pub baselines: Vec<Relay>,
     /// Our program; default: next to this one
     #[arg(long, value_name = "PATH")]
@@ -47,6 +47,12 @@ pub struct Options {
     /// Where the JSON lines go; default: target/bench/relay.jsonl next to this program
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Shows this recorded run instead of measuring
+    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    pub from: Option<PathBuf>,
+    /// Draws the main figures as an SVG picture
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// Prints the scenarios and ends
     #[arg(long)]
     pub list: bool,

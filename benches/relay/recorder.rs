@@ -4,19 +4,22 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use crate::error::{Doing, Result};
-use crate::measurement::Measurement;
+use crate::figures::measurement::Measurement;
+use crate::figures::recording::{Machine, Recording};
 
 /// Keeps the measurements.
 pub struct Recorder {
     path: PathBuf,
     file: File,
-    measurements: Vec<Measurement>,
+    recording: Recording,
 }
 
 impl Recorder {
     /// Starts a new file with its first line.
-    pub fn create(path: &Path, head: &str) -> Result<Self> {
+    pub fn create(path: &Path, machine: Machine) -> Result<Self> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).doing(|| format!("create {}", folder.display()))?;
         }
@@ -24,27 +27,32 @@ impl Recorder {
         let mut recorder = Self {
             path: path.into(),
             file,
-            measurements: Vec::new(),
+            recording: Recording {
+                machine: machine.clone(),
+                measurements: Vec::new(),
+            },
         };
-        recorder.write_line(head)?;
+        recorder.write_line(&machine)?;
         Ok(recorder)
     }
 
     /// Writes a measurement, shows it, and keeps it.
     pub fn add(&mut self, measurement: Measurement) -> Result<()> {
-        self.write_line(&measurement.to_json())?;
+        self.write_line(&measurement)?;
         show_progress(&measurement);
-        self.measurements.push(measurement);
+        self.recording.measurements.push(measurement);
         Ok(())
     }
 
-    /// All so far.
-    pub fn measurements(&self) -> &[Measurement] {
-        &self.measurements
+    /// All of them.
+    pub fn into_recording(self) -> Recording {
+        self.recording
     }
 
-    fn write_line(&mut self, line: &str) -> Result<()> {
-        writeln!(self.file, "{line}").doing(|| format!("write {}", self.path.display()))
+    fn write_line(&mut self, content: &impl Serialize) -> Result<()> {
+        let path = self.path.display();
+        let line = serde_json::to_string(content).doing(|| format!("write {path}"))?;
+        writeln!(self.file, "{line}").doing(|| format!("write {path}"))
     }
 }
 

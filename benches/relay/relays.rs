@@ -1,12 +1,12 @@
 //! The relays that are compared, and how each is told what to do. Ours gets its defaults; the others are set as their
 //! friends would set them, so that no figure is won by a bad configuration.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::address::{Address, Family, Kind};
 use crate::configs;
 use crate::error::Result;
+use crate::figures::relay::Relay;
 
 /// Connections that a relay must be able to hold: what two descriptors for each allow under a common hard limit of 20 000.
 pub const MAX_CONNECTIONS: u32 = 9_400;
@@ -18,36 +18,6 @@ const PROXYD: [&str; 2] = [
 const SOCAT: &str = "/usr/bin/socat";
 const HAPROXY: &str = "/usr/sbin/haproxy";
 const NGINX: &str = "/usr/sbin/nginx";
-
-/// Who is compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
-pub enum Relay {
-    /// No relay: peers connect to the target.
-    Direct,
-    /// vsock-bridge
-    Ours,
-    /// systemd-socket-proxyd
-    Proxyd,
-    /// socat with fork: a process for each connection.
-    Socat,
-    /// HAProxy in TCP mode with splicing.
-    Haproxy,
-    /// nginx's stream module.
-    Nginx,
-}
-
-impl fmt::Display for Relay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Direct => "direct",
-            Self::Ours => "ours",
-            Self::Proxyd => "proxyd",
-            Self::Socat => "socat",
-            Self::Haproxy => "haproxy",
-            Self::Nginx => "nginx",
-        })
-    }
-}
 
 /// Where a relay's listener comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,8 +12,9 @@ use crate::address::{Address, Family};
 use crate::board::Board;
 use crate::engine::{Engine, EngineThread};
 use crate::error::{Doing, Error, Result};
+use crate::figures::relay::Relay;
 use crate::process::RelayProcess;
-use crate::relays::{Listening, Relay};
+use crate::relays::Listening;
 use crate::session::{AfterAnswer, Session};
 use crate::socket;
 

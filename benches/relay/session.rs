@@ -416,7 +416,7 @@ impl Session {
     }
 }
 
-/// Not an answer yet. A vsock that is still connecting says ENOTCONN.
+/// No end, only nothing to be had now.
 fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }

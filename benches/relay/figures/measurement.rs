@@ -1,58 +1,42 @@
-//! One result, and its form as a JSON line.
+//! One result. A line of JSON is its written form; a field that says "nothing went wrong" is left out there.
 
-use std::fmt::Write;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::address::Family;
-use crate::metric::Values;
-use crate::relays::Relay;
+
+use super::metric::{self, Values};
+use super::relay::Relay;
 
 /// What one relay did in one scenario in one round.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Measurement {
     /// Counts from 1.
     pub round: usize,
     /// Listener and target.
+    #[serde(with = "text")]
     pub family: Family,
     /// The scenario's name.
     pub scenario: String,
     /// Who.
     pub relay: Relay,
     /// The figures; empty when there was an error.
+    #[serde(with = "metric::by_key")]
     pub values: Values,
     /// Bytes that were not what was sent.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub wrong_bytes: u64,
     /// Connections that failed.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub failed: u64,
     /// Processors that were busy with other things.
+    #[serde(rename = "busy_with_others", serialize_with = "two_digits")]
     pub disturbance: f64,
     /// Why the first one did, or why there are no figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub complaint: Option<String>,
 }
 
 impl Measurement {
-    /// One line, without its end.
-    pub fn to_json(&self) -> String {
-        let mut values = String::new();
-        for (metric, value) in self.values.iter().filter(|(_, value)| value.is_finite()) {
-            let comma = if values.is_empty() { "" } else { "," };
-            // Writing to a String cannot fail.
-            let _ = write!(values, "{comma}\"{}\":{value:.6}", metric.key);
-        }
-        format!(
-            r#"{{"round":{},"family":"{}","scenario":"{}","relay":"{}","values":{{{values}}},"wrong_bytes":{},"failed":{},"busy_with_others":{:.2},"complaint":{}}}"#,
-            self.round,
-            self.family,
-            self.scenario,
-            self.relay,
-            self.wrong_bytes,
-            self.failed,
-            self.disturbance,
-            self.complaint
-                .as_deref()
-                .map_or_else(|| "null".into(), quote),
-        )
-    }
-
     /// The value of a metric.
     pub fn value(&self, key: &str) -> Option<f64> {
         self.values
@@ -62,18 +46,31 @@ impl Measurement {
     }
 }
 
-/// A JSON string.
-pub fn quote(text: &str) -> String {
-    let mut quoted = String::from('"');
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            control if control.is_control() => {
-                quoted.push_str(&format!("\\u{:04x}", u32::from(control)));
-            }
-            other => quoted.push(other),
-        }
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn two_digits<S: Serializer>(number: &f64, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_f64((number * 100.0).round() / 100.0)
+}
+
+/// What has a text form, as that.
+mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
     }
-    quoted.push('"');
-    quoted
+
+    pub fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }

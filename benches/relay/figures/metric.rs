@@ -5,12 +5,29 @@
 pub struct Metric {
     /// Key in the JSON lines.
     pub key: &'static str,
-    /// As the table shows it.
+    /// As the table shows it: what it is, if the unit does not say so, and the unit.
     pub label: &'static str,
     /// More is better.
     pub is_more_better: bool,
     /// Digits after the point.
     pub decimals: usize,
+}
+
+impl Metric {
+    /// The label without its first word, if there is more than one.
+    pub fn unit(&self) -> &'static str {
+        self.label
+            .split_once(' ')
+            .map_or(self.label, |(_, unit)| unit)
+    }
+
+    /// Whether a value is at least as good as another.
+    pub fn is_no_worse(&self, value: f64, other: f64) -> bool {
+        match self.is_more_better {
+            true => value >= other,
+            false => value <= other,
+        }
+    }
 }
 
 const fn more(key: &'static str, label: &'static str, decimals: usize) -> Metric {
@@ -58,5 +75,48 @@ pub static DESCRIPTORS: Metric = less("descriptors_per_connection", "descriptors
 /// Share of answers that came whole after the peer had ended its flow.
 pub static KEPT: Metric = more("answers_kept", "answers kept", 2);
 
+/// All of them, in the order of tables.
+pub static ALL: [&Metric; 13] = [
+    &GIB_PER_SECOND,
+    &CPU_PER_GIB,
+    &P50,
+    &P99,
+    &MESSAGES,
+    &CPU_PER_MESSAGE,
+    &CONNECTIONS,
+    &CPU_PER_CONNECTION,
+    &RSS_PER_CONNECTION,
+    &RSS_TOTAL,
+    &SLAB_PER_CONNECTION,
+    &DESCRIPTORS,
+    &KEPT,
+];
+
 /// The figures of one scenario with one relay.
 pub type Values = Vec<(&'static Metric, f64)>;
+
+/// The written form of figures: an object of keys and numbers, without what is no number.
+pub mod by_key {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{ALL, Values};
+
+    const DIGITS: f64 = 1e6;
+
+    /// Digits beyond the sixth after the point are noise.
+    pub fn serialize<S: Serializer>(values: &Values, to: S) -> Result<S::Ok, S::Error> {
+        let finite = values.iter().filter(|(_, value)| value.is_finite());
+        to.collect_map(
+            finite.map(|(metric, value)| (metric.key, (value * DIGITS).round() / DIGITS)),
+        )
+    }
+
+    /// Keys that are no metric any more are left out.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Values, D::Error> {
+        let values = BTreeMap::<String, f64>::deserialize(from)?;
+        let value = |metric: &'static super::Metric| Some((metric, *values.get(metric.key)?));
+        Ok(ALL.into_iter().filter_map(value).collect())
+    }
+}

@@ -1,120 +1,46 @@
-//! The table: for each figure the median of each relay, and the median of its round-by-round ratios to the baseline with
-//! the smallest and the largest. Ratios of one round compare what ran under the same conditions.
+//! The table of a family: for each figure the median of each relay, and its ratio to the baseline.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::address::Family;
-use crate::measurement::Measurement;
-use crate::metric::Metric;
-use crate::relays::Relay;
-use crate::stats::{median, range};
+
+use super::figure::{Figure, relays, scenarios};
+use super::measurement::Measurement;
+use super::metric;
+use super::relay::Relay;
+use super::stats::{median, range};
 
 /// The text of one family's table, in Markdown.
-pub fn table(all: &[Measurement], family: Family, relays: &[Relay], baseline: Relay) -> String {
-    let of_family: Vec<&Measurement> = all.iter().filter(|one| one.family == family).collect();
-    let relays: Vec<Relay> = relays
-        .iter()
-        .copied()
-        .filter(|relay| of_family.iter().any(|one| one.relay == *relay))
-        .collect();
-    let mut rows = vec![heading(&relays, baseline, family)];
-    for (scenario, metric) in figures(&of_family) {
-        let of_scenario: Vec<&Measurement> = of_family
-            .iter()
-            .copied()
-            .filter(|one| one.scenario == scenario)
-            .collect();
-        let mut row = vec![format!("{scenario}: {}", metric.label)];
-        row.extend(
-            relays
+pub fn table(all: &[Measurement], family: Family, baseline: Relay) -> String {
+    let relays = relays(all, family);
+    let mut heading = vec![format!("{family}, x = ratio to {baseline}")];
+    heading.extend(relays.iter().map(Relay::to_string));
+    let mut rows = vec![heading];
+    for scenario in scenarios(all, family) {
+        for metric in metric::ALL {
+            let figure = Figure::of(all, family, scenario, metric);
+            let cells: Vec<_> = relays
                 .iter()
-                .map(|relay| cell(&of_scenario, metric, *relay, baseline)),
-        );
-        rows.push(row);
+                .map(|relay| cell(&figure, *relay, baseline))
+                .collect();
+            if cells.iter().any(Option::is_some) {
+                let mut row = vec![format!("{scenario}: {}", metric.label)];
+                row.extend(cells.into_iter().map(|cell| cell.unwrap_or("-".into())));
+                rows.push(row);
+            }
+        }
     }
     aligned(&rows)
 }
 
-fn heading(relays: &[Relay], baseline: Relay, family: Family) -> Vec<String> {
-    let mut row = vec![format!("{family}, x = ratio to {baseline}")];
-    row.extend(relays.iter().map(Relay::to_string));
-    row
-}
-
-/// Scenarios and their metrics in the order of measuring.
-fn figures(measurements: &[&Measurement]) -> Vec<(String, &'static Metric)> {
-    let mut seen = BTreeSet::new();
-    let mut figures = Vec::new();
-    let mut scenarios: Vec<&String> = Vec::new();
-    for one in measurements {
-        if !scenarios.contains(&&one.scenario) {
-            scenarios.push(&one.scenario);
-        }
-    }
-    for scenario in scenarios {
-        for one in measurements.iter().filter(|one| &one.scenario == scenario) {
-            for (metric, _) in &one.values {
-                if seen.insert((scenario.clone(), metric.key)) {
-                    figures.push((scenario.clone(), *metric));
-                }
-            }
-        }
-    }
-    figures
-}
-
-fn cell(measurements: &[&Measurement], metric: &Metric, relay: Relay, baseline: Relay) -> String {
-    let values: Vec<f64> = measurements
-        .iter()
-        .filter(|one| one.relay == relay)
-        .filter_map(|one| one.value(metric.key))
-        .collect();
-    let Some(middle) = median(&values) else {
-        return "-".into();
-    };
-    let absolute = format!("{middle:.*}", metric.decimals);
-    let ratios = ratios(measurements, metric, relay, baseline);
-    match (relay == baseline, median(&ratios), range(&ratios)) {
-        (false, Some(ratio), Some((low, high))) => {
-            format!(
-                "{absolute} x{} [{}..{}]",
-                short(ratio),
-                short(low),
-                short(high)
-            )
-        }
-        _ => absolute,
-    }
-}
-
-/// The ratio of each round in which both have the figure.
-fn ratios(
-    measurements: &[&Measurement],
-    metric: &Metric,
-    relay: Relay,
-    baseline: Relay,
-) -> Vec<f64> {
-    let value_of = |relay: Relay, round: usize| {
-        let one = measurements
-            .iter()
-            .find(|one| one.relay == relay && one.round == round)?;
-        one.value(metric.key)
-    };
-    let rounds: BTreeSet<usize> = measurements.iter().map(|one| one.round).collect();
-    rounds
-        .into_iter()
-        .filter_map(|round| Some(value_of(relay, round)? / value_of(baseline, round)?))
-        .filter(|ratio| ratio.is_finite())
-        .collect()
-}
-
-/// Three significant digits below one, two after the point above.
-fn short(ratio: f64) -> String {
-    match ratio {
-        ratio if ratio.abs() < 0.1 => format!("{ratio:.4}"),
-        ratio => format!("{ratio:.2}"),
-    }
+fn cell(figure: &Figure<'_>, relay: Relay, baseline: Relay) -> Option<String> {
+    let absolute = format!("{:.*}", figure.metric.decimals, figure.median(relay)?);
+    let ratio = figure.ratio(relay, baseline);
+    Some(match ratio.filter(|_| relay != baseline) {
+        Some(ratio) => format!("{absolute} {ratio}"),
+        None => absolute,
+    })
 }
 
 fn aligned(rows: &[Vec<String>]) -> String {
@@ -140,16 +66,17 @@ fn aligned(rows: &[Vec<String>]) -> String {
 }
 
 /// Wrong bytes and failed connections of each relay; both must be zero. Then what went wrong, each complaint once.
-pub fn faults(all: &[Measurement], relays: &[Relay]) -> String {
+pub fn faults(all: &[Measurement]) -> String {
     let mut text = String::from("wrong bytes, failed connections, runs without figures:\n");
+    let relays: BTreeSet<Relay> = all.iter().map(|one| one.relay).collect();
     for relay in relays {
-        let of_relay: Vec<&Measurement> = all.iter().filter(|one| one.relay == *relay).collect();
+        let of_relay: Vec<&Measurement> = all.iter().filter(|one| one.relay == relay).collect();
         let wrong: u64 = of_relay.iter().map(|one| one.wrong_bytes).sum();
         let failed: u64 = of_relay.iter().map(|one| one.failed).sum();
         let empty = of_relay.iter().filter(|one| one.values.is_empty()).count();
         let _ = writeln!(text, "  {relay}: {wrong}, {failed}, {empty}");
-        for (complaint, times) in complaints(&of_relay) {
-            let _ = writeln!(text, "    {times} x {complaint}");
+        for (complaint, places) in complaints(&of_relay) {
+            let _ = writeln!(text, "    {complaint}: {}", places.join(", "));
         }
     }
     text
@@ -166,16 +93,17 @@ pub fn disturbance(all: &[Measurement]) -> String {
     }
 }
 
-fn complaints(of_relay: &[&Measurement]) -> Vec<(String, usize)> {
-    let mut found: Vec<(String, usize)> = Vec::new();
+/// Each complaint with its places.
+fn complaints<'a>(of_relay: &[&'a Measurement]) -> Vec<(&'a str, Vec<String>)> {
+    let mut found: Vec<(&str, Vec<String>)> = Vec::new();
     for one in of_relay {
-        let Some(complaint) = &one.complaint else {
+        let Some(complaint) = one.complaint.as_deref() else {
             continue;
         };
-        let text = format!("{} {}: {complaint}", one.family, one.scenario);
-        match found.iter_mut().find(|(known, _)| *known == text) {
-            Some((_, times)) => *times += 1,
-            None => found.push((text, 1)),
+        let place = format!("{} {} round {}", one.family, one.scenario, one.round);
+        match found.iter_mut().find(|(known, _)| *known == complaint) {
+            Some((_, places)) => places.push(place),
+            None => found.push((complaint, vec![place])),
         }
     }
     found

@@ -7,7 +7,7 @@ use crate::accounting::{Footprint, footprint};
 use crate::board::LANES;
 use crate::engine::Engine;
 use crate::error::{Doing, Result};
-use crate::metric::{self, Values};
+use crate::figures::metric::{self, Values};
 use crate::run::Run;
 use crate::scenario::bulk::{self, Directions};
 use crate::scenario::round_trip;

@@ -9,7 +9,7 @@ mod short;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::metric::Values;
+use crate::figures::metric::Values;
 use crate::run::Run;
 
 /// One scenario.

@@ -7,11 +7,11 @@ use crate::board::LANES;
 use crate::cpu_watch::CpuWatch;
 use crate::engine::Engine;
 use crate::error::{Doing, Result};
-use crate::metric::{self, Values};
+use crate::figures::metric::{self, Values};
+use crate::figures::stats::percentile;
 use crate::run::Run;
 use crate::session::{AfterAnswer, Session};
 use crate::socket;
-use crate::stats::percentile;
 
 const WARM_UP: Duration = Duration::from_millis(50);
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use crate::board::LANES;
 use crate::cpu_watch::CpuWatch;
 use crate::engine::Engine;
 use crate::error::Result;
-use crate::metric::{self, Values};
+use crate::figures::metric::{self, Values};
 use crate::run::Run;
 use crate::session::{AfterAnswer, Session};
 use crate::socket;

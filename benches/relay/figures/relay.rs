@@ -1,0 +1,52 @@
+//! The names of the relays that are compared.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Who is compared.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Relay {
+    /// No relay: peers connect to the target.
+    Direct,
+    /// systemd-socket-proxyd
+    Proxyd,
+    /// vsock-bridge
+    Ours,
+    /// socat with fork: a process for each connection.
+    Socat,
+    /// HAProxy in TCP mode with splicing.
+    Haproxy,
+    /// nginx's stream module.
+    Nginx,
+}
+
+impl Relay {
+    /// Its name in full.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Direct => "no relay",
+            Self::Proxyd => "systemd-socket-proxyd",
+            Self::Ours => "vsock-bridge",
+            Self::Socat => "socat",
+            Self::Haproxy => "HAProxy",
+            Self::Nginx => "nginx",
+        }
+    }
+}
+
+impl fmt::Display for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Proxyd => "proxyd",
+            Self::Ours => "ours",
+            Self::Socat => "socat",
+            Self::Haproxy => "haproxy",
+            Self::Nginx => "nginx",
+        })
+    }
+}
