@@ -59,7 +59,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo bench clean
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo bench bench-vm bench-plot clean
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -105,8 +105,14 @@ uninstall: ## remove what install put there
 demo: build ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
 
-bench: build ## compare with socat and systemd-socket-proxyd
+bench: build ## compare with other relays; BENCH_ARGS=--quick for less, --record to keep the run
 	@benches/run $(BENCH_ARGS)
+
+bench-vm: ## the same over vsock, in a booted guest
+	@tests/vm/bench $(BENCH_ARGS)
+
+bench-plot: ## draw the pictures of the recorded runs again
+	@benches/plot
 
 clean: ## remove what was built
 	$(CARGO) clean
