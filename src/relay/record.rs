@@ -2,7 +2,7 @@
 //!
 //! A parcel is one line of JSON, then the bytes that flows hold, in the order of the line. The line says how many
 //! descriptors and bytes each session has, so that one that cannot be read costs no other. What the next version adds,
-//! this one leaves unread; what it changes gets another [`FORMAT`], and is refused.
+//! this one leaves unread; what it changes gets another number of the format, and is refused.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
