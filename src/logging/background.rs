@@ -45,7 +45,10 @@ struct Background {
 struct Queue {
     lines: VecDeque<Line>,
     dropped: u64,
-    is_writing: bool,
+    /// Lines wait or are being written. The thread sleeps only while this is false, so that few lines wake it.
+    is_busy: bool,
+    /// Somebody waits for the end of that.
+    is_flushing: bool,
     has_thread: bool,
 }
 
@@ -77,16 +80,17 @@ impl Log for Background {
             queue.dropped += 1;
         } else {
             queue.lines.push_back(line);
-            self.arrived.notify_one();
+            if !std::mem::replace(&mut queue.is_busy, true) {
+                self.arrived.notify_one();
+            }
         }
     }
 
     fn flush(&self) {
-        let is_busy = |queue: &mut Queue| !queue.lines.is_empty() || queue.is_writing;
-        drop(
-            self.written
-                .wait_timeout_while(self.queue(), FLUSH_TIME, is_busy),
-        );
+        let mut queue = self.queue();
+        queue.is_flushing = true;
+        let is_busy = |queue: &mut Queue| queue.is_busy;
+        drop(self.written.wait_timeout_while(queue, FLUSH_TIME, is_busy));
     }
 }
 
@@ -110,15 +114,16 @@ impl Background {
         let mut queue = self.queue();
         loop {
             let Some(line) = queue.lines.pop_front() else {
-                queue.is_writing = false;
-                self.written.notify_all();
+                queue.is_busy = false;
+                if queue.is_flushing {
+                    self.written.notify_all();
+                }
                 queue = self
                     .arrived
                     .wait(queue)
                     .unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
-            queue.is_writing = true;
             let dropped = std::mem::take(&mut queue.dropped);
             drop(queue);
             self.write(&line);
