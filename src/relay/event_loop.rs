@@ -313,7 +313,11 @@ impl Loop {
                     self.worker.adopt(session, now);
                 }
             }
-            Token::Inspection => self.inspect(),
+            Token::Inspection => {
+                // What ended a moment ago is among the open ones no more, and must be in the totals.
+                self.settle_accounts(now);
+                self.inspect();
+            }
             Token::Listener(index) => self.accept(index, now),
             Token::Session(key, side) => self.worker.note(key, side, events, now),
         }
@@ -465,6 +469,7 @@ impl Loop {
                 .map(|l| l.local().to_string())
                 .collect(),
             target: self.worker.dialer().target.endpoint.to_string(),
+            open: self.open(),
             served: totals.served,
             refused: totals.refused,
             unreachable: totals.unreachable,

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub listeners: Vec<String>,
     /// Where connections go.
     pub target: String,
+    /// Connections that were open when this was counted; one of a bulk thread may have ended before it told its part.
+    pub open: usize,
     /// Connections that reached their target and are over.
     pub served: u64,
     /// Peers that were not let in.
