@@ -182,6 +182,22 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A bridge that does not tell what it does.
+    #[error("cannot look at a bridge through {}{hint}", path.display())]
+    Control {
+        /// Its control socket, or the folder of all of them.
+        path: PathBuf,
+        /// In brackets, with a leading space: what to do; or empty.
+        hint: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Standard output that takes nothing.
+    #[error("cannot write to standard output")]
+    Output {
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A call of the system that has no better name.
     #[error("cannot {operation}")]
     System {

@@ -1,9 +1,17 @@
 //! The body of vsockctl, the administrator's view: one subcommand, one function that gives the text to print.
 
+mod bridges;
 mod check;
 mod hosts;
+mod list;
+mod metrics;
+pub mod output;
+mod overview;
+mod picture;
 mod records;
 mod rules;
+mod sockets;
+mod table;
 
 use std::fs;
 use std::net::Ipv6Addr;
@@ -70,6 +78,10 @@ pub enum Command {
     },
     /// Print what must be true, whether it is, and the command that mends it
     Check,
+    /// Show the bridges of this machine and their open connections
+    List(list::Arguments),
+    /// Print the same for Prometheus, as numbers
+    Metrics,
 }
 
 /// What can be done with the prefix.
@@ -126,6 +138,8 @@ pub fn run(arguments: Arguments) -> Result<String> {
         Command::Rules { load: true, .. } => rules::load(prefix()?.0).map(|()| String::new()),
         Command::Rules { .. } => rules::current(prefix()?.0),
         Command::Check => check::run(arguments.prefix).map(|()| String::new()),
+        Command::List(arguments) => list::run(&arguments).map(|()| String::new()),
+        Command::Metrics => metrics::run().map(|()| String::new()),
     }
 }
 

@@ -18,7 +18,8 @@ enum ListenPid {
 }
 
 /// Leaves root no right to pass over the permissions of files.
-const DROP_RIGHTS: &str = "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all";
+pub const DROP_RIGHTS: &str =
+    "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all";
 
 fn works(script: &str) -> bool {
     let mut shell = command("sh");

@@ -5,6 +5,7 @@ pub mod bridge;
 pub mod connect;
 pub mod content;
 pub mod own_etc;
+pub mod own_run;
 pub mod pair;
 pub mod place;
 pub mod program;

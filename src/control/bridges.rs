@@ -1,0 +1,290 @@
+//! Finds the bridges of this machine, and asks each one that runs what it does.
+//!
+//! One that runs has a control socket, see [`crate::relay::inspection`]. Whoever may not open it, or gets no answer,
+//! hears which one that is.
+
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, thread};
+
+use nix::sys::socket::{AddressFamily, UnixAddr};
+use serde::Serialize;
+
+use super::sockets;
+use crate::clock::Moment;
+use crate::error::{Error, Result};
+use crate::relay::inspection::{SOCKET_NAME, Snapshot};
+use crate::sys;
+
+/// The folders of all services, see RuntimeDirectory= in their units.
+const FOLDER: &str = "/run/vsock-bridge";
+/// For a whole answer. A bridge waits two seconds for a bulk thread that is stuck.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A million connections have less.
+const ANSWER_MAX: usize = 1 << 29;
+/// How often a bridge is asked whose connections changed while it answered.
+const ATTEMPTS: usize = 5;
+
+/// A bridge, as JSON shows it.
+#[derive(Debug, Serialize)]
+pub struct Bridge {
+    /// Name of its units, without suffix.
+    #[serde(rename = "bridge")]
+    pub name: String,
+    /// What it does.
+    #[serde(flatten)]
+    pub activity: Activity,
+}
+
+/// What a bridge does.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Activity {
+    /// Its process says so.
+    Running(Snapshot),
+    /// It has no process that tells; systemd says so.
+    Silent {
+        /// See [`sockets::SocketUnit`].
+        state: &'static str,
+        /// Addresses that systemd listens on.
+        listeners: Vec<String>,
+    },
+}
+
+/// A bridge that could not be asked.
+#[derive(Debug)]
+pub struct Unread {
+    /// Name of its units, without suffix.
+    pub name: String,
+    /// Why.
+    pub error: Error,
+}
+
+/// All bridges, by name.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Those of which something is known.
+    pub bridges: Vec<Bridge>,
+    /// The others.
+    pub unread: Vec<Unread>,
+}
+
+impl Survey {
+    /// Tells whether there is no bridge at all.
+    pub fn is_empty(&self) -> bool {
+        self.bridges.is_empty() && self.unread.is_empty()
+    }
+
+    /// Logs which bridges could not be asked.
+    ///
+    /// Errors: the last one's, which is for the caller to log.
+    pub fn complain(self) -> Result<()> {
+        let mut errors: Vec<Error> = self.unread.into_iter().map(|unread| unread.error).collect();
+        let last = errors.pop();
+        for error in errors {
+            log::error!("{}", error.report());
+        }
+        last.map_or(Ok(()), Err)
+    }
+}
+
+/// Asks all bridges at once.
+///
+/// Errors: [`Error::Control`] when not even their folder can be read.
+pub fn survey() -> Result<Survey> {
+    let names = names()?;
+    let answers = answers(&names);
+    let mut survey = Survey::default();
+    for (name, answer) in names.into_iter().zip(answers) {
+        let path = path(&name);
+        match answer {
+            Ok(snapshot) => survey.bridges.push(Bridge {
+                name,
+                activity: Activity::Running(snapshot),
+            }),
+            // The process is about to listen, or has left.
+            Err(source) if source.kind() == ErrorKind::NotFound => {}
+            Err(source) => survey.unread.push(Unread {
+                name,
+                error: failure(path, source),
+            }),
+        }
+    }
+    add_silent(&mut survey);
+    Ok(survey)
+}
+
+/// Asks each in a thread of its own, so that one which does not answer delays no other.
+fn answers(names: &[String]) -> Vec<io::Result<Snapshot>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = names
+            .iter()
+            .map(|name| thread::Builder::new().spawn_scoped(scope, || ask(&path(name))))
+            .collect();
+        let panicked = |_| Err(ErrorKind::Other.into());
+        threads
+            .into_iter()
+            .map(|thread| thread?.join().unwrap_or_else(panicked))
+            .collect()
+    })
+}
+
+/// Adds those that only systemd knows of.
+fn add_silent(survey: &mut Survey) {
+    for unit in sockets::gather() {
+        let running = survey.bridges.iter().map(|bridge| &bridge.name);
+        let mut known = running.chain(survey.unread.iter().map(|unread| &unread.name));
+        if !known.any(|name| *name == unit.name) {
+            survey.bridges.push(Bridge {
+                name: unit.name,
+                activity: Activity::Silent {
+                    state: unit.state,
+                    listeners: unit.listeners,
+                },
+            });
+        }
+    }
+    survey
+        .bridges
+        .sort_by(|one, other| one.name.cmp(&other.name));
+}
+
+/// Gives the names of all services that have a folder.
+fn names() -> Result<Vec<String>> {
+    let entries = match fs::read_dir(FOLDER) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(failure(FOLDER.into(), source)),
+    };
+    // What is no UTF-8 is no name of a unit.
+    let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
+    let mut names: Vec<String> = entries.filter_map(name).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn path(name: &str) -> PathBuf {
+    Path::new(FOLDER).join(name).join(SOCKET_NAME)
+}
+
+fn failure(path: PathBuf, source: io::Error) -> Error {
+    let hint = match source.kind() {
+        ErrorKind::PermissionDenied => " (run it as root)",
+        ErrorKind::ConnectionRefused => " (its process is gone)",
+        ErrorKind::TimedOut => " (it does not answer; `systemctl status` may tell why)",
+        ErrorKind::UnexpectedEof => " (it answers others; try again)",
+        _ => "",
+    };
+    Error::Control { path, hint, source }
+}
+
+/// Asks one bridge. Its totals and its connections must be of the same moment, or a sum over both would fall.
+fn ask(path: &Path) -> io::Result<Snapshot> {
+    let until = Moment::now() + PATIENCE;
+    let mut snapshot = ask_once(path, until)?;
+    for _ in 1..ATTEMPTS {
+        if snapshot.open == snapshot.connections.len() {
+            break;
+        }
+        snapshot = ask_once(path, until)?;
+    }
+    Ok(snapshot)
+}
+
+fn ask_once(path: &Path, until: Moment) -> io::Result<Snapshot> {
+    let socket = sys::stream_socket(AddressFamily::Unix)?;
+    sys::connect(socket.as_fd(), &UnixAddr::new(path)?).map_err(|errno| match errno {
+        // Its queue is full of others.
+        nix::errno::Errno::EAGAIN => ErrorKind::TimedOut.into(),
+        errno => io::Error::from(errno),
+    })?;
+    let mut stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    let answer = read_until(&mut stream, until)?;
+    if answer.is_empty() {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    Ok(serde_json::from_slice(&answer)?)
+}
+
+/// Reads to the end, but not for longer, nor more than a bridge can have to say.
+fn read_until(stream: &mut UnixStream, until: Moment) -> io::Result<Vec<u8>> {
+    let mut answer = Vec::new();
+    let mut buffer = vec![0; 64 * 1024];
+    while answer.len() < ANSWER_MAX {
+        let left = until - Moment::now();
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(answer),
+            Ok(count) => answer.extend(&buffer[..count]),
+            Err(error)
+                if [ErrorKind::WouldBlock, ErrorKind::Interrupted].contains(&error.kind()) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::FileTooLarge.into())
+}
+
+/// One bridge that runs and one that waits, for the tests of what is printed of them.
+#[cfg(test)]
+pub fn example() -> Vec<Bridge> {
+    use crate::relay::inspection::Connection;
+    use crate::relay::session::Stage;
+
+    let connection = |peer: &str, cid, stage| Connection {
+        peer: peer.to_owned(),
+        cid,
+        target: "[::1]:445".to_owned(),
+        stage,
+        inbound_bytes: 0,
+        outbound_bytes: 0,
+        age_seconds: 1.0,
+        idle_seconds: 1.0,
+    };
+    let snapshot = Snapshot {
+        pid: 4711,
+        state: "serving".to_owned(),
+        listeners: vec!["vsock::445".to_owned()],
+        target: "[::1]:445".to_owned(),
+        open: 3,
+        served: 1204,
+        refused: 2,
+        unreachable: 0,
+        inbound_bytes: 1000,
+        outbound_bytes: 2000,
+        connections: vec![
+            Connection {
+                inbound_bytes: 3 << 29,
+                outbound_bytes: 12,
+                age_seconds: 3720.5,
+                idle_seconds: 0.25,
+                ..connection("vsock:3:1025", Some(3), Stage::Open)
+            },
+            Connection {
+                outbound_bytes: 4096,
+                age_seconds: 200.0,
+                idle_seconds: 121.0,
+                ..connection("vsock:3:1026", Some(3), Stage::HalfClosed)
+            },
+            connection("[::1]:50000", None, Stage::Connecting),
+        ],
+    };
+    let waiting = Activity::Silent {
+        state: "waiting",
+        listeners: vec!["[fd00::2]:445".to_owned()],
+    };
+    let bridge = |name: &str, activity| Bridge {
+        name: name.to_owned(),
+        activity,
+    };
+    vec![
+        bridge("vsock-bridge-ipv6@445", waiting),
+        bridge("vsock-bridge@445", Activity::Running(snapshot)),
+    ]
+}

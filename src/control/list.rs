@@ -1,0 +1,124 @@
+//! `vsockctl list`: the bridges and their open connections, as tables for people or as JSON for programs.
+
+use std::thread;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::bridges::{Survey, survey};
+use super::output;
+use super::overview::overview;
+use super::picture;
+use crate::error::{Error, Result};
+
+/// How often `--watch` looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+const NO_BRIDGES: &str =
+    "no bridge is there; `systemctl start vsock-bridge@445.socket` starts the one of port 445";
+
+/// How the bridges are shown.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    /// Again each second, until interrupted
+    #[arg(long)]
+    watch: bool,
+}
+
+/// Prints the bridges.
+///
+/// Errors: [`Error::Control`] when one could not be asked, after the others are printed; [`Error::Output`].
+pub fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.watch {
+        return watch(arguments);
+    }
+    let survey = survey()?;
+    let is_read = output::print(&text(arguments, &survey)?)?;
+    if is_read && !arguments.json && survey.is_empty() {
+        log::info!("{NO_BRIDGES}");
+    }
+    survey.complain()
+}
+
+/// Prints again and again, until nobody reads it: in place on a terminal, else one below the other.
+fn watch(arguments: &Arguments) -> Result<()> {
+    if output::terminal().is_some() {
+        picture::begin()?;
+    }
+    let mut gap = "";
+    loop {
+        let survey = survey()?;
+        let text = text(arguments, &survey)?;
+        let is_read = match output::terminal() {
+            Some((_, height)) => {
+                let text = format!("{}{}", output::suited(&text), notes(&survey));
+                picture::draw(&text, height)?
+            }
+            None => {
+                let is_read = output::print(&format!("{gap}{text}"))?;
+                if let Err(error) = survey.complain() {
+                    log::error!("{}", error.report());
+                }
+                is_read
+            }
+        };
+        if !is_read {
+            return Ok(());
+        }
+        gap = "\n";
+        // It is time itself that is waited for.
+        thread::sleep(INTERVAL);
+    }
+}
+
+/// What would go to stderr, where it stands below the picture instead.
+fn notes(survey: &Survey) -> String {
+    let mut notes = String::new();
+    for unread in &survey.unread {
+        notes += &format!("{}\n", unread.error.report());
+    }
+    if survey.is_empty() {
+        notes += NO_BRIDGES;
+    }
+    notes
+}
+
+fn text(arguments: &Arguments, survey: &Survey) -> Result<String> {
+    let terminal = output::terminal();
+    if !arguments.json {
+        return Ok(overview(&survey.bridges, terminal.map(|(width, _)| width)));
+    }
+    let json = match terminal {
+        // For people.
+        Some(_) => serde_json::to_string_pretty(&survey.bridges),
+        None => serde_json::to_string(&survey.bridges),
+    };
+    let fail = |error: serde_json::Error| Error::Output {
+        source: error.into(),
+    };
+    Ok(json.map_err(fail)? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::control::bridges::example;
+
+    #[test]
+    fn json_has_the_names_of_the_manual() {
+        let expected = concat!(
+            r#"[{"bridge":"vsock-bridge-ipv6@445","state":"waiting","listeners":["[fd00::2]:445"]},"#,
+            r#"{"bridge":"vsock-bridge@445","pid":4711,"state":"serving","listeners":["vsock::445"],"#,
+            r#""target":"[::1]:445","open":3,"served":1204,"refused":2,"unreachable":0,"#,
+            r#""inbound_bytes":1000,"outbound_bytes":2000,"connections":["#,
+            r#"{"peer":"vsock:3:1025","cid":3,"target":"[::1]:445","stage":"open","#,
+            r#""inbound_bytes":1610612736,"outbound_bytes":12,"age_seconds":3720.5,"idle_seconds":0.25},"#,
+            r#"{"peer":"vsock:3:1026","cid":3,"target":"[::1]:445","stage":"half-closed","#,
+            r#""inbound_bytes":0,"outbound_bytes":4096,"age_seconds":200.0,"idle_seconds":121.0},"#,
+            r#"{"peer":"[::1]:50000","cid":null,"target":"[::1]:445","stage":"connecting","#,
+            r#""inbound_bytes":0,"outbound_bytes":0,"age_seconds":1.0,"idle_seconds":1.0}]}]"#,
+        );
+        assert_eq!(serde_json::to_string(&example()).unwrap(), expected);
+    }
+}
