@@ -325,7 +325,7 @@ fn what_is_printed_cannot_be_written_one_line_says_so_and_exits_1() {
 
 #[test]
 fn nobody_reads_what_is_printed_exits_0_in_silence() {
-    let (reader, writer) = std::io::pipe().unwrap();
+    let (reader, writer) = nix::unistd::pipe().unwrap();
     drop(reader);
     let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
     vsockctl.args(["addr", "3", "--prefix", PREFIX]);

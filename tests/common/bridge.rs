@@ -1,6 +1,7 @@
 //! Starts vsock-bridge as systemd does: descriptors from 3 on, LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
@@ -126,6 +127,11 @@ impl Bridge {
 
     pub fn start(self) -> Program {
         Program::start(self.command())
+    }
+
+    /// Starts it with a stderr that is for the caller to read, or for nobody.
+    pub fn start_unheard(self, stderr: File) -> Program {
+        Program::start_unheard(self.command(), stderr)
     }
 
     /// Runs one that ends by itself.

@@ -1,6 +1,7 @@
 //! A running program: its log, its signals, its end. What is still running when the test ends is killed.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -38,18 +39,22 @@ impl Program {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let stderr = child.stderr.take().unwrap();
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).into_owned();
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
         Program {
             child,
-            lines,
+            lines: lines(stderr),
+            log: Vec::new(),
+        }
+    }
+
+    /// Starts a command whose stderr is for the caller to read, or for nobody.
+    pub fn start_unheard(mut command: Command, stderr: File) -> Program {
+        command.stderr(stderr);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Program {
+            child,
+            lines: channel().1,
             log: Vec::new(),
         }
     }
@@ -68,6 +73,11 @@ impl Program {
 
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// Listens to what it was started with as stderr from now on.
+    pub fn hear(&mut self, stderr: File) {
+        self.lines = lines(stderr);
     }
 
     /// Waits for a line with that text; one that was waited for before does not count again.
@@ -142,6 +152,20 @@ impl Program {
             .sum();
         Duration::from_millis(ticks * 10)
     }
+}
+
+/// Reads lines in a thread, until the end or until nobody wants them any more.
+fn lines(from: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 impl Drop for Program {
