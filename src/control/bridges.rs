@@ -13,6 +13,7 @@ use std::{fs, thread};
 use nix::sys::socket::{AddressFamily, UnixAddr};
 use serde::Serialize;
 
+use super::check::units;
 use super::sockets;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -47,7 +48,8 @@ pub enum Activity {
     Running(Snapshot),
     /// It has no process that tells; systemd says so.
     Silent {
-        /// See [`sockets::SocketUnit`].
+        /// `waiting` for the first peer, `failed`; or why its service cannot be asked: `starting`, `failing`,
+        /// `stopping`, `running` without control socket.
         state: &'static str,
         /// Addresses that systemd listens on.
         listeners: Vec<String>,
@@ -132,19 +134,17 @@ fn answers(names: &[String]) -> Vec<io::Result<Snapshot>> {
     })
 }
 
-/// Adds those that only systemd knows of.
+/// Adds those that only systemd knows of, where it can be asked.
 fn add_silent(survey: &mut Survey) {
-    for unit in sockets::gather() {
+    let units = units::gather().unwrap_or_else(|problem| {
+        log::debug!("bridges that wait are not shown: {problem}");
+        Vec::new()
+    });
+    for bridge in sockets::bridges(&units) {
         let running = survey.bridges.iter().map(|bridge| &bridge.name);
         let mut known = running.chain(survey.unread.iter().map(|unread| &unread.name));
-        if !known.any(|name| *name == unit.name) {
-            survey.bridges.push(Bridge {
-                name: unit.name,
-                activity: Activity::Silent {
-                    state: unit.state,
-                    listeners: unit.listeners,
-                },
-            });
+        if !known.any(|name| *name == bridge.name) {
+            survey.bridges.push(bridge);
         }
     }
     survey

@@ -70,7 +70,7 @@ fn state(word: &str) -> Cell {
     let style = match word {
         "serving" => GOOD,
         "waiting" => QUIET,
-        "failed" => BAD,
+        "failed" | "failing" => BAD,
         _ => CHANGING,
     };
     Cell::new(word).style(style)

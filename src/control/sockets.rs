@@ -1,121 +1,94 @@
-//! Socket units of bridges as systemd knows them: a bridge that nobody has used yet has no process that could be asked.
+//! Bridges that have no process which could be asked: systemd listens for them, and knows what became of their service.
 
-use std::process::{Command, Stdio};
+use super::bridges::{Activity, Bridge};
+use super::check::units::Unit;
 
-/// Our units, whatever the drop-ins of an instance are.
-const PATTERN: &str = "vsock-bridge*.socket";
-const PROPERTIES: &str = "Id,SubState,Listen,Triggers";
-
-/// A socket unit, and the service that it starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocketUnit {
-    /// Name of the service, without suffix.
-    pub name: String,
-    /// `waiting` for the first peer, `failed`, or `unknown`: systemd has started the service and waits for it to tell.
-    pub state: &'static str,
-    /// Addresses that it listens on.
-    pub listeners: Vec<String>,
+/// Gives the bridges of all socket units that are up or should be.
+pub fn bridges(units: &[Unit]) -> Vec<Bridge> {
+    units
+        .iter()
+        .filter_map(|unit| bridge(unit, units))
+        .collect()
 }
 
-/// Asks systemd for those that listen, have listened or should; none where there is no systemd to ask.
-pub fn gather() -> Vec<SocketUnit> {
-    if !libsystemd::daemon::booted() {
-        return Vec::new();
-    }
-    let output = Command::new("systemctl")
-        .args(["show", "--no-pager", "--property", PROPERTIES, PATTERN])
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => parse(&String::from_utf8_lossy(&output.stdout)),
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            log::debug!("systemctl failed: {}", said.trim());
-            Vec::new()
-        }
-        Err(error) => {
-            log::debug!("systemctl cannot be run: {error}");
-            Vec::new()
-        }
-    }
-}
-
-/// Reads blocks of `NAME=VALUE` with an empty line between them.
-fn parse(text: &str) -> Vec<SocketUnit> {
-    text.split("\n\n").filter_map(unit).collect()
-}
-
-fn unit(block: &str) -> Option<SocketUnit> {
-    let values = |name: &'static str| {
-        let pairs = block.lines().filter_map(|line| line.split_once('='));
-        pairs
-            .filter(move |(key, _)| *key == name)
-            .map(|(_, value)| value)
-    };
-    // With Accept=yes each connection has a service of its own, and the socket unit triggers none.
-    let service = values("Triggers").find_map(|name| name.strip_suffix(".service"))?;
-    let state = match values("SubState").next()? {
+fn bridge(socket: &Unit, units: &[Unit]) -> Option<Bridge> {
+    let name = socket.id.strip_suffix(".socket")?;
+    let is_ours = name.starts_with("vsock-bridge");
+    let is_service = |unit: &&Unit| unit.id.strip_suffix(".service") == Some(name);
+    let service = units.iter().find(is_service);
+    let state = match &*socket.sub {
         "listening" => "waiting",
-        "running" => "unknown",
+        "running" => service.map_or("starting", service_state),
         "failed" => "failed",
         _ => return None,
     };
-    let address = |text: &str| text.strip_suffix(" (Stream)").unwrap_or(text).to_owned();
-    Some(SocketUnit {
-        name: service.to_owned(),
-        state,
-        listeners: values("Listen").map(address).collect(),
+    is_ours.then(|| Bridge {
+        name: name.to_owned(),
+        activity: Activity::Silent {
+            state,
+            listeners: socket.listen.clone(),
+        },
     })
+}
+
+fn service_state(service: &Unit) -> &'static str {
+    match &*service.active {
+        "active" => "running",
+        "deactivating" => "stopping",
+        _ if service.keeps_failing() => "failing",
+        _ => "starting",
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::check::units::tests::{active, inactive};
+
+    /// A bridge whose socket unit and service are in these states.
+    fn state(socket: &str, service: &str, restarts: u32) -> Option<&'static str> {
+        let units = [
+            Unit {
+                sub: socket.to_owned(),
+                listen: vec!["vsock::445".to_owned()],
+                ..active("vsock-bridge@445.socket")
+            },
+            Unit {
+                active: service.to_owned(),
+                restarts,
+                ..inactive("vsock-bridge@445.service")
+            },
+            active("vsock-bridge-prefix.service"),
+            active("sshd-vsock.socket"),
+        ];
+        let bridges = bridges(&units);
+        let [bridge] = &bridges[..] else {
+            assert!(bridges.is_empty(), "{bridges:#?}");
+            return None;
+        };
+        assert_eq!(bridge.name, "vsock-bridge@445");
+        match &bridge.activity {
+            Activity::Silent { state, listeners } => {
+                assert_eq!(listeners, &["vsock::445"]);
+                Some(state)
+            }
+            activity => panic!("{activity:#?}"),
+        }
+    }
 
     #[test]
-    fn units_that_listen_should_or_have_are_bridges() {
-        let text = "\
-Triggers=vsock-bridge@445.service
-Listen=vsock::445 (Stream)
-Id=vsock-bridge@445.socket
-SubState=listening
-
-Triggers=vsock-bridge-ipv6@445.service
-Listen=[fd00::2]:445 (Stream)
-Listen=/run/x y (Stream)
-Id=vsock-bridge-ipv6@445.socket
-SubState=running
-
-Triggers=vsock-bridge@22.service
-Listen=vsock::22 (Stream)
-Id=vsock-bridge@22.socket
-SubState=failed
-
-Triggers=vsock-bridge@23.service
-Listen=vsock::23 (Stream)
-Id=vsock-bridge@23.socket
-SubState=dead
-
-Triggers=
-Listen=vsock::9418 (Stream)
-Id=vsock-bridge-git.socket
-SubState=listening
-";
-        let unit = |name: &str, state, listeners: &[&str]| SocketUnit {
-            name: name.to_owned(),
-            state,
-            listeners: listeners.iter().map(ToString::to_string).collect(),
-        };
-        let expected = [
-            unit("vsock-bridge@445", "waiting", &["vsock::445"]),
-            unit(
-                "vsock-bridge-ipv6@445",
-                "unknown",
-                &["[fd00::2]:445", "/run/x y"],
-            ),
-            unit("vsock-bridge@22", "failed", &["vsock::22"]),
-        ];
-        assert_eq!(parse(text), expected);
-        assert_eq!(parse(""), []);
+    fn a_socket_unit_that_is_up_or_should_be_is_a_bridge() {
+        for (socket, service, restarts, expected) in [
+            ("listening", "inactive", 0, Some("waiting")),
+            ("running", "activating", 0, Some("starting")),
+            ("running", "activating", 3, Some("failing")),
+            ("running", "active", 0, Some("running")),
+            ("running", "deactivating", 0, Some("stopping")),
+            ("failed", "inactive", 0, Some("failed")),
+            ("dead", "inactive", 0, None),
+        ] {
+            let found = state(socket, service, restarts);
+            assert_eq!(found, expected, "{socket} {service} {restarts}");
+        }
     }
 }

@@ -16,10 +16,9 @@ mod states;
 mod system;
 mod targets;
 mod transport;
-mod units;
+pub mod units;
 
-use std::io::Write;
-
+use super::output;
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
 
@@ -28,21 +27,14 @@ use units::{Unit, Use};
 
 /// Prints the table. `given`: the prefix of option or environment.
 ///
-/// Errors: [`Error::Checks`] when something has failed, [`Error::File`] when nobody takes the output.
+/// Errors: [`Error::Checks`] when something has failed, [`Error::Output`].
 pub fn run(given: Option<Prefix>) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
     let findings = match units::gather() {
         Ok(units) => look(given, is_root, &units, None),
         Err(problem) => look(given, is_root, &[], Some(&problem)),
     };
-    // Leaves the colours out where nobody sees them or NO_COLOR is set.
-    anstream::stdout()
-        .write_all(finding::table(&findings, is_root).as_bytes())
-        .map_err(|source| Error::File {
-            operation: "write to",
-            path: "/dev/stdout".into(),
-            source,
-        })?;
+    output::print(&finding::table(&findings, is_root))?;
     let failed = findings.iter().filter(|f| f.level == Level::Fail).count();
     match failed {
         0 => Ok(()),
