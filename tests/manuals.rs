@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use vsock_bridge::{logging, names, prefix};
+use vsock_bridge::logging::{self, event};
+use vsock_bridge::{names, prefix};
 
 /// The programs with their pages.
 const PROGRAMS: [(&str, &str); 4] = [
@@ -86,14 +87,29 @@ fn no_page_names_a_variable_that_is_none() {
         .flat_map(|help| variables(&help).collect::<Vec<_>>())
         .collect();
     known.extend([logging::VARIABLE, names::VARIABLE].map(str::to_owned));
+    known.extend(fields());
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
-        // Fields of the journal have the same beginning; they are marked up with Dv.
-        let is_setting = |line: &&str| !line.starts_with(".Dv");
-        let lines = text.lines().filter(is_setting);
-        for variable in lines.flat_map(variables) {
+        for variable in variables(&text) {
             assert!(known.contains(&variable), "{}: {variable}", page.display());
         }
+    }
+}
+
+#[test]
+fn each_event_and_each_field_of_its_explanation_has_its_item() {
+    let text = read("vsock-bridge.8");
+    for event in event::ALL {
+        let item = format!(".It {:032x}", event.id);
+        assert!(
+            items(&text).any(|line| line == item),
+            "vsock-bridge.8: {item}"
+        );
+    }
+    let catalog = fs::read_to_string(root().join("packaging/catalog/vsock-bridge.catalog"));
+    // `@NAME@` stands for the value of a field.
+    for field in catalog.unwrap().split('@').skip(1).step_by(2) {
+        assert!(fields().contains(field), "vsock-bridge.8: {field}");
     }
 }
 
@@ -286,6 +302,14 @@ fn variables(text: &str) -> impl Iterator<Item = String> + use<> {
         .map(str::to_owned)
         .collect::<Vec<_>>()
         .into_iter()
+}
+
+/// Gives the fields of the journal, which begin like variables and are marked up with Dv.
+fn fields() -> BTreeSet<String> {
+    let text = read("vsock-bridge.8");
+    let lines =
+        macros(&text).filter(|line| line.starts_with(".It Dv ") || line.starts_with(".Dv "));
+    lines.flat_map(variables).collect()
 }
 
 /// Gives the lines of a page that are macros.
