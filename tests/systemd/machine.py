@@ -128,9 +128,13 @@ def journal(program):
 
     Not by unit: the journal learns that from the process, which may be gone before it is asked about.
     """
+    return journal_lines(f"--identifier={program}")
+
+
+def journal_lines(*matches):
+    """The lines that match, with everything that was said before this call."""
     subprocess.run(["journalctl", "--sync"], check=True, timeout=DEADLINE)
-    text = output("journalctl", "--quiet", "--no-pager", "--output=cat", f"--identifier={program}")
-    return text.splitlines()
+    return output("journalctl", "--quiet", "--no-pager", "--output=cat", *matches).splitlines()
 
 
 # What `vsockctl check` says
@@ -220,6 +224,19 @@ def expect_reset(stream):
         except ConnectionResetError:
             return
     raise Unexpected(f"read {data!r} where a reset was due")
+
+
+def expect_reset_of_new(address):
+    """Connects over IPv6 and wants a reset, which may be there before connect() has returned; gives the own port."""
+    stream = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    stream.settimeout(DEADLINE)
+    stream.bind(("::", 0))
+    port = stream.getsockname()[1]
+    with contextlib.suppress(ConnectionResetError):
+        stream.connect(address)
+        expect_reset(stream)
+    stream.close()
+    return port
 
 
 class Target:
