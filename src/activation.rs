@@ -37,8 +37,8 @@ pub struct Passed {
 pub struct Activation {
     /// Listening sockets.
     pub listeners: Vec<Listener>,
-    /// What the process before has handed over.
-    pub boxes: Vec<OwnedFd>,
+    /// What the process before has left in systemd's store, by name.
+    pub stored: Vec<(String, OwnedFd)>,
     /// Connected ones. A peer that has gone already leaves none.
     pub connections: Vec<Passed>,
 }
@@ -53,8 +53,8 @@ impl Activation {
         let mut activation = Activation::default();
         for (index, name) in names.into_iter().enumerate() {
             let number = FIRST as usize + index;
-            let added = match name == handover::NAME {
-                true => activation.add_box(&mut passed, index),
+            let added = match name.starts_with(handover::NAME) {
+                true => activation.add_stored(&mut passed, index, &name),
                 false => activation.add(&mut passed, index),
             };
             added.map_err(|problem| Error::Descriptor {
@@ -77,12 +77,16 @@ impl Activation {
             .any(|f| f == family)
     }
 
-    fn add_box(&mut self, passed: &mut ListenFd, index: usize) -> Result<(), String> {
+    fn add_stored(
+        &mut self,
+        passed: &mut ListenFd,
+        index: usize,
+        name: &str,
+    ) -> Result<(), String> {
         let hint = "box with connections";
-        match passed.take_custom(index, libc::AF_UNIX, libc::SOCK_SEQPACKET, hint) {
-            Ok(taken) => self.boxes.extend(taken),
-            Err(error) => return Err(error.to_string()),
-        }
+        let taken = passed.take_custom(index, libc::AF_UNIX, libc::SOCK_SEQPACKET, hint);
+        let taken = taken.map_err(|error| error.to_string())?;
+        self.stored.extend(taken.map(|fd| (name.to_owned(), fd)));
         Ok(())
     }
 

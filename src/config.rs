@@ -116,6 +116,16 @@ pub struct Arguments {
         action = ArgAction::Set
     )]
     pub busy_poll: bool,
+    /// Keep open connections so that a crash does not end them: yes, or no for only a restart
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_CRASH_PROOF",
+        value_name = "BOOL",
+        default_value = "yes",
+        value_parser = parse_switch,
+        action = ArgAction::Set
+    )]
+    pub crash_proof: bool,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -293,6 +303,7 @@ impl Settings {
             exit_idle: arguments.exit_idle_time.0,
             drain: arguments.drain_timeout,
             busy_poll: arguments.busy_poll,
+            crash_proof: arguments.crash_proof,
         };
         Ok(Settings {
             dialer,

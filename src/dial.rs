@@ -14,6 +14,7 @@ use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::fdpass;
+use crate::handover::Keeper;
 use crate::names::{self, Machine, Names};
 use crate::peer::Peer;
 use crate::policy::Gate;
@@ -104,9 +105,11 @@ fn relay(target: Stream, dialer: Dialer) -> Result<()> {
         exit_idle: None,
         drain: Duration::ZERO,
         busy_poll: true,
+        crash_proof: false,
     };
     let name = dialer.target.endpoint.to_string();
-    let mut event_loop = Loop::new(Vec::new(), dialer, gate, settings)?;
+    let keeper = Keeper::private().map_err(Error::system("get memory for buffers"))?;
+    let mut event_loop = Loop::new(Vec::new(), dialer, gate, keeper, settings)?;
     event_loop.relay(stdio, Peer::Stdio, target);
     match event_loop.run()?.last {
         Some(Ending::Complete) => Ok(()),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use sd_notify::NotifyState;
 
 use crate::clock::Moment;
@@ -82,21 +83,46 @@ pub fn is_heard() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some()
 }
 
-/// Gives systemd a descriptor to keep until the next process of the service; it is there when this returns.
+/// Gives systemd descriptors to keep for the next process of the service; they are there when this returns.
 ///
-/// Errors: `ENOTCONN` without systemd, `ETIMEDOUT` when it does not read.
-pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Errors: `ENOTCONN` without systemd, or when it has not room for all of them (FileDescriptorStoreMax=); `ETIMEDOUT`
+/// when it does not read.
+pub fn store<'a>(
+    descriptors: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
+) -> Result<(), Errno> {
     if !is_heard() {
         return Err(Errno::ENOTCONN);
     }
+    for (name, descriptor) in descriptors {
+        store_one(name, descriptor)?;
+    }
+    // systemd does not answer, but one more, the last, hangs up if it was closed for want of room.
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    store_one(PROBE, theirs.as_fd())?;
+    drop(theirs);
+    barrier()?;
+    let mut probe = [PollFd::new(ours.as_fd(), PollFlags::empty())];
+    poll(&mut probe, PollTimeout::ZERO)?;
+    let is_closed = |events: PollFlags| events.contains(PollFlags::POLLHUP);
+    if probe[0].revents().is_some_and(is_closed) {
+        return Err(Errno::ENOTCONN);
+    }
+    forget(PROBE);
+    Ok(())
+}
+
+/// The name of what is stored to see whether it is kept.
+const PROBE: &str = "handover-probe";
+
+fn store_one(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
     let messages = [
         NotifyState::FdStore,
         NotifyState::FdName(name),
         // Else a descriptor that hangs up is closed, with all that is unread in it.
         NotifyState::Custom("FDPOLL=0"),
     ];
-    sd_notify::notify_with_fds(&messages, &[descriptor]).map_err(errno)?;
-    barrier()
+    sd_notify::notify_with_fds(&messages, &[descriptor]).map_err(errno)
 }
 
 /// Lets systemd close what it keeps under the name.

@@ -1,5 +1,6 @@
 //! The body of vsock-bridge: sockets from systemd, settings, loop.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -7,8 +8,9 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
-use crate::error::Result;
-use crate::handover;
+use crate::error::{Error, Result};
+use crate::handover::{Estate, Keeper};
+use crate::notify;
 use crate::peer::Family;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
@@ -38,17 +40,19 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
             settings.dialer.target.endpoint
         );
     }
+    let (keeper, estate) = keeper(activation.stored, is_listening)?;
     let mut event_loop = Loop::new(
         activation.listeners,
         settings.dialer,
         settings.gate,
+        keeper,
         settings.times,
     )?;
     event_loop.handle_signals()?;
     if let Some(inspection) = inspection().filter(|_| is_listening) {
         event_loop.show(inspection)?;
     }
-    event_loop.restore(handover::unpack(activation.boxes));
+    event_loop.restore(estate);
     for passed in activation.connections {
         event_loop.admit(passed.stream, passed.peer, passed.destination);
     }
@@ -68,6 +72,24 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Goes on with what the process before has left, else begins anew.
+fn keeper(stored: Vec<(String, OwnedFd)>, is_listening: bool) -> Result<(Keeper, Estate)> {
+    if !stored.is_empty() {
+        match Keeper::adopt(stored) {
+            Ok(adopted) => return Ok(adopted),
+            Err(problem) => {
+                log::warn!("the connections of the process before are lost: {problem}");
+            }
+        }
+    }
+    let keeper = match is_listening && notify::is_heard() {
+        true => Keeper::new(),
+        false => Keeper::private(),
+    };
+    let keeper = keeper.map_err(Error::system("get memory for buffers"))?;
+    Ok((keeper, Estate::default()))
 }
 
 /// Opens the control socket in the folder that RuntimeDirectory= made; without one, nobody can look.

@@ -232,6 +232,20 @@ impl Stream {
         self.reset_on_close(true);
     }
 
+    /// Ends the socket itself, of which somebody else has a descriptor as well.
+    pub fn part(&self, is_abort: bool) {
+        // It fails only when the other end has done so before.
+        let _ = match self.family {
+            Family::Tcp if is_abort => sys::disconnect(self.input()),
+            _ => sys::shutdown(self.input(), Shutdown::Both),
+        };
+    }
+
+    /// Tells whether the connection is over in both directions, in whatever way.
+    pub fn is_dead(&self) -> bool {
+        self.family == Family::Tcp && sys::peer_address(self.input()) == Err(Errno::ENOTCONN)
+    }
+
     /// Decides how the socket ends when the last descriptor is closed: as if aborted, or as usual.
     pub fn reset_on_close(&self, is_wanted: bool) {
         let reset = nix::libc::linger {

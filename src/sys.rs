@@ -7,15 +7,20 @@
 )]
 
 use std::io::{IoSlice, IoSliceMut};
-use std::mem::{MaybeUninit, size_of};
+use std::mem::{MaybeUninit, offset_of, size_of};
+use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::libc;
+use nix::sys::mman::{self, MapFlags, ProtFlags};
 use nix::sys::socket::{
     self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag,
     SockType, SockaddrLike, SockaddrStorage,
 };
+use nix::{libc, setsockopt_impl, sockopt_impl};
 
 /// Options of AF_VSOCK sockets, which libc does not name (include/uapi/linux/vm_sockets.h).
 pub mod vsock_option {
@@ -60,12 +65,19 @@ pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
     Ok(count)
 }
 
-/// Reads from a unix socket; the flag tells that it stopped at a descriptor, which was passed along and is dropped.
-pub fn receive(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<(usize, bool), Errno> {
-    let mut buffers = [IoSliceMut::new(buffer)];
-    let flags = MsgFlags::empty();
-    let message = socket::recvmsg::<()>(socket.as_raw_fd(), &mut buffers, None, flags)?;
-    Ok((message.bytes, message.flags.contains(MsgFlags::MSG_CTRUNC)))
+nix::ioctl_read_bad!(
+    /// FIONREAD (pipe(7)).
+    get_readable,
+    libc::FIONREAD,
+    libc::c_int
+);
+
+/// Tells how many bytes are in a pipe.
+pub fn readable_bytes(pipe: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let mut count = 0;
+    // SAFETY: the kernel writes one int to the pointer, which is valid for one.
+    unsafe { get_readable(pipe.as_raw_fd(), &mut count) }?;
+    Ok(count as usize)
 }
 
 /// Asks an open /dev/vsock for the CID of this machine; `u32::MAX` when it has none.
@@ -116,6 +128,17 @@ pub fn connect(socket: BorrowedFd<'_>, address: &dyn SockaddrLike) -> Result<(),
 /// bind(2).
 pub fn bind(socket: BorrowedFd<'_>, address: &dyn SockaddrLike) -> Result<(), Errno> {
     socket::bind(socket.as_raw_fd(), address)
+}
+
+/// Breaks a TCP connection: the other end is sent a reset, and what is unsent is dropped (connect(2), AF_UNSPEC).
+pub fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let nowhere = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the pointer is valid for `length` bytes, which the kernel only reads.
+    Errno::result(unsafe { libc::connect(socket.as_raw_fd(), &nowhere, length) }).map(drop)
 }
 
 /// shutdown(2).
@@ -193,40 +216,248 @@ pub fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Err
     Ok(number.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
 }
 
-/// Sends descriptors over a unix socket, at most 253 (SCM_MAX_FD).
-pub fn send_descriptors(
+/// What a packet can carry (SCM_MAX_FD).
+pub const DESCRIPTORS_MAX: usize = 253;
+/// Bytes of the largest packet.
+const PACKET_BYTES: usize = 4096;
+
+/// Sends one packet with descriptors over a unix socket of packets.
+pub fn send_packet(
     socket: BorrowedFd<'_>,
+    bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> Result<(), Errno> {
-    let byte = [IoSlice::new(&[0])];
-    let numbers: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
-    let message = [ControlMessage::ScmRights(&numbers)];
-    let flags = MsgFlags::MSG_NOSIGNAL;
-    socket::sendmsg::<()>(socket.as_raw_fd(), &byte, &message, flags, None).map(drop)
+    let bytes = [IoSlice::new(bytes)];
+    let mut numbers = [0; DESCRIPTORS_MAX];
+    let numbers = numbers.get_mut(..descriptors.len()).ok_or(Errno::EINVAL)?;
+    for (number, descriptor) in numbers.iter_mut().zip(descriptors) {
+        *number = descriptor.as_raw_fd();
+    }
+    let message = [ControlMessage::ScmRights(numbers)];
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    socket::sendmsg::<()>(socket.as_raw_fd(), &bytes, &message, flags, None).map(drop)
 }
 
-/// Receives what [`send_descriptors`] sent at once; none at the end.
-pub fn receive_descriptors(socket: BorrowedFd<'_>) -> Result<Option<Vec<OwnedFd>>, Errno> {
-    let mut byte = [0];
-    let mut buffer = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([RawFd; 253]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT;
+/// Looks at a packet, which stays where it is, and gives its bytes and descriptors of our own; `EAGAIN` when there is none.
+///
+/// Each look is at the next packet, from the one that [`peek_from_start`] sets.
+pub fn peek_packet(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
+    let mut bytes = [0; PACKET_BYTES];
+    let mut buffer = [IoSliceMut::new(&mut bytes)];
+    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
     let message = socket::recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut space), flags)?;
-    if message.bytes == 0 {
-        return Ok(None);
-    }
+    let length = message.bytes;
     let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = control {
-            // SAFETY: the kernel has just installed these descriptors for us, and nobody else has them.
-            descriptors.extend(
-                numbers
-                    .into_iter()
-                    .map(|number| unsafe { OwnedFd::from_raw_fd(number) }),
-            );
+            descriptors.extend(numbers.into_iter().map(|number| {
+                // SAFETY: the kernel has just installed this descriptor for us, and nobody else has it.
+                unsafe { OwnedFd::from_raw_fd(number) }
+            }));
         }
     }
-    Ok(Some(descriptors))
+    Ok((bytes[..length].to_vec(), descriptors))
+}
+
+/// Takes the first packet out of a socket; its descriptors are closed.
+pub fn drop_packet(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut byte = [0];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+    socket::recv(socket.as_raw_fd(), &mut byte, flags).map(drop)
+}
+
+sockopt_impl!(
+    /// Where the next look at a unix socket begins, in bytes (unix(7)).
+    PeekOffset, SetOnly, libc::SOL_SOCKET, libc::SO_PEEK_OFF, i32
+);
+
+/// Lets [`peek_packet`] begin with the first packet, and go on from one to the next.
+pub fn peek_from_start(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    socket::setsockopt(&socket, PeekOffset, &0)
+}
+
+/// Memory of a file, or of nobody else, at an address of its own.
+///
+/// It is used through atomic words, through copies, and by the kernel; never through a reference to its bytes.
+#[derive(Debug)]
+pub struct Mapping {
+    address: NonNull<libc::c_void>,
+    length: usize,
+}
+
+// SAFETY: a mapping belongs to the process and to no thread of it. Its words are atomic; whoever moves bytes in or out
+// has the place for itself, or else finds wrong bytes and no more.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+/// Room for what the kernel is told about one transfer, and for what it answers.
+pub const TRANSFER_BYTES: usize = 128;
+
+#[repr(C)]
+struct Transfer {
+    message: libc::mmsghdr,
+    bytes: libc::iovec,
+}
+
+const _: () = assert!(size_of::<Transfer>() <= TRANSFER_BYTES);
+
+impl Mapping {
+    /// Maps a part of a file, shared with everybody who maps it; without a file, memory that is only ours.
+    pub fn new(
+        file: Option<BorrowedFd<'_>>,
+        offset: usize,
+        length: usize,
+    ) -> Result<Mapping, Errno> {
+        let bytes = NonZeroUsize::new(length).ok_or(Errno::EINVAL)?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        // SAFETY: the kernel chooses an address where nothing else is.
+        let address = unsafe {
+            match file {
+                Some(file) => mman::mmap(None, bytes, access, flags, file, offset as libc::off_t),
+                None => mman::mmap_anonymous(None, bytes, access, flags),
+            }
+        }?;
+        Ok(Mapping { address, length })
+    }
+
+    /// Gives the 64-bit word at an offset, which is a multiple of eight.
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset % 8 == 0 && self.holds(offset, 8), "a word outside");
+        // SAFETY: inside the mapping, aligned since a mapping begins at a page, and only used as an atomic.
+        unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
+    }
+
+    /// Copies bytes to an offset.
+    pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
+        assert!(self.holds(offset, bytes.len()), "bytes outside");
+        // SAFETY: inside the mapping, and no reference to what is there exists.
+        unsafe { self.at(offset).copy_from(bytes.as_ptr(), bytes.len()) }
+    }
+
+    /// Copies bytes from an offset.
+    pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
+        assert!(self.holds(offset, bytes.len()), "bytes outside");
+        // SAFETY: inside the mapping, and no reference to what is there exists.
+        unsafe { bytes.as_mut_ptr().copy_from(self.at(offset), bytes.len()) }
+    }
+
+    /// Tells how many bytes the transfer moved whose header is at that offset.
+    ///
+    /// The kernel writes the number before the call returns, so that it is true even if this process is killed in between.
+    pub fn count(&self, header: usize) -> usize {
+        self.count_word(header).load(Ordering::Acquire) as usize
+    }
+
+    /// Sets what [`Mapping::count`] tells.
+    pub fn set_count(&self, header: usize, count: usize) {
+        self.count_word(header)
+            .store(count as u32, Ordering::Release);
+    }
+
+    /// Reads from a socket into a range of the mapping, with the header of the transfer at that offset (recvmmsg(2)).
+    ///
+    /// Gives the bytes, none at the end, and whether the read stopped at a descriptor, which is dropped. An error that
+    /// waits on the socket comes before the bytes that came before it.
+    pub fn receive(
+        &self,
+        socket: BorrowedFd<'_>,
+        header: usize,
+        bytes: Range<usize>,
+    ) -> Result<(usize, bool), Errno> {
+        let transfer = self.prepare(header, bytes);
+        let (number, flags) = (socket.as_raw_fd(), libc::MSG_DONTWAIT);
+        // SAFETY: header and bytes are inside the mapping, and the kernel writes nowhere else.
+        let result =
+            unsafe { libc::recvmmsg(number, transfer.cast(), 1, flags as _, std::ptr::null_mut()) };
+        Errno::result(result)?;
+        // SAFETY: inside the mapping; the kernel has written to it before it returned.
+        let flags = unsafe { (*transfer).message.msg_hdr.msg_flags };
+        Ok((self.count(header), flags & libc::MSG_CTRUNC != 0))
+    }
+
+    /// Writes a range of the mapping to a socket, with the header of the transfer at that offset (sendmmsg(2)).
+    pub fn send(
+        &self,
+        socket: BorrowedFd<'_>,
+        header: usize,
+        bytes: Range<usize>,
+    ) -> Result<usize, Errno> {
+        let transfer = self.prepare(header, bytes);
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        // SAFETY: header and bytes are inside the mapping, and the kernel writes only to the header.
+        Errno::result(unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), transfer.cast(), 1, flags as _)
+        })?;
+        Ok(self.count(header))
+    }
+
+    /// read(2) into a range of the mapping, for what is no socket.
+    pub fn read(&self, file: BorrowedFd<'_>, bytes: Range<usize>) -> Result<usize, Errno> {
+        assert!(self.holds(bytes.start, bytes.len()), "bytes outside");
+        // SAFETY: inside the mapping, and the kernel writes no more than that.
+        let count =
+            unsafe { libc::read(file.as_raw_fd(), self.at(bytes.start).cast(), bytes.len()) };
+        Errno::result(count).map(|count| count as usize)
+    }
+
+    /// write(2) of a range of the mapping, for what is no socket.
+    pub fn write(&self, file: BorrowedFd<'_>, bytes: Range<usize>) -> Result<usize, Errno> {
+        assert!(self.holds(bytes.start, bytes.len()), "bytes outside");
+        // SAFETY: inside the mapping, and the kernel only reads it.
+        let count =
+            unsafe { libc::write(file.as_raw_fd(), self.at(bytes.start).cast(), bytes.len()) };
+        Errno::result(count).map(|count| count as usize)
+    }
+
+    /// Tells the kernel where the bytes are; the count is not touched.
+    fn prepare(&self, header: usize, bytes: Range<usize>) -> *mut Transfer {
+        assert!(
+            header % 8 == 0 && self.holds(header, TRANSFER_BYTES),
+            "a header outside"
+        );
+        assert!(self.holds(bytes.start, bytes.len()), "bytes outside");
+        let transfer: *mut Transfer = self.at(header).cast();
+        // SAFETY: inside the mapping and aligned; all fields take any bits, and only this thread has the place.
+        unsafe {
+            (&raw mut (*transfer).bytes).write(libc::iovec {
+                iov_base: self.at(bytes.start).cast(),
+                iov_len: bytes.len(),
+            });
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = &raw mut (*transfer).bytes;
+            message.msg_iovlen = 1;
+            (&raw mut (*transfer).message.msg_hdr).write(message);
+        }
+        transfer
+    }
+
+    fn count_word(&self, header: usize) -> &AtomicU32 {
+        let offset = header + offset_of!(Transfer, message) + offset_of!(libc::mmsghdr, msg_len);
+        assert!(offset % 4 == 0 && self.holds(offset, 4), "a count outside");
+        // SAFETY: inside the mapping, aligned, and only used as an atomic, or by the kernel.
+        unsafe { AtomicU32::from_ptr(self.at(offset).cast()) }
+    }
+
+    fn holds(&self, offset: usize, length: usize) -> bool {
+        offset
+            .checked_add(length)
+            .is_some_and(|end| end <= self.length)
+    }
+
+    fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: every caller has made sure that the offset is inside the mapping.
+        unsafe { self.address.as_ptr().cast::<u8>().add(offset) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by us, and nobody has a reference that outlives this value. It cannot fail for such a range.
+        let _ = unsafe { mman::munmap(self.address, self.length) };
+    }
 }
 
 /// Removes what systemd left in the environment for this process, so that no child takes it for its own.

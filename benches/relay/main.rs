@@ -24,6 +24,7 @@ mod run;
 mod scenario;
 mod session;
 mod socket;
+mod store;
 mod work_folder;
 
 use std::fs;

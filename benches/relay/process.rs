@@ -12,6 +12,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::error::{Doing, Result};
+use crate::store::Store;
 
 /// How long a relay without connections may take to end.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -26,15 +27,19 @@ const AS_ACTIVATED: &str =
 #[derive(Debug)]
 pub struct RelayProcess {
     child: Child,
+    /// Goes after it.
+    _store: Store,
 }
 
 impl RelayProcess {
-    /// Starts `program`. With a listener it is handed over; with a user it runs as that one.
+    /// Starts `program`, which may put descriptors into the store. With a listener it is handed over; with a user it runs as
+    /// that one.
     pub fn start(
         program: &Path,
         arguments: &[String],
         listener: Option<OwnedFd>,
         user: Option<u32>,
+        store: Store,
         log: File,
     ) -> Result<Self> {
         // The relay must not outlive the bench, however that ends.
@@ -56,12 +61,16 @@ impl RelayProcess {
         command.arg(program).args(arguments);
         command
             .env_clear()
-            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("NOTIFY_SOCKET", store.path());
         command.process_group(0).stdout(Stdio::null()).stderr(log);
         let child = command
             .spawn()
             .doing(|| format!("start {}", program.display()))?;
-        Ok(Self { child })
+        Ok(Self {
+            child,
+            _store: store,
+        })
     }
 
     /// The process group, which is also the first process.

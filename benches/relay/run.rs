@@ -17,6 +17,7 @@ use crate::process::RelayProcess;
 use crate::relays::Listening;
 use crate::session::{AfterAnswer, Session};
 use crate::socket;
+use crate::store::Store;
 
 /// How long a relay may take until it relays.
 const READY_LIMIT: Duration = Duration::from_secs(5);
@@ -154,6 +155,7 @@ fn start_relay(
     let arguments = relay.arguments(&address, target, &place.folder)?;
     let log = File::create(log).doing(|| format!("create {}", log.display()))?;
     let user = is_unprivileged.then_some(UNPRIVILEGED);
-    let process = RelayProcess::start(&program, &arguments, listener, user, log)?;
+    let store = Store::open(&place.folder)?;
+    let process = RelayProcess::start(&program, &arguments, listener, user, store, log)?;
     Ok((address, Some(process)))
 }

@@ -20,6 +20,7 @@ use super::worker::{Over, Worker};
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
+use crate::handover::Keeper;
 
 /// What the main loop wants of a thread.
 #[derive(Debug)]
@@ -85,9 +86,14 @@ impl Bulk {
     }
 
     /// Gives a session to a thread; back, when there is none and none can be made.
-    pub fn give(&mut self, session: Session, dialer: &Arc<Dialer>) -> Result<(), Box<Session>> {
+    pub fn give(
+        &mut self,
+        session: Session,
+        dialer: &Arc<Dialer>,
+        keeper: &Arc<Keeper>,
+    ) -> Result<(), Box<Session>> {
         if self.threads.is_empty() {
-            self.start(dialer);
+            self.start(dialer, keeper);
         }
         let session = Box::new(session);
         if self.threads.is_empty() {
@@ -137,20 +143,20 @@ impl Bulk {
     }
 
     /// Makes as many threads as there are processors to spare.
-    fn start(&mut self, dialer: &Arc<Dialer>) {
+    fn start(&mut self, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         for _ in 0..processors {
-            match self.start_one(dialer) {
+            match self.start_one(dialer, keeper) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => log::debug!("no thread for bulk transfers: {}", error.report()),
             }
         }
     }
 
-    fn start_one(&self, dialer: &Arc<Dialer>) -> Result<Thread> {
+    fn start_one(&self, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> Result<Thread> {
         let (sender, orders) = channel();
         let own_bell = Arc::new(bell()?);
-        let worker = Worker::new(dialer.clone(), self.limits, true)?;
+        let worker = Worker::new(dialer.clone(), keeper.clone(), self.limits, true)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
         worker
             .epoll()

@@ -10,6 +10,7 @@ use super::flow::{Flow, State, Tools, Turn};
 use super::session::Stage;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
+use crate::handover::{Owner, Ticket};
 use crate::peer::Family;
 use crate::stream::Stream;
 
@@ -162,8 +163,10 @@ impl<W: Wire> Connection<W> {
         }
         let (before, was_half_closed) = (self.delivered_bytes(), self.is_half_closed());
         let is_last = self.outbound.state() == State::Finished;
+        tools.is_inbound = true;
         let inbound = (self.inbound).advance(&mut self.peer, &mut self.target, tools, is_last);
         let is_last = self.inbound.state() == State::Finished;
+        tools.is_inbound = false;
         let outbound = (self.outbound).advance(&mut self.target, &mut self.peer, tools, is_last);
         let after = self.delivered_bytes();
         if after != before || self.is_half_closed() != was_half_closed {
@@ -284,11 +287,24 @@ impl Connection<Stream> {
         (&self.peer.wire, &self.target.wire)
     }
 
+    /// Makes sure that the next process finds what the flows hold, and knows which connection's it is.
+    pub fn keep(&mut self, ticket: Ticket) -> std::result::Result<(), Errno> {
+        self.inbound.keep(Owner::flow(ticket, true))?;
+        self.outbound.keep(Owner::flow(ticket, false))
+    }
+
     /// Closes both ends; unless all is complete, so that neither takes it for a clean end.
-    pub fn close(self, ending: Ending) {
-        if ending != Ending::Complete {
-            self.peer.wire.abort();
-            self.target.wire.abort();
+    ///
+    /// `is_ours`: tells, when all is prepared, whether nobody else has the descriptors, and so closing them is enough.
+    pub fn close(self, ending: Ending, is_ours: impl FnOnce() -> bool) {
+        let is_abort = ending != Ending::Complete;
+        if is_abort {
+            self.peer.wire.reset_on_close(true);
+            self.target.wire.reset_on_close(true);
+        }
+        if !is_ours() {
+            self.peer.wire.part(is_abort);
+            self.target.wire.part(is_abort);
         }
     }
 }
@@ -296,6 +312,7 @@ impl Connection<Stream> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handover::Keeper;
     use crate::relay::fake::Fake;
 
     fn connection(peer: Fake, target: Fake, now: Moment) -> Connection<Fake> {
@@ -307,7 +324,7 @@ mod tests {
     }
 
     fn run(connection: &mut Connection<Fake>, now: Moment) -> Outcome {
-        let mut tools = Tools::default();
+        let mut tools = Tools::new(std::sync::Arc::new(Keeper::private().unwrap()));
         loop {
             match connection.advance(&mut tools, now) {
                 Outcome::Yielded => {}

@@ -17,7 +17,7 @@ use super::busy_poll::BusyPoll;
 use super::connection::Limits;
 use super::inspection::{Inspection, Material, Snapshot};
 use super::listeners::{Accepted, Listeners};
-use super::record::{self, Contents, Restored};
+use super::record::{self, Restored};
 use super::report::{self, Reporter, Totals, connections};
 use super::session::Session;
 use super::signals::{Order, Signals};
@@ -27,7 +27,7 @@ use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::handover::Parcel;
+use crate::handover::{Estate, Keeper};
 use crate::logging::event;
 use crate::notify::{self, Notifier};
 use crate::peer::{Family, Peer, inet_addr};
@@ -48,6 +48,8 @@ pub struct LoopSettings {
     pub drain: Duration,
     /// Look for events a little before sleeping.
     pub busy_poll: bool,
+    /// Connections are kept so that they survive a crash, not only a planned restart.
+    pub crash_proof: bool,
 }
 
 /// What the loop is about.
@@ -91,6 +93,7 @@ impl Loop {
         listeners: Vec<Listener>,
         dialer: Dialer,
         gate: Gate,
+        keeper: Keeper,
         settings: LoopSettings,
     ) -> Result<Loop> {
         for listener in &listeners {
@@ -102,8 +105,12 @@ impl Loop {
                 listener.local(),
             );
         }
-        let worker = Worker::new(Arc::new(dialer), settings.limits, false)?;
         let has_successor = !listeners.is_empty() && notify::is_heard();
+        if has_successor && settings.crash_proof {
+            keep_from_the_beginning(&keeper);
+        }
+        let keeper = Arc::new(keeper);
+        let worker = Worker::new(Arc::new(dialer), keeper, settings.limits, false)?;
         let listeners = Listeners::new(listeners, worker.epoll())?;
         let bulk = Bulk::new(settings.limits)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
@@ -144,24 +151,16 @@ impl Loop {
         Ok(())
     }
 
-    /// Goes on with what the process before has handed over.
-    pub fn restore(&mut self, parcels: Vec<Result<Parcel, Errno>>) {
+    /// Goes on with what the process before has left.
+    pub fn restore(&mut self, estate: Estate) {
         let (now, mut taken) = (Moment::now(), 0u64);
-        for parcel in parcels {
-            let contents = match parcel {
-                Ok(parcel) => record::take_over(parcel),
-                Err(errno) => Contents::unreadable(errno.desc()),
-            };
-            if let Some(totals) = contents.totals {
-                self.reporter.totals = totals;
-            }
-            for session in contents.sessions {
-                taken += u64::from(session.is_ok());
-                match session {
-                    Ok(session) => self.restore_one(session, now),
-                    Err(problem) => {
-                        log::warn!("a connection of the process before is lost: {problem}");
-                    }
+        self.reporter.totals = record::read_totals(self.worker.keeper().ledger());
+        for session in record::restore(self.worker.keeper(), estate) {
+            taken += u64::from(session.is_ok());
+            match session {
+                Ok(session) => self.restore_one(session, now),
+                Err(problem) => {
+                    log::warn!("a connection of the process before is lost: {problem}");
                 }
             }
         }
@@ -346,11 +345,12 @@ impl Loop {
         if self.bulk.open() > 0 {
             return;
         }
-        // Nobody reads the parcels before this process has ended, so nothing happens to a session in between.
-        match record::hand_over(self.worker.sessions(), self.reporter.totals) {
+        // Nobody looks before this process has ended, so nothing happens to a session in between.
+        match self.keep_all() {
             Ok(()) => {
                 let open = connections(self.open() as u64);
                 log::info!("handed {open} over to the next process");
+                self.worker.keeper().ledger().freeze();
                 self.worker.forget_all();
             }
             Err(errno) => {
@@ -358,12 +358,28 @@ impl Loop {
                 log::warn!(
                     "connections cannot be handed over to the next process, so they are let finish: {cause}"
                 );
+                let keeper = self.worker.keeper().clone();
                 for session in self.worker.sessions() {
+                    session.keep_no_peer(&keeper);
                     session.reset_on_close(false);
                 }
                 self.drain(now);
             }
         }
+    }
+
+    /// Makes sure that the next process has every session, with all that is to be known of it.
+    ///
+    /// From then on a close of the last descriptor resets a TCP connection: when nobody takes the sessions over, none of
+    /// them ends as if it were complete.
+    fn keep_all(&mut self) -> std::result::Result<(), Errno> {
+        let keeper = self.worker.keeper().clone();
+        keeper.begin()?;
+        for session in self.worker.sessions() {
+            session.reset_on_close(true);
+            session.keep(&keeper)?;
+        }
+        Ok(())
     }
 
     fn drain(&mut self, now: Moment) {
@@ -481,7 +497,8 @@ impl Loop {
 
     fn hand_over_bulk(&mut self, now: Moment) {
         for session in self.worker.take_bulk() {
-            if let Err(session) = self.bulk.give(session, self.worker.dialer()) {
+            let (dialer, keeper) = (self.worker.dialer(), self.worker.keeper());
+            if let Err(session) = self.bulk.give(session, dialer, keeper) {
                 self.worker.adopt(*session, now);
             }
         }
@@ -499,6 +516,7 @@ impl Loop {
             self.gate.leave(&over.peer);
         }
         self.reporter.over(over, self.worker.dialer(), now);
+        record::write_totals(self.worker.keeper().ledger(), &self.reporter.totals);
         self.idle_since = now;
     }
 }
@@ -511,6 +529,19 @@ fn wait(worker: &Worker, events: &mut [EpollEvent], timeout: EpollTimeout) -> Re
             operation: "wait for events",
             source,
         }),
+    }
+}
+
+/// Keeps connections from the moment when their target is connected, if somebody does.
+fn keep_from_the_beginning(keeper: &Keeper) {
+    match keeper.begin() {
+        Ok(()) => keeper.keep_from_the_beginning(),
+        Err(errno) => {
+            let cause = errno.desc();
+            log::warn!(
+                "connections would not survive a crash: systemd keeps no descriptors of ours, see FileDescriptorStoreMax= and --crash-proof: {cause}"
+            );
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use nix::errno::Errno;
 
 use super::pipes::Pipe;
 use super::wire::{Received, Wire};
+use crate::handover::Slot;
 use crate::peer::Family;
 
 /// Sends and takes by script; when a script is over, it would block.
@@ -84,29 +85,29 @@ impl Fake {
 }
 
 impl Wire for Fake {
-    fn read(&self, buffer: &mut [u8]) -> Result<Received, Errno> {
+    fn read(&self, slot: &mut Slot) -> Result<Received, Errno> {
         let chunk = self
             .input
             .borrow_mut()
             .pop_front()
             .unwrap_or(Err(Errno::EAGAIN))?;
-        buffer[..chunk.len()].copy_from_slice(&chunk);
+        slot.load(&chunk);
         Ok(Received {
             count: chunk.len(),
             is_part: true,
         })
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
+    fn write(&self, slot: &mut Slot) -> Result<usize, Errno> {
         if let Some(error) = self.write_error {
             return Err(error);
         }
         match self.room.borrow_mut().pop_front() {
             None | Some(0) => Err(Errno::EAGAIN),
             Some(room) => {
-                let count = room.min(bytes.len());
-                self.taken.borrow_mut().extend(&bytes[..count]);
-                Ok(count)
+                let bytes = slot.unload(room);
+                self.taken.borrow_mut().extend(&bytes);
+                Ok(bytes.len())
             }
         }
     }

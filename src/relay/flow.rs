@@ -8,33 +8,67 @@
 //! A flow reads only when it holds nothing, so what it holds is bounded by one read, and a failed read loses
 //! nothing that was read before. The end is sent on once, after the last byte.
 
+use std::sync::Arc;
+
 use nix::errno::Errno;
 
 use super::burst::Burst;
 use super::coalesce::Coalesce;
 use super::pipes::{Pipe, Pool};
-use super::record::{FlowRecord, StateRecord};
 use super::wire::{End, Received, Wire};
+use crate::handover::{Keeper, Owner, Slot, Ticket};
 use crate::peer::Family;
 
 /// Operations of one flow before the others get their turn.
 const BUDGET: usize = 4;
-/// One read; also what a read must fill to be taken for bulk.
-const BUFFER_BYTES: usize = 128 * 1024;
 
 /// What all flows of a loop share.
 #[derive(Debug)]
 pub struct Tools {
-    buffer: Box<[u8]>,
+    keeper: Arc<Keeper>,
+    /// The buffer that bytes are copied through, while no flow holds it.
+    slot: Option<Box<Slot>>,
     pool: Pool,
+    /// The connection that uses them, if the next process is to know of it.
+    pub user: Option<Ticket>,
+    /// Which of its flows.
+    pub is_inbound: bool,
 }
 
-impl Default for Tools {
-    fn default() -> Tools {
+impl Tools {
+    /// Begins without a buffer and without pipes.
+    pub fn new(keeper: Arc<Keeper>) -> Tools {
         Tools {
-            buffer: vec![0; BUFFER_BYTES].into(),
+            keeper,
+            slot: None,
             pool: Pool::default(),
+            user: None,
+            is_inbound: true,
         }
+    }
+
+    /// Gives what keeps connections for the next process.
+    pub fn keeper(&self) -> &Arc<Keeper> {
+        &self.keeper
+    }
+
+    fn owner(&self) -> Owner {
+        (self.user).map_or(Owner::NOBODY, |user| Owner::flow(user, self.is_inbound))
+    }
+
+    fn take_slot(&mut self) -> Result<Box<Slot>, Errno> {
+        let mut slot = match self.slot.take() {
+            Some(slot) => slot,
+            None => Slot::new(self.keeper.ledger())?,
+        };
+        slot.clear(self.owner());
+        Ok(slot)
+    }
+
+    fn take_pipe(&mut self) -> Option<Box<Pipe>> {
+        let pipe = self.pool.take(&self.keeper)?;
+        pipe.set_owner(self.owner());
+        Some(pipe)
     }
 }
 
@@ -53,18 +87,14 @@ pub enum State {
 
 /// Bytes that were read and not yet written.
 #[derive(Debug, Default)]
-enum Held {
+pub enum Held {
+    /// None.
     #[default]
     Nothing,
-    Bytes(Box<Rest>),
+    /// In a buffer.
+    Copied(Box<Slot>),
+    /// In a pipe.
     Piped(Box<Pipe>),
-}
-
-/// What a sink has not yet taken of a read.
-#[derive(Debug)]
-struct Rest {
-    bytes: Box<[u8]>,
-    written: usize,
 }
 
 /// Why a flow stopped for now.
@@ -107,57 +137,39 @@ enum Step {
 }
 
 impl Flow {
-    /// Gives what the next process must know of it, without the bytes that it holds.
-    pub fn record(&self) -> FlowRecord {
-        FlowRecord {
-            state: match self.state {
-                State::Open => StateRecord::Open,
-                State::Draining => StateRecord::Draining,
-                State::Finished => StateRecord::Finished,
-                State::Refused(errno) => StateRecord::Refused(errno as i32),
-            },
-            delivered_bytes: self.delivered_bytes,
-            held_bytes: self.held_bytes().len(),
-            piped_bytes: self.held_pipe().map_or(0, |pipe| pipe.held_bytes),
-        }
-    }
-
     /// Goes on where another process has stopped.
-    pub fn restore(record: &FlowRecord, held: &[u8], pipe: Option<Pipe>) -> Flow {
-        Flow {
-            state: match record.state {
-                StateRecord::Open => State::Open,
-                StateRecord::Draining => State::Draining,
-                StateRecord::Finished => State::Finished,
-                StateRecord::Refused(number) => State::Refused(Errno::from_raw(number)),
-            },
-            held: match pipe {
-                Some(pipe) => Held::Piped(Box::new(pipe)),
-                None if held.is_empty() => Held::Nothing,
-                None => Held::Bytes(Box::new(Rest {
-                    bytes: held.into(),
-                    written: 0,
-                })),
-            },
-            delivered_bytes: record.delivered_bytes,
+    pub fn restore(state: State, delivered_bytes: u64, held: Held) -> Flow {
+        let mut flow = Flow {
+            state,
+            delivered_bytes,
             ..Flow::default()
+        };
+        if !flow.is_over() {
+            flow.held = held;
+        }
+        flow
+    }
+
+    /// Tells how many bytes it holds.
+    pub fn held_bytes(&self) -> usize {
+        match &self.held {
+            Held::Nothing => 0,
+            Held::Copied(slot) => slot.held_bytes(),
+            Held::Piped(pipe) => pipe.held_bytes,
         }
     }
 
-    /// Gives the bytes that are held in memory.
-    pub fn held_bytes(&self) -> &[u8] {
-        match &self.held {
-            Held::Bytes(rest) => &rest.bytes[rest.written..],
-            _ => &[],
+    /// Makes sure that the next process finds what it holds, and knows whose it is.
+    pub fn keep(&mut self, owner: Owner) -> Result<(), Errno> {
+        match &mut self.held {
+            Held::Nothing => {}
+            Held::Copied(slot) => slot.set_owner(owner),
+            Held::Piped(pipe) => {
+                pipe.keep()?;
+                pipe.set_owner(owner);
+            }
         }
-    }
-
-    /// Gives the pipe that holds bytes.
-    pub fn held_pipe(&self) -> Option<&Pipe> {
-        match &self.held {
-            Held::Piped(pipe) => Some(pipe),
-            _ => None,
-        }
+        Ok(())
     }
 
     /// Gives the state.
@@ -225,24 +237,31 @@ impl Flow {
             return Ok(Step::Blocked);
         }
         let length = self.burst.splice_bytes();
-        let result = match length.and_then(|length| Some((tools.pool.take()?, length))) {
+        let result = match length.and_then(|length| Some((tools.take_pipe()?, length))) {
             Some((pipe, length)) => self.fill(source, pipe, length, tools),
             None => self.copy(source, sink, tools),
         };
-        match result {
-            Ok(0) => match hidden_error(source) {
+        match (result, source.failure) {
+            (Ok(0), _) => match hidden_error(source) {
                 Some(error) => Err(error),
                 None => {
                     self.state = State::Draining;
                     Ok(Step::Moved)
                 }
             },
-            Ok(_) | Err(Errno::EINTR) => Ok(Step::Moved),
-            Err(Errno::EAGAIN) => {
+            (Ok(_) | Err(Errno::EINTR), _) => Ok(Step::Moved),
+            (Err(Errno::EAGAIN), Some(error)) if source.is_ended => Err(error),
+            (Err(Errno::EAGAIN), _) => {
                 source.is_readable = false;
                 Ok(Step::Blocked)
             }
-            Err(error) => Err(error),
+            (Err(error), None) => {
+                // It is told before the bytes that came before it (recvmmsg(2)): those are read first.
+                source.failure = Some(error);
+                source.is_ended = true;
+                Ok(Step::Moved)
+            }
+            (Err(error), Some(_)) => Err(error),
         }
     }
 
@@ -253,29 +272,37 @@ impl Flow {
         sink: &mut End<W>,
         tools: &mut Tools,
     ) -> Result<usize, Errno> {
-        let Received { count, is_part } = source.wire.read(&mut tools.buffer)?;
-        if count == 0 {
-            return Ok(0);
+        let mut slot = tools.take_slot()?;
+        let result = source.wire.read(&mut slot);
+        if let Ok(Received { count, is_part }) = result {
+            let is_full = count == slot.room();
+            (self.burst).after_read(is_full, source.wire.family(), sink.wire.family());
+            source.is_readable = is_full || is_part || source.is_ended || source.has_parts;
+            if count > 0 && sink.is_writable {
+                self.write(source, sink, &mut slot);
+            }
         }
-        let is_full = count == tools.buffer.len();
-        (self.burst).after_read(is_full, source.wire.family(), sink.wire.family());
-        source.is_readable = is_full || is_part || source.is_ended || source.has_parts;
-        let written = match sink.is_writable {
-            true => self.write(source, sink, &tools.buffer[..count]),
-            false => 0,
-        };
-        if written < count && !self.is_over() {
-            let bytes = tools.buffer[written..count].into();
-            self.held = Held::Bytes(Box::new(Rest { bytes, written: 0 }));
+        self.hold_or_give_back(slot, tools);
+        result.map(|received| received.count)
+    }
+
+    /// Keeps a buffer for the bytes that are left in it; without any, or if nobody wants them, others get it.
+    fn hold_or_give_back(&mut self, mut slot: Box<Slot>, tools: &mut Tools) {
+        if slot.held_bytes() > 0 && !self.is_over() {
+            self.held = Held::Copied(slot);
+            return;
         }
-        Ok(count)
+        if slot.held_bytes() > 0 {
+            slot.clear(Owner::NOBODY);
+        }
+        tools.slot.get_or_insert(slot);
     }
 
     /// Moves what is there into a pipe.
     fn fill<W: Wire>(
         &mut self,
         source: &mut End<W>,
-        mut pipe: Pipe,
+        mut pipe: Box<Pipe>,
         length: usize,
         tools: &mut Tools,
     ) -> Result<usize, Errno> {
@@ -284,7 +311,7 @@ impl Flow {
             self.burst.after_splice(count, source.wire.family());
         }
         if pipe.held_bytes > 0 {
-            self.held = Held::Piped(Box::new(pipe));
+            self.held = Held::Piped(pipe);
         } else {
             tools.pool.give_back(pipe);
         }
@@ -301,30 +328,28 @@ impl Flow {
         if !sink.is_writable {
             return Step::Blocked;
         }
-        let mut held = std::mem::take(&mut self.held);
-        let is_empty = match &mut held {
-            Held::Nothing => true,
-            Held::Bytes(rest) => {
-                rest.written += self.write(source, sink, &rest.bytes[rest.written..]);
-                rest.written == rest.bytes.len()
+        match std::mem::take(&mut self.held) {
+            Held::Nothing => {}
+            Held::Copied(mut slot) => {
+                self.write(source, sink, &mut slot);
+                self.hold_or_give_back(slot, tools);
             }
-            Held::Piped(pipe) => {
-                let result = sink.wire.drain(pipe);
+            Held::Piped(mut pipe) => {
+                let result = sink.wire.drain(&mut pipe);
                 self.delivered(source, sink, result);
-                pipe.held_bytes == 0
+                if pipe.held_bytes == 0 {
+                    tools.pool.give_back(pipe);
+                } else if !self.is_over() {
+                    self.held = Held::Piped(pipe);
+                }
             }
-        };
-        match held {
-            Held::Piped(pipe) if is_empty => tools.pool.give_back(*pipe),
-            held if !is_empty && !self.is_over() => self.held = held,
-            _ => {}
         }
         Step::Moved
     }
 
-    fn write<W: Wire>(&mut self, source: &End<W>, sink: &mut End<W>, bytes: &[u8]) -> usize {
-        let result = sink.wire.write(bytes);
-        self.delivered(source, sink, result)
+    fn write<W: Wire>(&mut self, source: &End<W>, sink: &mut End<W>, slot: &mut Slot) {
+        let result = sink.wire.write(slot);
+        self.delivered(source, sink, result);
     }
 
     /// Books what the sink took; a sink that fails ends this direction, and only this one: what it has still
@@ -334,14 +359,13 @@ impl Flow {
         source: &End<W>,
         sink: &mut End<W>,
         result: Result<usize, Errno>,
-    ) -> usize {
+    ) {
         match result {
             Ok(count) => {
                 self.delivered_bytes += count as u64;
                 if sink.wire.family() == Family::Vsock {
                     self.coalesce.wrote(count);
                 }
-                return count;
             }
             Err(Errno::EAGAIN) => sink.is_writable = false,
             Err(Errno::EINTR) => {}
@@ -352,7 +376,6 @@ impl Flow {
                 source.wire.refuse_input();
             }
         }
-        0
     }
 
     /// Half-closes onward.
@@ -391,7 +414,12 @@ mod tests {
         sink: &mut End<Fake>,
     ) -> Result<Turn, Errno> {
         source.is_readable = true;
-        flow.advance(source, sink, &mut Tools::default(), false)
+        flow.advance(
+            source,
+            sink,
+            &mut Tools::new(Arc::new(Keeper::private().unwrap())),
+            false,
+        )
     }
 
     #[test]

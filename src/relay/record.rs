@@ -1,89 +1,133 @@
-//! Sessions as parcels for the next process: what cannot be asked of a descriptor, and the bytes on their way.
+//! What the next process must know of a session: its record in the ledger, and how a session is made of it again.
 //!
-//! A parcel is one line of JSON, then the bytes that flows hold, in the order of the line. The line says how many
-//! descriptors and bytes each session has, so that one that cannot be read costs no other. What the next version adds,
-//! this one leaves unread; what it changes gets another number of the format, and is refused.
+//! Only what the sockets themselves cannot tell is in it: an end that was read is read again, an end that was sent on may be
+//! sent on again.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::connection::Connection;
-use super::flow::Flow;
+use super::flow::{Flow, Held, State};
 use super::pipes::Pipe;
 use super::report::Totals;
 use super::session::Session;
 use super::wire::End;
 use crate::clock::Moment;
-use crate::handover::{DESCRIPTORS_MAX, Filling, Parcel};
+use crate::handover::{Estate, Found, Item, Keeper, Ledger, Owner, Table, Ticket};
 use crate::peer::{Family, Peer};
 use crate::stream::Stream;
 use crate::sys;
+use crate::vsock::{Cid, VsockAddr, VsockPort};
 
-/// Counts changes that an older program cannot leave unread.
-const FORMAT: u32 = 1;
+/// Words of a record.
+const PEER: [usize; 3] = [0, 1, 2];
+const STARTED: usize = 3;
+const ACTIVE: usize = 4;
+const DELIVERED: [usize; 2] = [5, 6];
+const STATES: usize = 7;
+const ERRORS: usize = 8;
 
-#[derive(Serialize, Deserialize)]
-struct Line {
-    format: u32,
-    totals: Option<Totals>,
-    sessions: Vec<Item>,
+/// Writes down who it is.
+pub fn write_peer(ledger: &Ledger, ticket: Ticket, peer: &Peer, started: Moment) {
+    for (number, word) in PEER.into_iter().zip(peer_words(peer)) {
+        set(ledger, ticket, number, word);
+    }
+    set(ledger, ticket, STARTED, started.nanoseconds());
 }
 
-#[derive(Serialize, Deserialize)]
-struct Item {
-    descriptors: usize,
-    bytes: usize,
-    record: Value,
+/// Writes down how far it has come.
+pub fn write_progress(ledger: &Ledger, ticket: Ticket, connection: &Connection<Stream>) {
+    let flows = [connection.flows().0, connection.flows().1];
+    let ends = [connection.ends().0, connection.ends().1];
+    set(ledger, ticket, ACTIVE, connection.active().nanoseconds());
+    for (number, flow) in DELIVERED.into_iter().zip(flows) {
+        set(ledger, ticket, number, flow.delivered_bytes());
+    }
+    let states = flows.map(|flow| state_word(flow.state()));
+    let failures = ends.map(|end| end.failure.map_or(0, |errno| errno as u64));
+    set(ledger, ticket, STATES, states[0].0 | states[1].0 << 8);
+    let errors = [states[0].1, states[1].1, failures[0], failures[1]];
+    let error_word = errors
+        .iter()
+        .rev()
+        .fold(0, |word, error| word << 16 | error & 0xffff);
+    set(ledger, ticket, ERRORS, error_word);
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    peer: Peer,
-    started: u64,
-    /// None while the target is being connected, which the next process begins anew.
-    relay: Option<Relay>,
+fn set(ledger: &Ledger, ticket: Ticket, number: usize, word: u64) {
+    ledger
+        .record_word(ticket, number)
+        .store(word, Ordering::Release);
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Relay {
-    active: u64,
-    inbound: FlowRecord,
-    outbound: FlowRecord,
-    peer_failure: Option<i32>,
-    target_failure: Option<i32>,
+fn peer_words(peer: &Peer) -> [u64; 3] {
+    let address = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+        IpAddr::V6(ip) => ip.to_bits(),
+    };
+    let word = |kind: u64, number: u32| kind << 32 | u64::from(number);
+    match peer {
+        Peer::Vsock(addr) => {
+            let cid = addr.cid.map_or(0, Cid::number);
+            [word(1, addr.port.number()), cid.into(), 0]
+        }
+        Peer::Tcp(ip, port) => {
+            let bits = address(*ip);
+            [word(2, (*port).into()), (bits >> 64) as u64, bits as u64]
+        }
+        Peer::Unix(Some(uid)) => [word(3, *uid), 0, 0],
+        Peer::Unix(None) => [word(4, 0), 0, 0],
+        Peer::Stdio => [word(5, 0), 0, 0],
+    }
 }
 
-/// One direction, without the bytes that it holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowRecord {
-    /// Where it is in its life.
-    pub state: StateRecord,
-    /// Bytes that the sink has taken.
-    pub delivered_bytes: u64,
-    /// Bytes held in memory.
-    pub held_bytes: usize,
-    /// Bytes held in a pipe, of which both ends are descriptors of the session.
-    pub piped_bytes: usize,
+fn peer([first, second, third]: [u64; 3]) -> Option<Peer> {
+    let number = first as u32;
+    Some(match first >> 32 {
+        1 => Peer::Vsock(VsockAddr {
+            cid: Cid::new(second as u32),
+            port: VsockPort::new(number)?,
+        }),
+        2 => {
+            let bits = u128::from(second) << 64 | u128::from(third);
+            Peer::Tcp(
+                IpAddr::V6(Ipv6Addr::from_bits(bits)).to_canonical(),
+                number as u16,
+            )
+        }
+        3 => Peer::Unix(Some(number)),
+        4 => Peer::Unix(None),
+        5 => Peer::Stdio,
+        _ => return None,
+    })
 }
 
-/// [`super::flow::State`] with the number of an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StateRecord {
-    /// The source may still send.
-    Open,
-    /// The source has ended, and what is held is to be written.
-    Draining,
-    /// The end was sent on.
-    Finished,
-    /// The sink takes nothing more.
-    Refused(i32),
+/// The number of a state, and that of its error.
+fn state_word(state: State) -> (u64, u64) {
+    match state {
+        State::Open => (0, 0),
+        State::Draining => (1, 0),
+        State::Finished => (2, 0),
+        State::Refused(errno) => (3, errno as u64),
+    }
 }
 
-/// A session as it came out of a parcel.
+fn state(number: u64, error: Option<Errno>) -> Option<State> {
+    Some(match number & 0xff {
+        0 => State::Open,
+        1 => State::Draining,
+        2 => State::Finished,
+        3 => State::Refused(error.unwrap_or(Errno::EPIPE)),
+        _ => return None,
+    })
+}
+
+/// A session that another process has left.
 #[derive(Debug)]
 pub enum Restored {
     /// It goes on where it was.
@@ -92,347 +136,333 @@ pub enum Restored {
     Connecting(Stream, Peer),
 }
 
-/// Sessions that are ready for a box.
-#[derive(Default)]
-struct Packing<'a> {
-    items: Vec<Item>,
-    bytes: Vec<u8>,
-    descriptors: Vec<BorrowedFd<'a>>,
+/// Makes sessions of what another process has left; of one that cannot be gone on with, it tells what is wrong with it.
+pub fn restore(keeper: &Arc<Keeper>, estate: Estate) -> Vec<Result<Restored, String>> {
+    let mut held: HashMap<Owner, Held> = HashMap::new();
+    for (owner, slot) in estate.slots {
+        held.insert(owner, Held::Copied(slot));
+    }
+    for (owner, count, (item, descriptors)) in estate.pipes {
+        let Item::Pipe(ticket) = item else { continue };
+        // An empty one goes as it is dropped.
+        if let Some(pipe) = Pipe::adopt(keeper, ticket, descriptors, count).filter(|_| count > 0) {
+            held.insert(owner, Held::Piped(pipe));
+        }
+    }
+    let connections = estate.connections.into_iter();
+    connections
+        .map(|found| restore_one(keeper, found, &mut held))
+        .collect()
 }
 
-impl<'a> Packing<'a> {
-    fn add(&mut self, session: &'a Session) -> Result<(), Errno> {
-        let Some(peer) = session.peer_stream() else {
-            return Ok(());
-        };
-        let (descriptors, bytes) = (self.descriptors.len(), self.bytes.len());
-        self.descriptors.push(peer.input());
-        let relay = session.connection().map(|connection| {
-            let (peer, target) = connection.ends();
-            self.descriptors.push(target.wire.input());
-            let (inbound, outbound) = connection.flows();
-            Relay {
-                active: connection.active().nanoseconds(),
-                inbound: self.add_flow(inbound),
-                outbound: self.add_flow(outbound),
-                peer_failure: peer.failure.map(|errno| errno as i32),
-                target_failure: target.failure.map(|errno| errno as i32),
+fn restore_one(
+    keeper: &Arc<Keeper>,
+    (item, descriptors): Found,
+    held: &mut HashMap<Owner, Held>,
+) -> Result<Restored, String> {
+    let ledger = keeper.ledger();
+    let mut streams: Vec<Stream> = descriptors.into_iter().filter_map(stream).collect();
+    let problem = match (item, streams.as_slice()) {
+        (Item::Connection(ticket), [_, _]) => match Record::read(ledger, ticket) {
+            Some(record) => {
+                let (target, peer) = (streams.pop(), streams.pop());
+                let ends = peer.zip(target).ok_or("a descriptor is missing")?;
+                let session = record.session(ticket, ends, held);
+                return Ok(Restored::Relaying(Box::new(session)));
             }
-        });
-        let record = Record {
-            peer: session.peer,
-            started: session.started.nanoseconds(),
-            relay,
-        };
-        self.items.push(Item {
-            descriptors: self.descriptors.len() - descriptors,
-            bytes: self.bytes.len() - bytes,
-            record: serde_json::to_value(record).map_err(unwritable)?,
-        });
-        Ok(())
-    }
-
-    fn add_flow(&mut self, flow: &'a Flow) -> FlowRecord {
-        self.bytes.extend(flow.held_bytes());
-        if let Some(pipe) = flow.held_pipe() {
-            self.descriptors.extend([pipe.output(), pipe.input()]);
-        }
-        flow.record()
-    }
-
-    fn put(&mut self, boxes: &mut Vec<Filling>, totals: Option<Totals>) -> Result<(), Errno> {
-        let line = Line {
-            format: FORMAT,
-            totals,
-            sessions: std::mem::take(&mut self.items),
-        };
-        let mut bytes = serde_json::to_vec(&line).map_err(unwritable)?;
-        bytes.push(b'\n');
-        bytes.append(&mut self.bytes);
-        let descriptors = std::mem::take(&mut self.descriptors);
-        if let Some(filling) = boxes.last() {
-            match filling.put(&bytes, &descriptors) {
-                Err(Errno::EAGAIN) => {}
-                result => return result,
-            }
-        }
-        let filling = Filling::new()?;
-        filling.put(&bytes, &descriptors)?;
-        boxes.push(filling);
-        Ok(())
-    }
-}
-
-/// Numbers and texts can always be written, if there is memory.
-fn unwritable(_: serde_json::Error) -> Errno {
-    Errno::ENOMEM
-}
-
-/// The two sockets and the ends of two pipes.
-const DESCRIPTORS_OF_ONE: usize = 6;
-/// Bytes of a parcel after which the next one is begun.
-const PARCEL_BYTES: usize = 1 << 20;
-
-/// Gives all sessions to systemd, for the next process; they stay ours as well.
-///
-/// From then on a close of the last descriptor resets a TCP connection: when nobody takes the sessions over, none of
-/// them ends as if it were complete.
-pub fn hand_over<'a>(
-    sessions: impl Iterator<Item = &'a Session>,
-    totals: Totals,
-) -> Result<(), Errno> {
-    let (mut boxes, mut packing) = (Vec::new(), Packing::default());
-    packing.put(&mut boxes, Some(totals))?;
-    for session in sessions {
-        session.reset_on_close(true);
-        packing.add(session)?;
-        let is_full = packing.descriptors.len() > DESCRIPTORS_MAX - DESCRIPTORS_OF_ONE;
-        if is_full || packing.bytes.len() > PARCEL_BYTES {
-            packing.put(&mut boxes, None)?;
-        }
-    }
-    if !packing.items.is_empty() {
-        packing.put(&mut boxes, None)?;
-    }
-    boxes.into_iter().try_for_each(Filling::store)
-}
-
-/// What came out of one parcel.
-#[derive(Debug, Default)]
-pub struct Contents {
-    /// The counters of the process before.
-    pub totals: Option<Totals>,
-    /// Its sessions, in their order; of one that cannot be read, what is wrong with it. Its ends are aborted.
-    pub sessions: Vec<Result<Restored, String>>,
-}
-
-impl Contents {
-    /// Tells that a parcel could not be read.
-    pub fn unreadable(problem: &str) -> Contents {
-        Contents {
-            totals: None,
-            sessions: vec![Err(problem.to_owned())],
-        }
-    }
-}
-
-/// Takes the sessions out of a parcel.
-pub fn take_over(parcel: Parcel) -> Contents {
-    let mut descriptors = parcel.descriptors.into_iter();
-    let end = parcel.bytes.iter().position(|&byte| byte == b'\n');
-    let (line, mut bytes) = parcel.bytes.split_at(end.unwrap_or(parcel.bytes.len()));
-    bytes = bytes.get(1..).unwrap_or_default();
-    let line: Line = match serde_json::from_slice(line) {
-        Ok(Line { format, .. }) if format != FORMAT => {
-            return refuse(descriptors, format!("its format is {format}, not {FORMAT}"));
-        }
-        Ok(line) => line,
-        Err(error) => return refuse(descriptors, error.to_string()),
-    };
-    let mut sessions = Vec::new();
-    for item in line.sessions {
-        let own: Vec<OwnedFd> = descriptors.by_ref().take(item.descriptors).collect();
-        let (held, rest) = bytes.split_at(item.bytes.min(bytes.len()));
-        bytes = rest;
-        sessions.push(restore(item, own, held));
-    }
-    Contents {
-        totals: line.totals,
-        sessions,
-    }
-}
-
-fn refuse(descriptors: impl Iterator<Item = OwnedFd>, problem: String) -> Contents {
-    abort(descriptors);
-    Contents::unreadable(&problem)
-}
-
-fn restore(item: Item, descriptors: Vec<OwnedFd>, held: &[u8]) -> Result<Restored, String> {
-    let record: Record = match serde_json::from_value(item.record) {
-        Ok(record) => record,
-        Err(error) => {
-            abort(descriptors.into_iter());
-            return Err(error.to_string());
-        }
-    };
-    let is_whole = descriptors.len() == item.descriptors && held.len() == item.bytes;
-    let mut left = descriptors.into_iter();
-    let mut next = || left.next().ok_or("a descriptor is missing");
-    let peer = stream(next()?)?;
-    let Some(relay) = record.relay else {
-        return Ok(Restored::Connecting(peer, record.peer));
-    };
-    let target = stream(next()?)?;
-    let (
-        Relay {
-            inbound, outbound, ..
+            None => "its record cannot be read",
         },
-        mut held,
-    ) = (&relay, held);
-    let mut flow = |record: &FlowRecord| -> Result<Flow, &'static str> {
-        let pipe = match record.piped_bytes {
-            0 => None,
-            count => Some(Pipe::of(next()?, next()?, count)),
-        };
-        let (own, rest) = held
-            .split_at_checked(record.held_bytes)
-            .ok_or("bytes are missing")?;
-        held = rest;
-        Ok(Flow::restore(record, own, pipe))
+        (Item::Peer(ticket), [_]) => match read_peer(ledger, ticket) {
+            Some((peer, _)) => {
+                // It is written down again, as a connection, when its target is connected.
+                release(keeper, item);
+                let stream = streams.pop().ok_or("a descriptor is missing")?;
+                return Ok(Restored::Connecting(stream, peer));
+            }
+            None => "its record cannot be read",
+        },
+        _ => "a descriptor is missing, or is no socket",
     };
-    let flows = (|| Ok((flow(inbound)?, flow(outbound)?)))();
-    match flows {
-        Ok((inbound, outbound)) if is_whole => {
-            let end = |stream, failure: Option<i32>| End {
-                failure: failure.map(Errno::from_raw),
-                ..End::new(stream)
-            };
-            let connection = Connection::restore(
-                (
-                    end(peer, relay.peer_failure),
-                    end(target, relay.target_failure),
-                ),
-                (inbound, outbound),
-                Moment::from_nanoseconds(relay.active),
-            );
-            let started = Moment::from_nanoseconds(record.started);
-            let session = Session::restore(connection, record.peer, started);
-            Ok(Restored::Relaying(Box::new(session)))
-        }
-        flows => {
-            peer.abort();
-            target.abort();
-            Err(flows.err().unwrap_or("a part is missing").to_owned())
-        }
+    for stream in &streams {
+        stream.reset_on_close(true);
+    }
+    if !release(keeper, item) {
+        streams.iter().for_each(|stream| stream.part(true));
+    }
+    Err(problem.to_owned())
+}
+
+/// Writes down that the next process need not know of it; true when nobody else has its descriptors any more.
+pub fn release(keeper: &Keeper, item: Item) -> bool {
+    if let Item::Connection(ticket) | Item::Peer(ticket) = item {
+        keeper.ledger().close(Table::Records, ticket);
+    }
+    keeper.died(item)
+}
+
+fn word(ledger: &Ledger, ticket: Ticket, number: usize) -> u64 {
+    ledger.record_word(ticket, number).load(Ordering::Acquire)
+}
+
+fn read_peer(ledger: &Ledger, ticket: Ticket) -> Option<(Peer, Moment)> {
+    let peer = peer(PEER.map(|number| word(ledger, ticket, number)))?;
+    let started = word(ledger, ticket, STARTED);
+    Some((peer, Moment::from_nanoseconds(started)))
+}
+
+/// A record as it was read; of two things each, the peer's end or the inbound flow comes first.
+struct Record {
+    peer: Peer,
+    started: Moment,
+    active: Moment,
+    delivered_bytes: [u64; 2],
+    states: [State; 2],
+    failures: [Option<Errno>; 2],
+}
+
+impl Record {
+    fn read(ledger: &Ledger, ticket: Ticket) -> Option<Record> {
+        let word = |number: usize| word(ledger, ticket, number);
+        let error = |place: usize| match (word(ERRORS) >> (16 * place)) as u16 {
+            0 => None,
+            number => Some(Errno::from_raw(number.into())),
+        };
+        let (peer, started) = read_peer(ledger, ticket)?;
+        Some(Record {
+            peer,
+            started,
+            active: Moment::from_nanoseconds(word(ACTIVE)),
+            delivered_bytes: DELIVERED.map(word),
+            states: [
+                state(word(STATES), error(0))?,
+                state(word(STATES) >> 8, error(1))?,
+            ],
+            failures: [error(2), error(3)],
+        })
+    }
+
+    fn session(
+        self,
+        ticket: Ticket,
+        (peer, target): (Stream, Stream),
+        held: &mut HashMap<Owner, Held>,
+    ) -> Session {
+        let mut flow = |number: usize| {
+            let held = held.remove(&Owner::flow(ticket, number == 0));
+            let delivered = self.delivered_bytes[number];
+            Flow::restore(self.states[number], delivered, held.unwrap_or_default())
+        };
+        let flows = (flow(0), flow(1));
+        // The error may have been told to a process that was killed before it could write it down. A connection that is
+        // over, though its end was not sent, has failed.
+        let unseen = |stream: &Stream, sent: State| {
+            (sent == State::Open && stream.is_dead()).then_some(Errno::ECONNRESET)
+        };
+        let end = |stream: Stream, failure: Option<Errno>, sent: State| End {
+            failure: failure.or_else(|| unseen(&stream, sent)),
+            ..End::new(stream)
+        };
+        let [inbound, outbound] = self.states;
+        let ends = (
+            end(peer, self.failures[0], outbound),
+            end(target, self.failures[1], inbound),
+        );
+        let connection = Connection::restore(ends, flows, self.active);
+        Session::restore(connection, self.peer, self.started, ticket)
     }
 }
 
 /// Makes a stream of a socket that was handed over; closing it is no abort any more.
-fn stream(socket: OwnedFd) -> Result<Stream, String> {
-    let address = sys::local_address(socket.as_fd()).map_err(|errno| errno.desc().to_owned())?;
-    let family = Family::of(&address).ok_or("a socket is of no known family")?;
+fn stream(socket: OwnedFd) -> Option<Stream> {
+    let family = Family::of(&sys::local_address(socket.as_fd()).ok()?)?;
     let stream = Stream::socket(socket, family);
     stream.reset_on_close(false);
-    Ok(stream)
+    Some(stream)
 }
 
-fn abort(descriptors: impl Iterator<Item = OwnedFd>) {
-    for stream in descriptors.flat_map(stream) {
-        stream.abort();
+/// Writes the counters down.
+pub fn write_totals(ledger: &Ledger, totals: &Totals) {
+    let counts = [
+        totals.served,
+        totals.refused,
+        totals.unreachable,
+        totals.inbound_bytes,
+        totals.outbound_bytes,
+    ];
+    for (number, count) in counts.into_iter().enumerate() {
+        ledger.common(number).store(count, Ordering::Release);
+    }
+}
+
+/// Reads the counters of the process before.
+pub fn read_totals(ledger: &Ledger) -> Totals {
+    let count = |number: usize| ledger.common(number).load(Ordering::Acquire);
+    Totals {
+        served: count(0),
+        refused: count(1),
+        unreachable: count(2),
+        inbound_bytes: count(3),
+        outbound_bytes: count(4),
+        last: None,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::time::Duration;
 
-    /// Two streams of a session and the far ends that a test plays.
-    fn session() -> (Session, UnixStream, UnixStream) {
+    use nix::sys::epoll::EpollFlags;
+
+    use super::*;
+    use crate::connect::{Dialer, Source, Target};
+    use crate::relay::connection::Side;
+    use crate::relay::flow::Tools;
+    use crate::stream::Tuning;
+
+    const PEER_NAME: Peer = Peer::Unix(Some(7));
+
+    /// A kept session, and the far ends of its peer and its target.
+    fn session(keeper: &Keeper) -> (Session, UnixStream, UnixStream) {
         let (client, peer) = UnixStream::pair().unwrap();
         let (server, target) = UnixStream::pair().unwrap();
         let stream = |own: UnixStream| Stream::passed(own.into(), Family::Unix).unwrap();
-        let session = Session::relay(
-            stream(peer),
-            Peer::Unix(Some(7)),
-            stream(target),
-            Moment::now(),
-        );
+        let mut session = Session::relay(stream(peer), PEER_NAME, stream(target), Moment::now());
+        session.keep(keeper).unwrap();
         (session, client, server)
     }
 
-    /// Puts sessions into a parcel as [`hand_over`] does.
-    fn parcel(sessions: &[&Session], alter: impl FnOnce(&mut Vec<Item>)) -> Parcel {
-        let mut packing = Packing::default();
-        sessions
-            .iter()
-            .for_each(|session| packing.add(session).unwrap());
-        alter(&mut packing.items);
-        let line = Line {
-            format: FORMAT,
-            totals: None,
-            sessions: packing.items,
+    /// Lets the session go on with what its peer has sent.
+    fn advance(session: &mut Session, keeper: &Arc<Keeper>) {
+        let dialer = Dialer {
+            target: Target::resolve("@nobody".parse().unwrap(), None).unwrap(),
+            source: Source::Kernel,
+            prefix: None,
+            timeout: Duration::ZERO,
+            retry: Duration::ZERO,
+            tuning: Tuning {
+                keepalive: None,
+                vsock_buffer_bytes: 0,
+            },
         };
-        let mut bytes = serde_json::to_vec(&line).unwrap();
-        bytes.push(b'\n');
-        bytes.append(&mut packing.bytes);
-        let descriptors = packing.descriptors.iter();
-        Parcel {
-            bytes,
-            descriptors: descriptors
-                .map(|fd| fd.try_clone_to_owned().unwrap())
-                .collect(),
+        session.note(Side::Peer, EpollFlags::EPOLLIN);
+        let mut tools = Tools::new(keeper.clone());
+        session.advance(&dialer, &mut tools, Moment::now(), &mut |_| Ok(()));
+    }
+
+    /// What the next process makes of what this one has left.
+    fn next(keeper: &Keeper) -> (Arc<Keeper>, Vec<Result<Restored, String>>) {
+        let (keeper, estate) = Keeper::adopt(keeper.stored()).unwrap();
+        let keeper = Arc::new(keeper);
+        let restored = restore(&keeper, estate);
+        (keeper, restored)
+    }
+
+    fn relaying(restored: Result<Restored, String>) -> Box<Session> {
+        match restored.unwrap() {
+            Restored::Relaying(session) => session,
+            other => panic!("{other:?}"),
         }
     }
 
     #[test]
-    fn a_session_goes_on_in_its_parcel() {
-        let (old, mut client, mut server) = session();
-        let contents = take_over(parcel(&[&old], |_| {}));
-        let Ok(Restored::Relaying(new)) = &contents.sessions[0] else {
-            panic!("{contents:?}");
-        };
+    fn a_session_goes_on_with_the_bytes_that_it_holds() {
+        let keeper = Arc::new(Keeper::with_boxes());
+        let (mut old, mut client, mut server) = session(&keeper);
+        // The target takes no more than its buffer has room for; the rest of a read stays with the flow.
+        let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
+        let sent = data.clone();
+        let sender = std::thread::spawn(move || client.write_all(&sent));
+        while old.connection().unwrap().flows().0.held_bytes() == 0 {
+            advance(&mut old, &keeper);
+        }
+        let before = old.connection().unwrap().delivered_bytes();
+        let (keeper, mut restored) = next(&keeper);
+        let mut new = relaying(restored.pop().unwrap());
         assert_eq!((new.peer, new.started), (old.peer, old.started));
-        drop(old);
-        let (peer, target) = new.streams().unwrap();
-        client.write_all(b"x").unwrap();
-        assert_eq!(nix::unistd::read(peer.input(), &mut [0; 9]), Ok(1));
-        nix::unistd::write(target.input(), b"yz").unwrap();
-        let mut answer = [0; 2];
-        server.read_exact(&mut answer).unwrap();
-        assert_eq!(&answer, b"yz");
+        assert_eq!(new.connection().unwrap().delivered_bytes(), before);
+        let mut arrived = vec![0; data.len()];
+        let receiver = std::thread::spawn(move || {
+            server.read_exact(&mut arrived).unwrap();
+            arrived
+        });
+        while !receiver.is_finished() {
+            new.note(Side::Target, EpollFlags::EPOLLOUT);
+            advance(&mut new, &keeper);
+        }
+        assert!(receiver.join().unwrap() == data);
+        sender.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_closed_session_leaves_nothing() {
+        let keeper = Arc::new(Keeper::with_boxes());
+        let (old, mut client, _server) = session(&keeper);
+        old.close(super::super::Ending::Complete, &keeper, Moment::now());
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(next(&keeper).1.is_empty());
     }
 
     #[test]
     fn a_record_that_cannot_be_read_costs_only_its_own_session() {
-        let (first, mut client, _server) = session();
-        let (second, _client, _other) = session();
-        let contents = take_over(parcel(&[&first, &second], |items| {
-            items[0].record = Value::from("nonsense");
-        }));
-        assert!(contents.sessions[0].is_err());
-        assert!(matches!(contents.sessions[1], Ok(Restored::Relaying(_))));
-        // Its ends are closed: nobody waits for what never comes.
-        drop(first);
-        assert_eq!(client.read(&mut [0; 1]).unwrap(), 0);
+        let keeper = Arc::new(Keeper::with_boxes());
+        let (first, mut client, _server) = session(&keeper);
+        let (_second, _client, _other) = session(&keeper);
+        let ticket = Ticket {
+            index: 0,
+            generation: std::num::NonZeroU32::MIN,
+        };
+        set(keeper.ledger(), ticket, STATES, 0xff);
+        let (next_keeper, restored) = next(&keeper);
+        drop((first, keeper));
+        let (readable, unreadable): (Vec<_>, Vec<_>) =
+            restored.into_iter().partition(Result::is_ok);
+        assert_eq!((readable.len(), unreadable.len()), (1, 1));
+        let problem = unreadable[0].as_ref().unwrap_err();
+        assert_eq!(problem, "its record cannot be read");
+        // Nobody waits for what never comes, and the next process finds it no more.
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert_eq!(next(&next_keeper).1.len(), 1);
     }
 
     #[test]
-    fn what_a_newer_program_adds_is_left_unread() {
-        let (old, _client, _server) = session();
-        let contents = take_over(parcel(&[&old], |items| {
-            items[0].record["more"] = Value::from(1);
-        }));
-        assert!(matches!(contents.sessions[0], Ok(Restored::Relaying(_))));
-    }
-
-    #[test]
-    fn another_format_is_refused_and_said() {
-        let line = format!(
-            "{{\"format\":{},\"totals\":null,\"sessions\":[]}}\n",
-            FORMAT + 1
-        );
-        let contents = take_over(Parcel {
-            bytes: line.into_bytes(),
-            descriptors: Vec::new(),
-        });
-        let problem = contents.sessions[0].as_ref().unwrap_err();
-        assert_eq!(problem, "its format is 2, not 1");
-    }
-
-    #[test]
-    fn parcels_that_make_no_sense_cost_only_what_is_in_them() {
-        for text in ["", "\n", "{}\n", "null\n", "{\"format\":1}\n", "[1"] {
-            let contents = take_over(Parcel {
-                bytes: text.into(),
-                descriptors: Vec::new(),
-            });
-            assert!(contents.sessions[0].is_err(), "{text:?}");
+    fn peers_are_read_as_they_were_written() {
+        let vsock = |cid, port| VsockAddr {
+            cid: Cid::new(cid),
+            port: VsockPort::new(port).unwrap(),
+        };
+        let tcp = |ip: &str, port| Peer::Tcp(ip.parse().unwrap(), port);
+        let peers = [
+            Peer::Vsock(vsock(3, 22)),
+            Peer::Vsock(vsock(u32::MAX - 1, u32::MAX - 1)),
+            Peer::Vsock(vsock(u32::MAX, 0)),
+            tcp("::1", 65535),
+            tcp("fd00:1:2:3::4", 1),
+            tcp("127.0.0.1", 80),
+            Peer::Unix(Some(0)),
+            Peer::Unix(None),
+            Peer::Stdio,
+        ];
+        for before in peers {
+            assert_eq!(peer(peer_words(&before)), Some(before));
         }
-        let (old, ..) = session();
-        let mut short = parcel(&[&old], |_| {});
-        short.descriptors.pop();
-        assert!(take_over(short).sessions[0].is_err());
+        assert_eq!(peer([0, 0, 0]), None);
+    }
+
+    #[test]
+    fn states_are_read_as_they_were_written() {
+        let states = [
+            State::Open,
+            State::Draining,
+            State::Finished,
+            State::Refused(Errno::EPIPE),
+        ];
+        for before in states {
+            let (number, error) = state_word(before);
+            let error = (error > 0).then(|| Errno::from_raw(error as i32));
+            assert_eq!(state(number, error), Some(before));
+        }
+        assert_eq!(state(4, None), None);
     }
 }

@@ -3,7 +3,6 @@
 use std::fmt::Write;
 
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
 use super::connection::Ending;
 use super::session::Summary;
@@ -21,8 +20,7 @@ use crate::policy::{PeerKey, Refusal};
 const STATUS_PEERS: usize = 3;
 
 /// What a loop has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Connections that reached their target and are over.
     pub served: u64,
@@ -35,7 +33,6 @@ pub struct Totals {
     /// Bytes that peers took.
     pub outbound_bytes: u64,
     /// How the last connection ended.
-    #[serde(skip)]
     pub last: Option<Ending>,
 }
 

@@ -3,15 +3,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::connection::{Connection, Ending, Limits, Outcome, Side};
 use super::flow::Tools;
 use super::inspection::Entry;
+use super::record;
 use super::wire::End;
 use crate::clock::Moment;
 use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
+use crate::handover::{Item, Keeper, Table, Ticket};
 use crate::peer::{Peer, inet_addr};
 use crate::stream::Stream;
 
@@ -28,6 +31,8 @@ pub struct Session {
     pub is_queued: bool,
     /// Whether it has lived long enough for the options that short connections do without.
     pub is_settled: bool,
+    /// What the next process knows it by, if that is to have it.
+    kept: Option<Ticket>,
     phase: Phase,
 }
 
@@ -101,6 +106,7 @@ impl Session {
             started: now,
             is_queued: false,
             is_settled: false,
+            kept: None,
             phase,
         }
     }
@@ -137,8 +143,63 @@ impl Session {
     }
 
     /// Goes on where another process has stopped.
-    pub fn restore(connection: Connection<Stream>, peer: Peer, started: Moment) -> Session {
-        Session::new(peer, Phase::Relaying(connection), started)
+    pub fn restore(
+        connection: Connection<Stream>,
+        peer: Peer,
+        started: Moment,
+        ticket: Ticket,
+    ) -> Session {
+        Session {
+            kept: Some(ticket),
+            ..Session::new(peer, Phase::Relaying(connection), started)
+        }
+    }
+
+    /// Puts its descriptors where the next process finds them, unless they are there, and writes down how far it has come.
+    pub fn keep(&mut self, keeper: &Keeper) -> std::result::Result<(), Errno> {
+        let ledger = keeper.ledger();
+        let ticket = match self.kept {
+            Some(ticket) => ticket,
+            None => {
+                let ticket = ledger.open(Table::Records).ok_or(Errno::ENOSPC)?;
+                record::write_peer(ledger, ticket, &self.peer, self.started);
+                ticket
+            }
+        };
+        let result = match &mut self.phase {
+            Phase::Relaying(connection) => {
+                record::write_progress(ledger, ticket, connection);
+                connection.keep(ticket)
+            }
+            _ => Ok(()),
+        };
+        let result = result.and_then(|()| match &self.phase {
+            _ if self.kept.is_some() => Ok(()),
+            Phase::Relaying(connection) => {
+                let (peer, target) = connection.streams();
+                ledger.publish(Table::Records, ticket);
+                keeper.put(Item::Connection(ticket), &[peer.input(), target.input()])
+            }
+            Phase::Dialing { peer, .. } => {
+                ledger.publish(Table::Records, ticket);
+                keeper.put(Item::Peer(ticket), &[peer.wire.input()])
+            }
+            Phase::Gone => Ok(()),
+        });
+        match (result, self.kept) {
+            (Ok(()), _) => self.kept = Some(ticket),
+            (Err(_), None) => ledger.close(Table::Records, ticket),
+            (Err(_), Some(_)) => {}
+        }
+        result
+    }
+
+    /// Takes back that the next process is to have it, if its target is not yet connected.
+    pub fn keep_no_peer(&mut self, keeper: &Keeper) {
+        if let (Phase::Dialing { .. }, Some(ticket)) = (&self.phase, self.kept) {
+            self.kept = None;
+            record::release(keeper, Item::Peer(ticket));
+        }
     }
 
     /// Gives the connection, once the target is reached.
@@ -174,16 +235,28 @@ impl Session {
                     return Progress::Waiting;
                 }
                 Err(error) => return Progress::Unreachable(error),
-                Ok(Some(target)) => self.connected(target, dialer.target.is_mux(), now),
+                Ok(Some(target)) => {
+                    self.connected(target, dialer.target.is_mux(), now);
+                    let keeper = tools.keeper();
+                    if keeper.is_early() {
+                        // One that is not kept is served as well.
+                        let _ = self.keep(keeper).inspect_err(|&errno| keeper.report(errno));
+                    }
+                }
             }
         }
-        match &mut self.phase {
-            Phase::Relaying(connection) => match connection.advance(tools, now) {
-                Outcome::Waiting => Progress::Waiting,
-                Outcome::Yielded => Progress::Yielded,
-                Outcome::Over(ending) => Progress::Over(ending),
-            },
-            _ => Progress::Waiting,
+        let Phase::Relaying(connection) = &mut self.phase else {
+            return Progress::Waiting;
+        };
+        tools.user = self.kept;
+        let outcome = connection.advance(tools, now);
+        if let Some(ticket) = self.kept {
+            record::write_progress(tools.keeper().ledger(), ticket, connection);
+        }
+        match outcome {
+            Outcome::Waiting => Progress::Waiting,
+            Outcome::Yielded => Progress::Yielded,
+            Outcome::Over(ending) => Progress::Over(ending),
         }
     }
 
@@ -274,7 +347,7 @@ impl Session {
     }
 
     /// Closes both ends, and says how it went.
-    pub fn close(self, ending: Ending, now: Moment) -> Summary {
+    pub fn close(self, ending: Ending, keeper: &Keeper, now: Moment) -> Summary {
         let mut summary = Summary {
             ending,
             inbound_bytes: 0,
@@ -285,7 +358,11 @@ impl Session {
             Phase::Dialing { peer, .. } => peer.wire.abort(),
             Phase::Relaying(connection) => {
                 (summary.inbound_bytes, summary.outbound_bytes) = connection.delivered_bytes();
-                connection.close(ending);
+                let is_ours = || {
+                    self.kept
+                        .is_none_or(|ticket| record::release(keeper, Item::Connection(ticket)))
+                };
+                connection.close(ending, is_ours);
             }
             Phase::Gone => {}
         }

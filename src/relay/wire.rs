@@ -3,18 +3,18 @@
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::epoll::EpollFlags;
-use nix::unistd::{read, write};
 
 use super::pipes::Pipe;
+use crate::handover::Slot;
 use crate::peer::Family;
 use crate::stream::Stream;
 
 /// Bytes in, bytes out, and their ends; nothing here blocks.
 pub trait Wire {
-    /// Reads what is there, 0 at the end.
-    fn read(&self, buffer: &mut [u8]) -> Result<Received, Errno>;
-    /// Writes what there is room for.
-    fn write(&self, bytes: &[u8]) -> Result<usize, Errno>;
+    /// Reads what is there into the empty slot, 0 at the end.
+    fn read(&self, slot: &mut Slot) -> Result<Received, Errno>;
+    /// Writes of the slot what there is room for.
+    fn write(&self, slot: &mut Slot) -> Result<usize, Errno>;
     /// Moves what is there, and no more than `length`, into the empty pipe; 0 at the end.
     fn fill(&self, pipe: &mut Pipe, length: usize) -> Result<usize, Errno>;
     /// Moves what there is room for out of the pipe.
@@ -41,20 +41,22 @@ pub struct Received {
 }
 
 impl Wire for Stream {
-    fn read(&self, buffer: &mut [u8]) -> Result<Received, Errno> {
+    fn read(&self, slot: &mut Slot) -> Result<Received, Errno> {
         let (count, is_part) = match Stream::family(self) {
-            // A read stops behind bytes that descriptors were passed with.
-            Family::Unix => crate::sys::receive(self.input(), buffer)?,
             // A terminal gives a line at a time, a pipe may give a packet.
-            Family::File => (read(self.input(), buffer)?, true),
-            // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_parts`].
-            Family::Tcp | Family::Vsock => (read(self.input(), buffer)?, false),
+            Family::File => (slot.read(self.input())?, true),
+            // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_parts`], and a unix socket
+            // stops behind bytes that descriptors were passed with.
+            _ => slot.receive(self.input())?,
         };
         Ok(Received { count, is_part })
     }
 
-    fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
-        write(self.output()?, bytes)
+    fn write(&self, slot: &mut Slot) -> Result<usize, Errno> {
+        match Stream::family(self) {
+            Family::File => slot.write(self.output()?),
+            _ => slot.send(self.output()?),
+        }
     }
 
     fn fill(&self, pipe: &mut Pipe, length: usize) -> Result<usize, Errno> {
@@ -116,7 +118,7 @@ pub struct End<W> {
     pub has_parts: bool,
     /// It has failed, or may have: there is an error to be taken, by a read or otherwise.
     pub has_failed: bool,
-    /// The error of a write, which a read will not report again.
+    /// An error that was told, and that no read will tell again.
     pub failure: Option<Errno>,
 }
 

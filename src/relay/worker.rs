@@ -21,6 +21,7 @@ use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::handover::Keeper;
 use crate::peer::Peer;
 use crate::stream::Stream;
 
@@ -56,13 +57,18 @@ pub struct Worker {
 
 impl Worker {
     /// Begins without sessions. `keeps_bulk`: those that move much stay here.
-    pub fn new(dialer: Arc<Dialer>, limits: Limits, keeps_bulk: bool) -> Result<Worker> {
+    pub fn new(
+        dialer: Arc<Dialer>,
+        keeper: Arc<Keeper>,
+        limits: Limits,
+        keeps_bulk: bool,
+    ) -> Result<Worker> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
             .map_err(Error::system("create an epoll instance"))?;
         Ok(Worker {
             epoll,
             sessions: Sessions::default(),
-            tools: Tools::default(),
+            tools: Tools::new(keeper),
             dialer,
             limits,
             over: Vec::new(),
@@ -224,8 +230,13 @@ impl Worker {
     }
 
     /// Goes through all sessions.
-    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
-        self.sessions.iter()
+    pub fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
+        self.sessions.iter_mut()
+    }
+
+    /// Gives what keeps connections for the next process.
+    pub fn keeper(&self) -> &Arc<Keeper> {
+        self.tools.keeper()
     }
 
     /// Lets a session go, which nobody watches then.
@@ -291,7 +302,10 @@ impl Worker {
     fn end(&self, session: Session, result: Result<Ending>, now: Moment) -> Over {
         let (peer, is_counted) = (session.peer, session.is_counted);
         let target = self.dialer.target_of(self.destination(&session));
-        let summary = session.close(*result.as_ref().unwrap_or(&Ending::Stopped), now);
+        let summary = {
+            let ending = *result.as_ref().unwrap_or(&Ending::Stopped);
+            session.close(ending, self.tools.keeper(), now)
+        };
         Over {
             peer,
             target,

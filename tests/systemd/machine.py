@@ -279,3 +279,43 @@ class Target:
 def echo_once(address, seed, length=100_000):
     """One client from start to end."""
     exchange(connect(address), content(seed, length))
+
+
+class Bulk:
+    """A connection to an echo that sends and receives all the time."""
+
+    def __init__(self, address, seed):
+        self.stream = connect(address)
+        self.data = content(seed, 1 << 20)
+        self.sent = hashlib.sha256()
+        self.got = hashlib.sha256()
+        self.received = 0
+        self.is_over = False
+        self.error = None
+        self.threads = [threading.Thread(target=self.guard, args=(work,), daemon=True) for work in (self.send, self.receive)]
+        for thread in self.threads:
+            thread.start()
+
+    def guard(self, work):
+        try:
+            work()
+        except OSError as error:
+            self.error = error
+
+    def send(self):
+        while not self.is_over:
+            self.stream.sendall(self.data)
+            self.sent.update(self.data)
+        self.stream.shutdown(socket.SHUT_WR)
+
+    def receive(self):
+        while part := self.stream.recv(1 << 20):
+            self.got.update(part)
+            self.received += len(part)
+
+    def finish(self):
+        self.is_over = True
+        for thread in self.threads:
+            thread.join(DEADLINE)
+        expect(self.error is None, f"a bulk connection was lost: {self.error}")
+        expect_equal(self.got.hexdigest(), self.sent.hexdigest(), "digest of the echo")

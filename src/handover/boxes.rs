@@ -1,0 +1,474 @@
+//! Descriptors in systemd's store: two boxes, each a socket whose queue holds them (SCM_RIGHTS, unix(7)).
+//!
+//! systemd compares each new descriptor with all that it has, so thousands of them would block it for minutes. It gets
+//! the two ends of each box instead, and what is put into the queue afterwards it never sees.
+//!
+//! A queue gives and forgets only what is first in it. New items go one by one into the young box, where most of them are
+//! dead before they come to the front; those that live longer are moved together, a hundred in a packet, into the old
+//! box, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+
+use super::ledger::{Ledger, Table, Ticket};
+use crate::sys::{self, DESCRIPTORS_MAX};
+
+/// What is asked for a queue; the kernel gives at most twice net.core.wmem_max.
+const QUEUE_BYTES: usize = 8 << 20;
+/// Packets in the young box, of a few hundred that it has room for even with the smallest net.core.wmem_max.
+const YOUNG_PACKETS: usize = 128;
+/// Dead items that are not yet worth a round through the old box.
+const OLD_DEAD: usize = 512;
+
+/// What descriptors in a box belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Item {
+    /// The file of the ledger.
+    Ledger,
+    /// A connection: its peer and its target.
+    Connection(Ticket),
+    /// A peer whose target is still being connected.
+    Peer(Ticket),
+    /// A pipe: the end that bytes come out of, and the one that they are put into.
+    Pipe(Ticket),
+}
+
+impl Item {
+    fn bytes(self) -> [u8; 8] {
+        let (kind, ticket) = match self {
+            Item::Ledger => return [0; 8],
+            Item::Connection(ticket) => (1, ticket),
+            Item::Peer(ticket) => (2, ticket),
+            Item::Pipe(ticket) => (3, ticket),
+        };
+        let place = u64::from(ticket.index) << 32 | u64::from(ticket.generation.get());
+        (kind << 62 | place).to_le_bytes()
+    }
+
+    fn of(bytes: [u8; 8]) -> Item {
+        let word = u64::from_le_bytes(bytes);
+        let Some(generation) = NonZeroU32::new(word as u32) else {
+            return Item::Ledger;
+        };
+        let ticket = Ticket {
+            index: (word >> 32) as u32 & (u32::MAX >> 2),
+            generation,
+        };
+        match word >> 62 {
+            1 => Item::Connection(ticket),
+            2 => Item::Peer(ticket),
+            _ => Item::Pipe(ticket),
+        }
+    }
+
+    /// How many descriptors it has.
+    fn descriptors(self) -> usize {
+        match self {
+            Item::Ledger | Item::Peer(_) => 1,
+            Item::Connection(_) | Item::Pipe(_) => 2,
+        }
+    }
+
+    /// Tells whether it is still of use.
+    pub fn is_alive(self, ledger: &Ledger) -> bool {
+        match self {
+            Item::Ledger => true,
+            Item::Connection(ticket) | Item::Peer(ticket) => ledger.is_live(Table::Records, ticket),
+            Item::Pipe(ticket) => ledger.is_live(Table::Pipes, ticket),
+        }
+    }
+}
+
+/// An item with its descriptors, as another process put it in.
+pub type Found = (Item, Vec<OwnedFd>);
+
+/// The two ends of a box, and what is in its queue.
+#[derive(Debug)]
+struct Queue {
+    input: OwnedFd,
+    output: OwnedFd,
+    packets: VecDeque<Packet>,
+}
+
+/// Items that were put in at once. Those before `first` are dead, and stay so.
+#[derive(Debug)]
+struct Packet {
+    items: Items,
+    first: u16,
+}
+
+#[derive(Debug)]
+enum Items {
+    One(Item),
+    Many(Box<[Item]>),
+}
+
+impl Packet {
+    fn new(items: &[Item]) -> Packet {
+        let items = match items {
+            [item] => Items::One(*item),
+            items => Items::Many(items.into()),
+        };
+        Packet { items, first: 0 }
+    }
+
+    fn items(&self) -> &[Item] {
+        match &self.items {
+            Items::One(item) => std::slice::from_ref(item),
+            Items::Many(items) => items,
+        }
+    }
+
+    fn is_dead(&mut self, ledger: &Ledger) -> bool {
+        let left = self.items()[usize::from(self.first)..].iter();
+        let dead = left.take_while(|item| !item.is_alive(ledger)).count();
+        self.first += dead as u16;
+        usize::from(self.first) == self.items().len()
+    }
+}
+
+impl Queue {
+    fn new() -> Result<Queue, Errno> {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let (input, output) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        // A smaller queue holds fewer items.
+        let _ = setsockopt(&input, sockopt::SndBuf, &QUEUE_BYTES);
+        Ok(Queue {
+            input,
+            output,
+            packets: VecDeque::new(),
+        })
+    }
+
+    /// Looks at all that another process has put in; it stays in.
+    fn look(&mut self) -> Result<Vec<Found>, Errno> {
+        let mut found = Vec::new();
+        sys::peek_from_start(self.output.as_fd())?;
+        loop {
+            match sys::peek_packet(self.output.as_fd()) {
+                Ok((bytes, descriptors)) => {
+                    let words = bytes.chunks_exact(8);
+                    let items: Vec<Item> = words
+                        .filter_map(|word| Some(Item::of(word.try_into().ok()?)))
+                        .collect();
+                    self.packets.push_back(Packet::new(&items));
+                    found.extend(split(&items, descriptors));
+                }
+                Err(Errno::EAGAIN) => return Ok(found),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    fn put(&mut self, items: &[Item], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let bytes: Vec<u8> = items.iter().flat_map(|item| item.bytes()).collect();
+        sys::send_packet(self.input.as_fd(), &bytes, descriptors)?;
+        self.packets.push_back(Packet::new(items));
+        Ok(())
+    }
+
+    /// Takes dead packets out, as far as they are first; tells whether that item was in them.
+    fn drop_dead(&mut self, ledger: &Ledger, wanted: Option<Item>) -> bool {
+        let mut is_out = false;
+        while let Some(packet) = self.packets.front_mut() {
+            if !packet.is_dead(ledger) {
+                break;
+            }
+            is_out |= wanted.is_some_and(|wanted| packet.items().contains(&wanted));
+            self.drop_first();
+        }
+        is_out
+    }
+
+    fn drop_first(&mut self) {
+        self.packets.pop_front();
+        // What is not in the queue cannot be taken out of it.
+        let _ = sys::drop_packet(self.output.as_fd());
+    }
+
+    fn put_all(&mut self, found: &[Found]) -> Result<(), Errno> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let items: Vec<Item> = found.iter().map(|(item, _)| *item).collect();
+        let descriptors = found
+            .iter()
+            .flat_map(|(_, owned)| owned.iter().map(AsFd::as_fd));
+        self.put(&items, &descriptors.collect::<Vec<_>>())
+    }
+
+    fn drop(&mut self, packets: usize) {
+        (0..packets).for_each(|_| self.drop_first());
+    }
+
+    /// Looks at living items at the front, as many as go into one packet, and tells how many packets they are in.
+    fn gather(&mut self, ledger: &Ledger) -> Result<(Vec<Found>, usize), Errno> {
+        sys::peek_from_start(self.output.as_fd())?;
+        let (mut living, mut packets, mut descriptors) = (Vec::new(), 0, 0);
+        for packet in &mut self.packets {
+            let more = 2 * packet.items().len();
+            if packet.is_dead(ledger) || packets > 0 && descriptors + more > DESCRIPTORS_MAX {
+                break;
+            }
+            let (_, owned) = sys::peek_packet(self.output.as_fd())?;
+            let found = split(packet.items(), owned).into_iter();
+            living.extend(found.filter(|(item, _)| item.is_alive(ledger)));
+            (packets, descriptors) = (packets + 1, descriptors + more);
+        }
+        Ok((living, packets))
+    }
+}
+
+/// Gives each item its descriptors.
+fn split(items: &[Item], descriptors: Vec<OwnedFd>) -> Vec<Found> {
+    let mut descriptors = descriptors.into_iter();
+    let own = |item: &Item| {
+        (
+            *item,
+            descriptors.by_ref().take(item.descriptors()).collect(),
+        )
+    };
+    items.iter().map(own).collect()
+}
+
+/// Both boxes.
+#[derive(Debug)]
+pub struct Boxes {
+    young: Queue,
+    old: Queue,
+    /// Dead items in the old box, about.
+    old_dead: usize,
+    /// Packets in the young box at which it is tidied up.
+    tidy_at: usize,
+}
+
+impl Boxes {
+    /// The names that [`Boxes::ends`] have in the store.
+    pub const NAMES: [&str; 4] = [
+        "handover-young-in",
+        "handover-young-out",
+        "handover-old-in",
+        "handover-old-out",
+    ];
+
+    /// Begins with empty ones.
+    pub fn new() -> Result<Boxes, Errno> {
+        Ok(Boxes {
+            young: Queue::new()?,
+            old: Queue::new()?,
+            old_dead: 0,
+            tidy_at: YOUNG_PACKETS,
+        })
+    }
+
+    /// Gives what is to be stored, in the order of the names.
+    pub fn ends(&self) -> [BorrowedFd<'_>; 4] {
+        [
+            &self.young.input,
+            &self.young.output,
+            &self.old.input,
+            &self.old.output,
+        ]
+        .map(AsFd::as_fd)
+    }
+
+    /// Goes on with those of another process, and looks at all that is in them.
+    pub fn adopt(ends: [OwnedFd; 4]) -> Result<(Boxes, Vec<Found>), Errno> {
+        let [young_in, young_out, old_in, old_out] = ends;
+        let queue = |input, output| Queue {
+            input,
+            output,
+            packets: VecDeque::new(),
+        };
+        let mut boxes = Boxes {
+            young: queue(young_in, young_out),
+            old: queue(old_in, old_out),
+            old_dead: 0,
+            tidy_at: YOUNG_PACKETS,
+        };
+        let mut found = boxes.old.look()?;
+        found.extend(boxes.young.look()?);
+        Ok((boxes, found))
+    }
+
+    /// Puts the ledger in, which never dies.
+    pub fn put_ledger(&mut self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.old.put(&[Item::Ledger], &[file])
+    }
+
+    /// Puts an item in.
+    ///
+    /// Errors: `EAGAIN` when the box is full; `ETOOMANYREFS` when there is more in boxes of this user than RLIMIT_NOFILE
+    /// allows to be open.
+    pub fn put(
+        &mut self,
+        item: Item,
+        descriptors: &[BorrowedFd<'_>],
+        ledger: &Ledger,
+    ) -> Result<(), Errno> {
+        if self.young.packets.len() >= self.tidy_at {
+            let result = self.tidy(ledger);
+            self.tidy_at = self.young.packets.len() + YOUNG_PACKETS;
+            // The young box may have room though the old one has not.
+            result.or_else(|errno| {
+                if errno == Errno::EAGAIN {
+                    Ok(())
+                } else {
+                    Err(errno)
+                }
+            })?;
+        }
+        self.young.put(&[item], descriptors)
+    }
+
+    /// Forgets what has died; tells whether the descriptors of that item are out, so that a close of ours is the last one.
+    pub fn died(&mut self, item: Item, ledger: &Ledger) -> bool {
+        if self.young.drop_dead(ledger, Some(item)) {
+            return true;
+        }
+        // It may be behind others in the young box, from where it is dropped in time: then the old box is gone round too
+        // early, which costs little.
+        self.old_dead += 1;
+        self.old.drop_dead(ledger, Some(item))
+    }
+
+    /// Moves what has lived on into the old box, and goes round that if it is worth it.
+    fn tidy(&mut self, ledger: &Ledger) -> Result<(), Errno> {
+        self.young.drop_dead(ledger, None);
+        while !self.young.packets.is_empty() {
+            let (living, packets) = self.young.gather(ledger)?;
+            self.old.put_all(&living)?;
+            self.young.drop(packets);
+            self.young.drop_dead(ledger, None);
+        }
+        let items: usize = self
+            .old
+            .packets
+            .iter()
+            .map(|packet| packet.items().len())
+            .sum();
+        if self.old_dead > OLD_DEAD.max(items / 2) {
+            self.old_dead = 0;
+            let mut left = self.old.packets.len();
+            while left > 0 {
+                let before = self.old.packets.len();
+                self.old.drop_dead(ledger, None);
+                left = left.saturating_sub(before - self.old.packets.len());
+                let (living, packets) = self.old.gather(ledger)?;
+                self.old.put_all(&living)?;
+                self.old.drop(packets);
+                left = left.saturating_sub(packets);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::unistd::{pipe, read, write};
+
+    /// A connection whose descriptors are two ends of pipes; the third is the far end of the first.
+    fn connection(ledger: &Ledger) -> (Ticket, OwnedFd, OwnedFd, OwnedFd) {
+        let ticket = ledger.open(Table::Records).unwrap();
+        ledger.publish(Table::Records, ticket);
+        let (far, near) = pipe().unwrap();
+        let (other, _) = pipe().unwrap();
+        (ticket, near, other, far)
+    }
+
+    /// What another process would find alive.
+    fn found(boxes: &Boxes, ledger: &Ledger) -> Vec<Found> {
+        let ends = boxes.ends().map(|end| end.try_clone_to_owned().unwrap());
+        let (_, mut found) = Boxes::adopt(ends).unwrap();
+        found.retain(|(item, _)| item.is_alive(ledger));
+        found
+    }
+
+    #[test]
+    fn an_item_is_found_until_it_dies_and_then_closed() {
+        let (ledger, mut boxes) = (Ledger::private().unwrap(), Boxes::new().unwrap());
+        let (ticket, near, other, far) = connection(&ledger);
+        let item = Item::Connection(ticket);
+        boxes
+            .put(item, &[near.as_fd(), other.as_fd()], &ledger)
+            .unwrap();
+        drop(near);
+        let mut there = found(&boxes, &ledger);
+        assert_eq!((there.len(), there[0].0, there[0].1.len()), (1, item, 2));
+        write(&there[0].1[0], b"x").unwrap();
+        there.clear();
+        ledger.close(Table::Records, ticket);
+        assert!(boxes.died(item, &ledger));
+        assert_eq!(read(&far, &mut [0; 2]), Ok(1));
+        assert_eq!(read(&far, &mut [0; 2]), Ok(0));
+    }
+
+    #[test]
+    fn thousands_come_and_go_and_the_living_are_all_found() {
+        let (ledger, mut boxes) = (Ledger::private().unwrap(), Boxes::new().unwrap());
+        let mut living: VecDeque<(Ticket, OwnedFd)> = VecDeque::new();
+        for number in 0..5000u32 {
+            let (ticket, near, other, far) = connection(&ledger);
+            let descriptors = [near.as_fd(), other.as_fd()];
+            boxes
+                .put(Item::Connection(ticket), &descriptors, &ledger)
+                .unwrap();
+            living.push_back((ticket, far));
+            // The first stay; of the others nine of ten go at once, and the tenth when there are 300.
+            let gone = match number {
+                0..200 => None,
+                _ if number % 10 > 0 => living.pop_back(),
+                _ if living.len() > 300 => living.remove(250),
+                _ => None,
+            };
+            if let Some((ticket, _)) = gone {
+                ledger.close(Table::Records, ticket);
+                boxes.died(Item::Connection(ticket), &ledger);
+            }
+        }
+        let there = found(&boxes, &ledger);
+        for (ticket, _) in &living {
+            let item = Item::Connection(*ticket);
+            assert!(there.iter().any(|(found, _)| *found == item), "{ticket:?}");
+        }
+        assert_eq!(there.len(), living.len());
+        let packets = boxes.young.packets.len() + boxes.old.packets.len();
+        assert!(packets < 2 * YOUNG_PACKETS, "{packets} packets");
+    }
+
+    #[test]
+    fn the_dead_in_the_old_box_make_room() {
+        let (ledger, mut boxes) = (Ledger::private().unwrap(), Boxes::new().unwrap());
+        for _ in 0..30 {
+            let mut tickets = Vec::new();
+            for _ in 0..300 {
+                let (ticket, near, other, _) = connection(&ledger);
+                let descriptors = [near.as_fd(), other.as_fd()];
+                boxes
+                    .put(Item::Connection(ticket), &descriptors, &ledger)
+                    .unwrap();
+                tickets.push(ticket);
+            }
+            // The first of each three hundred stays: every packet has a living one.
+            for ticket in tickets.into_iter().skip(1) {
+                ledger.close(Table::Records, ticket);
+                boxes.died(Item::Connection(ticket), &ledger);
+            }
+        }
+        assert_eq!(found(&boxes, &ledger).len(), 30);
+        let items: usize = boxes
+            .old
+            .packets
+            .iter()
+            .map(|packet| packet.items().len())
+            .sum();
+        assert!(items < 4 * OLD_DEAD, "{items} items");
+    }
+}

@@ -1,0 +1,350 @@
+//! What is to be known of the connections, in memory that outlives the process.
+//!
+//! A file without a name, mapped by this process and passed on to the next one:
+//!
+//! ```text
+//! header    what it is, and how much of each table was ever used
+//! records   of the connections: generation, then words that only their owner understands
+//! pipes     for each one its generation, and the flow whose bytes are in it
+//! slots     buffers, each with the flow whose bytes are in it (slot.rs)
+//! ```
+//!
+//! The process may be killed between any two instructions, so each change that must be seen whole is one store. A place in
+//! a table is used again and again, and its generation tells one use from the next: whatever refers to an older one is dead.
+
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
+
+use crate::sys::Mapping;
+
+/// Marks the file, with the number of the layout: what an older program cannot read gets another one.
+const FORMAT: u64 = 0x7673_6b62_0000_0001;
+/// Places in the table of connections, and in that of pipes.
+const PLACES: usize = 1 << 16;
+/// Two flows of every connection.
+const SLOTS: usize = 2 * PLACES;
+/// Words of a record that its owner may use.
+pub const RECORD_WORDS: usize = 9;
+/// Words of the header that are there for the user of the ledger.
+pub const COMMON_WORDS: usize = 8;
+
+const WORD: usize = 8;
+/// In the first word of a place, beside its generation: in use.
+const LIVE: u64 = 1;
+const RECORD_BYTES: usize = (1 + RECORD_WORDS) * WORD;
+const PIPE_BYTES: usize = 2 * WORD;
+const COMMON_AT: usize = 8 * WORD;
+const RECORDS_AT: usize = 4096;
+const PIPES_AT: usize = RECORDS_AT + PLACES * RECORD_BYTES;
+const TABLES_BYTES: usize = (PIPES_AT + PLACES * PIPE_BYTES).next_multiple_of(1 << 20);
+/// Slots that are mapped at once.
+const CHUNK_SLOTS: usize = 16;
+/// Room of a slot for its own words, and for bytes.
+pub const SLOT_HEAD_BYTES: usize = 4096;
+/// Bytes that a slot can hold.
+pub const SLOT_BYTES: usize = 128 * 1024;
+const SLOT_STRIDE: usize = SLOT_HEAD_BYTES + SLOT_BYTES;
+/// Free slots that keep their memory; that of the others is given back.
+const WARM_SLOTS: usize = 16;
+
+/// Which table a place is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Of the connections.
+    Records,
+    /// Of the pipes.
+    Pipes,
+}
+
+/// One use of a place in a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket {
+    /// The place.
+    pub index: u32,
+    /// Counts its uses.
+    pub generation: NonZeroU32,
+}
+
+/// A flow of a connection, whose bytes a slot or pipe holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(u64);
+
+impl Owner {
+    /// Nobody that outlives the process.
+    pub const NOBODY: Owner = Owner(0);
+
+    /// The inbound or the outbound flow of a connection.
+    pub fn flow(ticket: Ticket, is_inbound: bool) -> Owner {
+        let flow = u64::from(ticket.index) << 1 | u64::from(is_inbound);
+        Owner(flow << 32 | u64::from(ticket.generation.get()))
+    }
+
+    /// The word that means it.
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    /// Reads the word.
+    pub fn of(word: u64) -> Owner {
+        Owner(word)
+    }
+}
+
+/// Where a slot is.
+#[derive(Debug)]
+pub struct Place {
+    /// Its number.
+    pub index: u32,
+    /// The memory that it is in.
+    pub mapping: Arc<Mapping>,
+    /// Where it begins there, in bytes.
+    pub offset: usize,
+}
+
+/// The tables of one service.
+#[derive(Debug)]
+pub struct Ledger {
+    file: Option<OwnedFd>,
+    tables: Mapping,
+    chunks: Box<[OnceLock<Arc<Mapping>>]>,
+    free: Mutex<Free>,
+    is_frozen: AtomicBool,
+}
+
+/// Places that nobody uses, and how many of each table were ever used.
+#[derive(Debug, Default)]
+struct Free {
+    records: Vec<u32>,
+    pipes: Vec<u32>,
+    slots: Vec<u32>,
+    used: [u32; 3],
+}
+
+impl Ledger {
+    /// Begins an empty one, in a file that can be passed on.
+    pub fn new() -> Result<Ledger, Errno> {
+        let file = memfd_create(c"vsock-bridge-ledger", MFdFlags::MFD_CLOEXEC)?;
+        ftruncate(&file, (TABLES_BYTES + SLOTS * SLOT_STRIDE) as i64)?;
+        let ledger = Ledger::map(Some(file))?;
+        ledger.tables.word(0).store(FORMAT, Ordering::Release);
+        Ok(ledger)
+    }
+
+    /// Begins an empty one that ends with this process.
+    pub fn private() -> Result<Ledger, Errno> {
+        Ledger::map(None)
+    }
+
+    /// Goes on with that of another process.
+    ///
+    /// Errors: what is wrong with it.
+    pub fn adopt(file: OwnedFd) -> Result<Ledger, String> {
+        let ledger = Ledger::map(Some(file)).map_err(|errno| errno.desc().to_owned())?;
+        let format = ledger.tables.word(0).load(Ordering::Acquire);
+        if format != FORMAT {
+            return Err(format!("its format is {format:x}, not {FORMAT:x}"));
+        }
+        let mut free = ledger.free();
+        for (table, used) in free.used.iter_mut().enumerate() {
+            *used = ledger.used_word(table).load(Ordering::Acquire) as u32;
+        }
+        let [records, pipes, _] = free.used;
+        let is_free =
+            |table, index: &u32| ledger.head(table, *index).load(Ordering::Acquire) & LIVE == 0;
+        free.records = (0..records)
+            .filter(|index| is_free(Table::Records, index))
+            .collect();
+        free.pipes = (0..pipes)
+            .filter(|index| is_free(Table::Pipes, index))
+            .collect();
+        drop(free);
+        Ok(ledger)
+    }
+
+    fn map(file: Option<OwnedFd>) -> Result<Ledger, Errno> {
+        let tables = Mapping::new(file.as_ref().map(AsFd::as_fd), 0, TABLES_BYTES)?;
+        let chunks = (0..SLOTS / CHUNK_SLOTS).map(|_| OnceLock::new()).collect();
+        Ok(Ledger {
+            file,
+            tables,
+            chunks,
+            free: Mutex::default(),
+            is_frozen: AtomicBool::new(false),
+        })
+    }
+
+    /// Makes it look like one of another program.
+    #[cfg(test)]
+    pub fn set_format(&self, format: u64) {
+        self.tables.word(0).store(format, Ordering::Release);
+    }
+
+    /// Gives the file, which whoever maps it goes on with.
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Leaves everything as it is from now on, for the next process.
+    pub fn freeze(&self) {
+        self.is_frozen.store(true, Ordering::Release);
+    }
+
+    /// Tells whether everything is to stay as it is.
+    pub fn is_frozen(&self) -> bool {
+        self.is_frozen.load(Ordering::Acquire)
+    }
+
+    /// Gives a word that belongs to no connection.
+    pub fn common(&self, number: usize) -> &AtomicU64 {
+        assert!(number < COMMON_WORDS);
+        self.tables.word(COMMON_AT + number * WORD)
+    }
+
+    /// Takes a place into use; none when all are. Nobody sees it before [`Ledger::publish`].
+    pub fn open(&self, table: Table) -> Option<Ticket> {
+        let index = {
+            let mut free = self.free();
+            let (list, number) = match table {
+                Table::Records => (&mut free.records, 0),
+                Table::Pipes => (&mut free.pipes, 1),
+            };
+            match list.pop() {
+                Some(index) => index,
+                None => self.extend(&mut free, number, PLACES)?,
+            }
+        };
+        let generation = (self.head(table, index).load(Ordering::Acquire) >> 32) as u32;
+        Some(Ticket {
+            index,
+            generation: NonZeroU32::new(generation).unwrap_or(NonZeroU32::MIN),
+        })
+    }
+
+    /// Ends a use: what refers to it is dead from now on.
+    pub fn close(&self, table: Table, ticket: Ticket) {
+        if self.is_frozen() {
+            return;
+        }
+        let next = u64::from(ticket.generation.get().wrapping_add(1)) << 32;
+        self.head(table, ticket.index)
+            .store(next, Ordering::Release);
+        let mut free = self.free();
+        match table {
+            Table::Records => free.records.push(ticket.index),
+            Table::Pipes => free.pipes.push(ticket.index),
+        }
+    }
+
+    /// Makes a use valid, when all that belongs to it is written.
+    pub fn publish(&self, table: Table, ticket: Ticket) {
+        let head = u64::from(ticket.generation.get()) << 32 | LIVE;
+        self.head(table, ticket.index)
+            .store(head, Ordering::Release);
+    }
+
+    /// Tells whether a use is valid, and not over.
+    pub fn is_live(&self, table: Table, ticket: Ticket) -> bool {
+        let head = u64::from(ticket.generation.get()) << 32 | LIVE;
+        let is_there = (ticket.index as usize) < PLACES;
+        is_there && self.head(table, ticket.index).load(Ordering::Acquire) == head
+    }
+
+    /// Gives a word of a record.
+    pub fn record_word(&self, ticket: Ticket, number: usize) -> &AtomicU64 {
+        assert!(number < RECORD_WORDS);
+        let record = RECORDS_AT + ticket.index as usize * RECORD_BYTES;
+        self.tables.word(record + (1 + number) * WORD)
+    }
+
+    /// Gives the word that tells whose bytes are in a pipe.
+    pub fn pipe_owner(&self, ticket: Ticket) -> &AtomicU64 {
+        let pipe = PIPES_AT + ticket.index as usize * PIPE_BYTES;
+        self.tables.word(pipe + WORD)
+    }
+
+    /// Takes a slot into use.
+    ///
+    /// Errors: there is no memory to map it.
+    pub fn open_slot(&self) -> Result<Place, Errno> {
+        let mut free = self.free();
+        let index = match free.slots.pop() {
+            Some(index) => index,
+            None => self.extend(&mut free, 2, SLOTS).ok_or(Errno::ENOMEM)?,
+        };
+        self.place(index).inspect_err(|_| free.slots.push(index))
+    }
+
+    /// Gives a slot back, whose bytes are nobody's any more.
+    pub fn close_slot(&self, index: u32) {
+        if self.is_frozen() {
+            return;
+        }
+        let mut free = self.free();
+        if let (Some(file), true) = (&self.file, free.slots.len() >= WARM_SLOTS) {
+            let offset = (TABLES_BYTES + index as usize * SLOT_STRIDE) as i64;
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            // Without it the memory is kept for the next use.
+            let _ = fallocate(file, flags, offset, SLOT_STRIDE as i64);
+        }
+        free.slots.push(index);
+    }
+
+    /// Gives all slots that were ever used; after [`Ledger::adopt`], before any is opened.
+    pub fn used_slots(&self) -> Result<Vec<Place>, Errno> {
+        let free = self.free();
+        (0..free.used[2]).map(|index| self.place(index)).collect()
+    }
+
+    /// Finds a slot. Its part of the file is mapped when the lists are locked, so by one thread at a time.
+    fn place(&self, index: u32) -> Result<Place, Errno> {
+        let (chunk, number) = (index as usize / CHUNK_SLOTS, index as usize % CHUNK_SLOTS);
+        let mapping = match self.chunks[chunk].get() {
+            Some(mapping) => mapping.clone(),
+            None => {
+                let length = CHUNK_SLOTS * SLOT_STRIDE;
+                let offset = TABLES_BYTES + chunk * length;
+                let mapping = Arc::new(Mapping::new(self.file(), offset, length)?);
+                self.chunks[chunk].get_or_init(|| mapping).clone()
+            }
+        };
+        Ok(Place {
+            index,
+            mapping,
+            offset: number * SLOT_STRIDE,
+        })
+    }
+
+    fn extend(&self, free: &mut Free, table: usize, limit: usize) -> Option<u32> {
+        let index = free.used[table];
+        if index as usize >= limit {
+            return None;
+        }
+        free.used[table] += 1;
+        self.used_word(table)
+            .store(u64::from(index) + 1, Ordering::Release);
+        Some(index)
+    }
+
+    fn used_word(&self, table: usize) -> &AtomicU64 {
+        self.tables.word((1 + table) * WORD)
+    }
+
+    fn head(&self, table: Table, index: u32) -> &AtomicU64 {
+        let index = index as usize;
+        self.tables.word(match table {
+            Table::Records => RECORDS_AT + index * RECORD_BYTES,
+            Table::Pipes => PIPES_AT + index * PIPE_BYTES,
+        })
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,282 @@
+//! A buffer of which it is known at any moment what was put in and what has left.
+//!
+//! Bytes that a read has taken from a socket are in no kernel any more, and a process that is killed before it has
+//! written them would take them along. So they are read into memory that outlives the process, by a call whose result
+//! the kernel writes there as well (recvmmsg(2), sendmmsg(2)): whenever the process is killed, the counts are true, and
+//! what was received and not yet sent is still there. It costs no call more than read(2) and write(2).
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+
+use super::ledger::{Ledger, Owner, Place, SLOT_BYTES, SLOT_HEAD_BYTES};
+use crate::sys::TRANSFER_BYTES;
+
+/// Whose bytes they are.
+const OWNER: usize = 0;
+/// Which of the two transfers out is the last one.
+const TURN: usize = 8;
+/// Where the transfers out began.
+const START: [usize; 2] = [16, 24];
+/// The transfer in, and the last two out.
+const INTO: usize = TRANSFER_BYTES;
+const OUT: [usize; 2] = [2 * TRANSFER_BYTES, 3 * TRANSFER_BYTES];
+
+/// A buffer for the bytes of one flow at a time.
+#[derive(Debug)]
+pub struct Slot {
+    ledger: Arc<Ledger>,
+    place: Place,
+    received: usize,
+    sent: usize,
+}
+
+impl Slot {
+    /// Takes an empty one.
+    ///
+    /// Errors: there is no memory for it.
+    pub fn new(ledger: &Arc<Ledger>) -> Result<Box<Slot>, Errno> {
+        let mut slot = Box::new(Slot {
+            ledger: ledger.clone(),
+            place: ledger.open_slot()?,
+            received: 0,
+            sent: 0,
+        });
+        slot.clear(Owner::NOBODY);
+        Ok(slot)
+    }
+
+    /// Finds all slots of another process that still hold bytes.
+    pub fn salvage(ledger: &Arc<Ledger>) -> Result<Vec<(Owner, Box<Slot>)>, Errno> {
+        let places = ledger.used_slots()?.into_iter();
+        let slots = places.map(|place| {
+            let mut slot = Box::new(Slot {
+                ledger: ledger.clone(),
+                place,
+                received: 0,
+                sent: 0,
+            });
+            let turn = slot.word(TURN) as usize & 1;
+            slot.received = slot.count(INTO).min(SLOT_BYTES);
+            slot.sent = slot.word(START[turn]) as usize + slot.count(OUT[turn]);
+            (Owner::of(slot.word(OWNER)), slot)
+        });
+        // The others are free as soon as they are dropped.
+        Ok(slots.filter(|(_, slot)| slot.held_bytes() > 0).collect())
+    }
+
+    /// Makes it empty, for the bytes of that flow.
+    pub fn clear(&mut self, owner: Owner) {
+        // In this order it is empty from the first store to the last one.
+        self.set_count(INTO, 0);
+        self.set_word(OWNER, owner.word());
+        self.set_word(TURN, 0);
+        self.set_word(START[0], 0);
+        self.set_count(OUT[0], 0);
+        (self.received, self.sent) = (0, 0);
+    }
+
+    /// Writes down whose bytes it holds.
+    pub fn set_owner(&mut self, owner: Owner) {
+        self.set_word(OWNER, owner.word());
+    }
+
+    /// Tells how many bytes it holds.
+    pub fn held_bytes(&self) -> usize {
+        self.received.saturating_sub(self.sent)
+    }
+
+    /// Tells how many it has room for when it is empty.
+    pub fn room(&self) -> usize {
+        SLOT_BYTES
+    }
+
+    /// Fills the empty slot from a socket; none at the end. The flag tells that the read stopped at a passed descriptor.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<(usize, bool), Errno> {
+        let bytes = self.bytes_at(0, SLOT_BYTES);
+        let (count, is_part) = self.place.mapping.receive(socket, self.at(INTO), bytes)?;
+        self.received = count;
+        Ok((count, is_part))
+    }
+
+    /// Writes what it holds to a socket; gives how much was taken.
+    pub fn send(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+        // Where this one begins is written beside the last one, whose count must stay until the turn is the other's.
+        let turn = (self.word(TURN) as usize & 1) ^ 1;
+        self.set_count(OUT[turn], 0);
+        self.set_word(START[turn], self.sent as u64);
+        self.set_word(TURN, turn as u64);
+        let bytes = self.bytes_at(self.sent, self.received);
+        let count = self.place.mapping.send(socket, self.at(OUT[turn]), bytes)?;
+        self.sent += count;
+        Ok(count)
+    }
+
+    /// Fills the empty slot from what is no socket.
+    pub fn read(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
+        let count = (self.place.mapping).read(file, self.bytes_at(0, SLOT_BYTES))?;
+        self.set_received(count);
+        Ok(count)
+    }
+
+    /// Writes what it holds to what is no socket.
+    pub fn write(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
+        let bytes = self.bytes_at(self.sent, self.received);
+        let count = self.place.mapping.write(file, bytes)?;
+        self.set_sent(self.sent + count);
+        Ok(count)
+    }
+
+    /// Fills the empty slot with bytes from elsewhere, at most its room.
+    pub fn load(&mut self, bytes: &[u8]) {
+        let bytes = &bytes[..bytes.len().min(SLOT_BYTES)];
+        (self.place.mapping).copy_in(self.bytes_at(0, 0).start, bytes);
+        self.set_received(bytes.len());
+    }
+
+    /// Gives a copy of what it holds, of which `count` bytes are then taken for sent.
+    #[cfg(test)]
+    pub fn unload(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; self.held_bytes().min(count)];
+        let start = self.bytes_at(self.sent, self.received).start;
+        self.place.mapping.copy_out(start, &mut bytes);
+        self.set_sent(self.sent + bytes.len());
+        bytes
+    }
+
+    fn set_received(&mut self, count: usize) {
+        self.received = count;
+        self.set_count(INTO, count);
+    }
+
+    fn set_sent(&mut self, count: usize) {
+        self.sent = count;
+        let turn = self.word(TURN) as usize & 1;
+        self.set_count(OUT[turn], count - self.word(START[turn]) as usize);
+    }
+
+    fn bytes_at(&self, start: usize, end: usize) -> std::ops::Range<usize> {
+        let bytes = self.place.offset + SLOT_HEAD_BYTES;
+        bytes + start..bytes + end
+    }
+
+    fn at(&self, offset: usize) -> usize {
+        self.place.offset + offset
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        let word = self.place.mapping.word(self.at(offset));
+        word.load(Ordering::Acquire)
+    }
+
+    fn set_word(&self, offset: usize, value: u64) {
+        let word = self.place.mapping.word(self.at(offset));
+        word.store(value, Ordering::Release);
+    }
+
+    fn count(&self, header: usize) -> usize {
+        self.place.mapping.count(self.at(header))
+    }
+
+    fn set_count(&self, header: usize, count: usize) {
+        self.place.mapping.set_count(self.at(header), count);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.ledger.close_slot(self.place.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    fn pair() -> (UnixStream, UnixStream) {
+        let (here, there) = UnixStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        (here, there)
+    }
+
+    /// What another process finds.
+    fn found(ledger: &Ledger) -> Vec<(Owner, Vec<u8>)> {
+        let file = ledger.file().unwrap().try_clone_to_owned().unwrap();
+        let ledger = Arc::new(Ledger::adopt(file).unwrap());
+        let slots = Slot::salvage(&ledger).unwrap().into_iter();
+        slots
+            .map(|(owner, mut slot)| (owner, slot.unload(usize::MAX)))
+            .collect()
+    }
+
+    #[test]
+    fn what_was_received_and_not_sent_is_found_by_another_process() {
+        let ledger = Arc::new(Ledger::new().unwrap());
+        let owner = Owner::of(7);
+        let ((source, mut far), (sink, mut near)) = (pair(), pair());
+        let mut slot = Slot::new(&ledger).unwrap();
+        slot.clear(owner);
+        assert_eq!(found(&ledger), []);
+        far.write_all(b"abc").unwrap();
+        assert_eq!(slot.receive(source.as_fd()), Ok((3, false)));
+        assert_eq!(found(&ledger), [(owner, b"abc".to_vec())]);
+        assert_eq!(slot.send(sink.as_fd()), Ok(3));
+        assert_eq!((slot.held_bytes(), found(&ledger)), (0, vec![]));
+        let mut arrived = [0; 3];
+        near.read_exact(&mut arrived).unwrap();
+        assert_eq!(&arrived, b"abc");
+    }
+
+    #[test]
+    fn a_sink_that_takes_it_in_parts_gets_every_byte_once() {
+        let ledger = Arc::new(Ledger::new().unwrap());
+        let ((source, mut far), (sink, mut near)) = (pair(), pair());
+        let data: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
+        let mut slot = Slot::new(&ledger).unwrap();
+        far.write_all(&data).unwrap();
+        assert_eq!(slot.receive(source.as_fd()), Ok((data.len(), false)));
+        let (mut arrived, mut part) = (Vec::new(), vec![0; 30_000]);
+        while slot.held_bytes() > 0 {
+            match slot.send(sink.as_fd()) {
+                Ok(_) => {}
+                Err(errno) => assert_eq!(errno, Errno::EAGAIN),
+            }
+            let left = found(&ledger).pop().map_or(vec![], |(_, bytes)| bytes);
+            assert_eq!(left, data[data.len() - slot.held_bytes()..]);
+            let count = near.read(&mut part).unwrap();
+            arrived.extend(&part[..count]);
+        }
+        drop(sink);
+        near.read_to_end(&mut arrived).unwrap();
+        assert!(arrived == data);
+    }
+
+    #[test]
+    fn a_file_is_read_and_written_as_well() {
+        let ledger = Arc::new(Ledger::private().unwrap());
+        let (output, input) = nix::unistd::pipe().unwrap();
+        let mut slot = Slot::new(&ledger).unwrap();
+        slot.load(b"abcd");
+        assert_eq!(slot.write(input.as_fd()), Ok(4));
+        slot.clear(Owner::NOBODY);
+        assert_eq!(slot.read(output.as_fd()), Ok(4));
+        assert_eq!(slot.unload(3), b"abc");
+        assert_eq!(slot.unload(9), b"d");
+    }
+
+    #[test]
+    fn an_end_holds_nothing() {
+        let ledger = Arc::new(Ledger::private().unwrap());
+        let (source, far) = pair();
+        let mut slot = Slot::new(&ledger).unwrap();
+        assert_eq!(slot.receive(source.as_fd()), Err(Errno::EAGAIN));
+        drop(far);
+        assert_eq!(slot.receive(source.as_fd()), Ok((0, false)));
+        assert_eq!(slot.held_bytes(), 0);
+    }
+}
