@@ -18,6 +18,7 @@ use crate::logging;
 use crate::names::{self, Names};
 use crate::policy::Gate;
 use crate::prefix::{self, Prefix};
+use crate::proxy_protocol;
 use crate::relay::{Limits, LoopSettings};
 use crate::stream::Tuning;
 
@@ -45,6 +46,9 @@ pub struct Arguments {
     /// [default: mapped from vsock to loopback IPv6, else none]
     #[arg(long, env = "VSOCK_BRIDGE_SOURCE", value_name = "SOURCE")]
     pub source: Option<SourceArgument>,
+    /// Tell the target who connected, in a header before the first byte: v1, or v2 with CID and port
+    #[arg(long, env = "VSOCK_BRIDGE_PROXY_PROTOCOL", value_name = "VERSION")]
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
     pub prefix: Option<Prefix>,
@@ -270,9 +274,10 @@ impl Settings {
             None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
             None => Source::Kernel,
         };
+        let is_told = has_vsock && arguments.proxy_protocol.is_some();
         let prefix = find_prefix(
             arguments.prefix,
-            source == Source::Mapped || target.is_mapped(),
+            source == Source::Mapped || target.is_mapped() || is_told,
         )?;
         let keepalive = (!arguments.keepalive.is_zero()).then_some(arguments.keepalive);
         let tuning = Tuning {
@@ -286,6 +291,7 @@ impl Settings {
             timeout: arguments.connect_timeout,
             retry: arguments.connect_retry,
             tuning,
+            proxy_protocol: arguments.proxy_protocol,
         };
         dialer.check()?;
         let gate = Gate::new(

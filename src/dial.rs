@@ -85,6 +85,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         timeout: arguments.connect_timeout,
         retry: arguments.wait,
         tuning,
+        proxy_protocol: None,
     };
     let stream = dialer
         .dial(&Peer::Stdio, None, Moment::now())?

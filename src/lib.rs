@@ -7,7 +7,7 @@
 //! 3. [`policy::Gate`] decides by CID, limits and network. Who is refused is reset; the target hears nothing.
 //! 4. [`connect::Dialer`] begins a non-blocking connect to the target, from the source `P::<CID>` if that is wanted
 //!    ([`prefix`]), through the line of hybrid vsock ([`mux`]) where a VMM needs it. A target that is down resets the
-//!    peer at once.
+//!    peer at once. A header ([`proxy_protocol`]) tells the target who it is, if that is wanted.
 //! 5. [`relay::connection::Connection`] is two [`relay::flow::Flow`]s. Each moves bytes one way, sends the end on after
 //!    the last byte, and knows nothing of the other; a limit or an error ends both.
 //! 6. What it came to is a [`relay::Summary`]: one log entry, and both sockets closed.
@@ -24,7 +24,7 @@
 //! | [`server`] [`dial`] [`generator`] [`control`] [`command_line`] | the bodies of the programs |
 //! | [`config`] | options and environment → what a bridge runs with |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
-//! | [`activation`] [`connect`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`fdpass`] [`handover`] | one job each |
+//! | [`activation`] [`connect`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
 //! | [`stream`] [`peer`] [`sys`] | sockets and their addresses; the only `unsafe` |
 //! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 
@@ -49,6 +49,7 @@ pub mod notify;
 pub mod peer;
 pub mod policy;
 pub mod prefix;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod replace;
 pub mod route;

@@ -17,9 +17,10 @@ use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::names::{Machine, Names};
-use crate::peer::Peer;
+use crate::peer::{self, Peer};
 use crate::prefix::Prefix;
-use crate::stream::Tuning;
+use crate::proxy_protocol;
+use crate::stream::{Stream, Tuning};
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// The source address of outgoing connections.
@@ -114,6 +115,8 @@ pub struct Dialer {
     pub retry: Duration,
     /// Socket options.
     pub tuning: Tuning,
+    /// The header that comes before the bytes of the peer, if any.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 impl Dialer {
@@ -146,6 +149,16 @@ impl Dialer {
             _ => None,
         };
         Ok(Dial::new(self, mapped, self.source_address(peer), now))
+    }
+
+    /// Gives what the target is told of a peer before its first byte; nothing without PROXY protocol.
+    pub fn header(&self, peer: &Peer, stream: &Stream) -> Vec<u8> {
+        let Some(version) = self.proxy_protocol else {
+            return Vec::new();
+        };
+        let local = stream.local_address().ok();
+        let local = local.and_then(|address| peer::endpoint(&address));
+        proxy_protocol::header(version, peer, local.as_ref(), self.prefix)
     }
 
     /// Tells where a connection to `destination` goes: to a mapped target's machine, else to the target as given.

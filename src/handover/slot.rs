@@ -20,6 +20,8 @@ const OWNER: usize = 0;
 const TURN: usize = 8;
 /// Where the transfers out began.
 const START: [usize; 2] = [16, 24];
+/// Bytes that were there before the transfer in.
+const LOADED: usize = 32;
 /// The transfer in, and the last two out.
 const INTO: usize = TRANSFER_BYTES;
 const OUT: [usize; 2] = [2 * TRANSFER_BYTES, 3 * TRANSFER_BYTES];
@@ -29,6 +31,7 @@ const OUT: [usize; 2] = [2 * TRANSFER_BYTES, 3 * TRANSFER_BYTES];
 pub struct Slot {
     ledger: Arc<Ledger>,
     place: Place,
+    loaded: usize,
     received: usize,
     sent: usize,
 }
@@ -41,6 +44,7 @@ impl Slot {
         let mut slot = Box::new(Slot {
             ledger: ledger.clone(),
             place: ledger.open_slot()?,
+            loaded: 0,
             received: 0,
             sent: 0,
         });
@@ -55,11 +59,13 @@ impl Slot {
             let mut slot = Box::new(Slot {
                 ledger: ledger.clone(),
                 place,
+                loaded: 0,
                 received: 0,
                 sent: 0,
             });
             let turn = slot.word(TURN) as usize & 1;
-            slot.received = slot.count(INTO).min(SLOT_BYTES);
+            slot.loaded = slot.word(LOADED) as usize;
+            slot.received = (slot.loaded + slot.count(INTO)).min(SLOT_BYTES);
             slot.sent = slot.word(START[turn]) as usize + slot.count(OUT[turn]);
             (Owner::of(slot.word(OWNER)), slot)
         });
@@ -71,11 +77,12 @@ impl Slot {
     pub fn clear(&mut self, owner: Owner) {
         // In this order it is empty from the first store to the last one.
         self.set_count(INTO, 0);
+        self.set_word(LOADED, 0);
         self.set_word(OWNER, owner.word());
         self.set_word(TURN, 0);
         self.set_word(START[0], 0);
         self.set_count(OUT[0], 0);
-        (self.received, self.sent) = (0, 0);
+        (self.loaded, self.received, self.sent) = (0, 0, 0);
     }
 
     /// Writes down whose bytes it holds.
@@ -95,9 +102,18 @@ impl Slot {
 
     /// Fills the empty slot from a socket; none at the end. The flag tells that the read stopped at a passed descriptor.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<(usize, bool), Errno> {
-        let bytes = self.bytes_at(0, SLOT_BYTES);
+        self.receive_until(socket, SLOT_BYTES)
+    }
+
+    /// Reads once from a socket, behind what was loaded, until there are so many bytes.
+    pub fn receive_until(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        length: usize,
+    ) -> Result<(usize, bool), Errno> {
+        let bytes = self.bytes_at(self.loaded, length.clamp(self.loaded, SLOT_BYTES));
         let (count, is_part) = self.place.mapping.receive(socket, self.at(INTO), bytes)?;
-        self.received = count;
+        self.received = self.loaded + count;
         Ok((count, is_part))
     }
 
@@ -117,7 +133,8 @@ impl Slot {
     /// Fills the empty slot from what is no socket.
     pub fn read(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
         let count = (self.place.mapping).read(file, self.bytes_at(0, SLOT_BYTES))?;
-        self.set_received(count);
+        self.received = count;
+        self.set_count(INTO, count);
         Ok(count)
     }
 
@@ -129,11 +146,15 @@ impl Slot {
         Ok(count)
     }
 
-    /// Fills the empty slot with bytes from elsewhere, at most its room.
-    pub fn load(&mut self, bytes: &[u8]) {
-        let bytes = &bytes[..bytes.len().min(SLOT_BYTES)];
-        (self.place.mapping).copy_in(self.bytes_at(0, 0).start, bytes);
-        self.set_received(bytes.len());
+    /// Adds bytes from elsewhere before any are received; gives how many it had room for.
+    pub fn load(&mut self, bytes: &[u8]) -> usize {
+        let bytes = &bytes[..bytes.len().min(SLOT_BYTES - self.loaded)];
+        let start = self.bytes_at(self.loaded, SLOT_BYTES).start;
+        self.place.mapping.copy_in(start, bytes);
+        self.loaded += bytes.len();
+        self.received = self.loaded;
+        self.set_word(LOADED, self.loaded as u64);
+        bytes.len()
     }
 
     /// Gives a copy of what it holds, of which `count` bytes are then taken for sent.
@@ -144,11 +165,6 @@ impl Slot {
         self.place.mapping.copy_out(start, &mut bytes);
         self.set_sent(self.sent + bytes.len());
         bytes
-    }
-
-    fn set_received(&mut self, count: usize) {
-        self.received = count;
-        self.set_count(INTO, count);
     }
 
     fn set_sent(&mut self, count: usize) {

@@ -10,7 +10,7 @@ use super::flow::{Flow, State, Tools, Turn};
 use super::session::Stage;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
-use crate::handover::{Owner, Ticket};
+use crate::handover::{Owner, Slot, Ticket};
 use crate::peer::Family;
 use crate::stream::Stream;
 
@@ -88,6 +88,8 @@ pub struct Connection<W> {
     active: Moment,
     burst_begun: Moment,
     burst_bytes: u32,
+    /// Of the bytes that the target takes, those at the beginning that are not the peer's.
+    header_bytes: u16,
 }
 
 impl<W: Wire> Connection<W> {
@@ -102,15 +104,31 @@ impl<W: Wire> Connection<W> {
             active: now,
             burst_begun: now,
             burst_bytes: 0,
+            header_bytes: 0,
+        }
+    }
+
+    /// Begins to relay with a header for the target, which is not counted.
+    pub fn holding(ends: (End<W>, End<W>), header: Box<Slot>, now: Moment) -> Connection<W> {
+        Connection {
+            header_bytes: header.held_bytes() as u16,
+            inbound: Flow::holding(header),
+            ..Connection::new(ends.0, ends.1, now)
         }
     }
 
     /// Goes on where another process has stopped; the peer's end and the inbound flow come first.
-    pub fn restore(ends: (End<W>, End<W>), flows: (Flow, Flow), active: Moment) -> Connection<W> {
+    pub fn restore(
+        ends: (End<W>, End<W>),
+        flows: (Flow, Flow),
+        header_bytes: u16,
+        active: Moment,
+    ) -> Connection<W> {
         let (inbound, outbound) = flows;
         Connection {
             inbound,
             outbound,
+            header_bytes,
             ..Connection::new(ends.0, ends.1, active)
         }
     }
@@ -133,12 +151,18 @@ impl<W: Wire> Connection<W> {
         }
     }
 
-    /// Gives the bytes delivered to the target and to the peer.
+    /// Gives the bytes delivered to the target and to the peer, without the header.
     pub fn delivered_bytes(&self) -> (u64, u64) {
+        let inbound = self.inbound.delivered_bytes();
         (
-            self.inbound.delivered_bytes(),
+            inbound.saturating_sub(self.header_bytes.into()),
             self.outbound.delivered_bytes(),
         )
+    }
+
+    /// Gives the length of the header for the target.
+    pub fn header_bytes(&self) -> u16 {
+        self.header_bytes
     }
 
     /// Tells when the last byte moved.
@@ -285,6 +309,21 @@ impl Connection<Stream> {
     /// Gives both ends, the peer's first.
     pub fn streams(&self) -> (&Stream, &Stream) {
         (&self.peer.wire, &self.target.wire)
+    }
+
+    /// Adds what the peer has sent already to the header, so that both go out in one segment of so many bytes.
+    pub fn add_first_bytes(&mut self, segment_bytes: usize) {
+        let Some(slot) = self.inbound.slot() else {
+            return;
+        };
+        match slot.receive_until(self.peer.wire.input(), segment_bytes) {
+            // An end is there for the next read as well, an error is not.
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => {
+                self.peer.failure = Some(errno);
+                self.peer.is_readable = true;
+            }
+        }
     }
 
     /// Makes sure that the next process finds what the flows hold, and knows which connection's it is.

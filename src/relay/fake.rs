@@ -91,9 +91,9 @@ impl Wire for Fake {
             .borrow_mut()
             .pop_front()
             .unwrap_or(Err(Errno::EAGAIN))?;
-        slot.load(&chunk);
+        let count = slot.load(&chunk);
         Ok(Received {
-            count: chunk.len(),
+            count,
             is_part: true,
         })
     }

@@ -137,6 +137,22 @@ enum Step {
 }
 
 impl Flow {
+    /// Begins with bytes to deliver that are not the source's.
+    pub fn holding(header: Box<Slot>) -> Flow {
+        Flow {
+            held: Held::Copied(header),
+            ..Flow::default()
+        }
+    }
+
+    /// Gives the buffer that it holds.
+    pub fn slot(&mut self) -> Option<&mut Slot> {
+        match &mut self.held {
+            Held::Copied(slot) => Some(slot),
+            _ => None,
+        }
+    }
+
     /// Goes on where another process has stopped.
     pub fn restore(state: State, delivered_bytes: u64, held: Held) -> Flow {
         let mut flow = Flow {
@@ -449,6 +465,23 @@ mod tests {
         assert_eq!((flow.state(), flow.delivered_bytes()), (State::Finished, 3));
         advance(&mut flow, &mut source, &mut sink).unwrap();
         assert_eq!(sink.wire.finished(), 1);
+    }
+
+    #[test]
+    fn a_header_comes_first() {
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&[Ok(b"def"), Ok(b"")])),
+            End::new(Fake::taking(&[2, 3, 9, 9])),
+        );
+        let keeper = Keeper::private().unwrap();
+        let mut header = Slot::new(keeper.ledger()).unwrap();
+        header.load(b"HEAD");
+        let mut flow = Flow::holding(header);
+        flow.slot().unwrap().load(b"abc");
+        advance(&mut flow, &mut source, &mut sink).unwrap();
+        advance(&mut flow, &mut source, &mut sink).unwrap();
+        assert_eq!(sink.wire.taken(), b"HEADabcdef");
+        assert_eq!(flow.state(), State::Finished);
     }
 
     #[test]

@@ -50,7 +50,9 @@ pub fn write_progress(ledger: &Ledger, ticket: Ticket, connection: &Connection<S
     }
     let states = flows.map(|flow| state_word(flow.state()));
     let failures = ends.map(|end| end.failure.map_or(0, |errno| errno as u64));
-    set(ledger, ticket, STATES, states[0].0 | states[1].0 << 8);
+    let header_bytes = u64::from(connection.header_bytes());
+    let state_word = states[0].0 | states[1].0 << 8 | header_bytes << 16;
+    set(ledger, ticket, STATES, state_word);
     let errors = [states[0].1, states[1].1, failures[0], failures[1]];
     let error_word = errors
         .iter()
@@ -217,6 +219,7 @@ struct Record {
     active: Moment,
     delivered_bytes: [u64; 2],
     states: [State; 2],
+    header_bytes: u16,
     failures: [Option<Errno>; 2],
 }
 
@@ -237,6 +240,7 @@ impl Record {
                 state(word(STATES), error(0))?,
                 state(word(STATES) >> 8, error(1))?,
             ],
+            header_bytes: (word(STATES) >> 16) as u16,
             failures: [error(2), error(3)],
         })
     }
@@ -267,7 +271,7 @@ impl Record {
             end(peer, self.failures[0], outbound),
             end(target, self.failures[1], inbound),
         );
-        let connection = Connection::restore(ends, flows, self.active);
+        let connection = Connection::restore(ends, flows, self.header_bytes, self.active);
         Session::restore(connection, self.peer, self.started, ticket)
     }
 }
@@ -338,6 +342,7 @@ mod tests {
         let dialer = Dialer {
             target: Target::resolve("@nobody".parse().unwrap(), None).unwrap(),
             source: Source::Kernel,
+            proxy_protocol: None,
             prefix: None,
             timeout: Duration::ZERO,
             retry: Duration::ZERO,

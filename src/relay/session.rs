@@ -14,9 +14,12 @@ use super::wire::End;
 use crate::clock::Moment;
 use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
-use crate::handover::{Item, Keeper, Table, Ticket};
+use crate::handover::{Item, Keeper, Slot, Table, Ticket};
 use crate::peer::{Peer, inet_addr};
 use crate::stream::Stream;
+
+/// Fits into one segment of every network that carries IPv6 (RFC 8200, section 5), whatever the options of TCP.
+const SEGMENT_BYTES: usize = 1024;
 
 /// One peer and how far it has come.
 #[derive(Debug)]
@@ -236,11 +239,18 @@ impl Session {
                 }
                 Err(error) => return Progress::Unreachable(error),
                 Ok(Some(target)) => {
-                    self.connected(target, dialer.target.is_mux(), now);
                     let keeper = tools.keeper();
+                    if let Err(errno) = self.connected(target, dialer, keeper, now) {
+                        let operation = "get memory for a header";
+                        return Progress::Unreachable(Error::system(operation)(errno));
+                    }
                     if keeper.is_early() {
                         // One that is not kept is served as well.
                         let _ = self.keep(keeper).inspect_err(|&errno| keeper.report(errno));
+                    }
+                    if let Phase::Relaying(connection) = &mut self.phase {
+                        // Not before it is kept: no process may pass them on without the header.
+                        connection.add_first_bytes(SEGMENT_BYTES);
                     }
                 }
             }
@@ -260,18 +270,34 @@ impl Session {
         }
     }
 
-    fn connected(&mut self, target: Stream, is_mux: bool, now: Moment) {
+    fn connected(
+        &mut self,
+        target: Stream,
+        dialer: &Dialer,
+        keeper: &Keeper,
+        now: Moment,
+    ) -> std::result::Result<(), Errno> {
         if let Phase::Dialing { peer, seen, .. } = std::mem::replace(&mut self.phase, Phase::Gone) {
             let mut target = End::new(target);
             // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
-            let behind = if is_mux {
+            let behind = if dialer.target.is_mux() {
                 EpollFlags::EPOLLIN
             } else {
                 EpollFlags::empty()
             };
             target.note(seen | behind);
-            self.phase = Phase::Relaying(Connection::new(*peer, target, now));
+            let header = dialer.header(&self.peer, &peer.wire);
+            let connection = match header.is_empty() {
+                true => Connection::new(*peer, target, now),
+                false => {
+                    let mut slot = Slot::new(keeper.ledger())?;
+                    slot.load(&header);
+                    Connection::holding((*peer, target), slot, now)
+                }
+            };
+            self.phase = Phase::Relaying(connection);
         }
+        Ok(())
     }
 
     /// Gives both ends, the peer's first, once the target is reached.

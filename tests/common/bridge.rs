@@ -37,7 +37,7 @@ pub struct Bridge {
     /// Shell commands before the program starts.
     prelude: String,
     /// A program that starts it in its place.
-    wrapper: &'static str,
+    wrapper: String,
     is_unshared: bool,
 }
 
@@ -55,7 +55,7 @@ impl Bridge {
             variables: Vec::new(),
             pid: ListenPid::Own,
             prelude: String::new(),
-            wrapper: "",
+            wrapper: String::new(),
             is_unshared: false,
         }
     }
@@ -107,9 +107,15 @@ impl Bridge {
     /// Has permissions of files hold for root, too; none when that cannot be done.
     pub fn without_root_rights(mut self) -> Option<Bridge> {
         if nix::unistd::geteuid().is_root() {
-            self.wrapper = DROP_RIGHTS;
+            self.wrapper = DROP_RIGHTS.to_owned();
         }
         works(&format!("{} true", self.wrapper)).then_some(self)
+    }
+
+    /// Has another program start it.
+    pub fn wrapped(mut self, wrapper: String) -> Bridge {
+        self.wrapper = wrapper;
+        self
     }
 
     /// Hides directories behind empty ones; none when that cannot be done.
@@ -185,7 +191,7 @@ impl Bridge {
         } else {
             ""
         };
-        let (prelude, wrapper) = (&self.prelude, self.wrapper);
+        let (prelude, wrapper) = (&self.prelude, &self.wrapper);
         format!(r#"{prelude}{pid}{watchdog}exec {wrapper} "$0" "$@""#)
     }
 }
