@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover;
 use crate::peer::{Family, Peer, endpoint, inet_addr};
@@ -67,14 +68,15 @@ impl Activation {
         Ok(activation)
     }
 
-    /// Tells whether any of the sockets is of the family.
-    pub fn has(&self, family: Family) -> bool {
-        let connections = self.connections.iter().map(|passed| passed.stream.family());
-        self.listeners
+    /// Gives where the peers of all sockets connect to.
+    pub fn locals(&self) -> Vec<Endpoint> {
+        let of_stream = |passed: &Passed| endpoint(&passed.stream.local_address().ok()?);
+        let connections = self.connections.iter().filter_map(of_stream);
+        let listeners = self
+            .listeners
             .iter()
-            .map(Listener::family)
-            .chain(connections)
-            .any(|f| f == family)
+            .map(|listener| listener.local().clone());
+        listeners.chain(connections).collect()
     }
 
     fn add_stored(

@@ -29,7 +29,7 @@ const AFTER_HELP: &str = "\
 Every option can be given as an environment variable, e.g. VSOCK_BRIDGE_TO for --to, and so in
 /etc/vsock-bridge/vsock-bridge@PORT.conf. VSOCK_BRIDGE_LOG takes a log filter, e.g. debug.
 
-Targets: [::1]:445  127.0.0.1:445  name:445  vsock:2:445  vsock:web:445  vsock:mapped[:PORT]
+Targets: [::1]:445  127.0.0.1:445  name:445  [::1]:mapped  vsock:2:445  vsock:web:445  vsock:mapped[:PORT]
          /run/x.sock  @name  vsock-mux:/run/vm.vsock:445
 Times:   500ms  5s  10min  1h 30min  infinity
 
@@ -260,15 +260,16 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Fills in defaults and checks what belongs together. `has_vsock`: some listener or connection is vsock.
+    /// Fills in defaults and checks what belongs together. `locals`: where the peers connect to.
     ///
     /// Errors: a missing `--to`, a name that does not resolve, a source that does not fit, a missing route.
-    pub fn new(arguments: Arguments, has_vsock: bool) -> Result<Settings> {
+    pub fn new(arguments: Arguments, locals: &[Endpoint]) -> Result<Settings> {
+        let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
         let target = arguments.to.ok_or_else(|| {
             Error::Usage("`--to` or VSOCK_BRIDGE_TO is missing: where should connections go? e.g. --to [::1]:445".into())
         })?;
         let names = arguments.names.as_ref();
-        let target = Target::resolve(target.into_target()?, names)?;
+        let target = Target::resolve(target.at_port_of(locals)?.into_target()?, names)?;
         let source = match arguments.source {
             Some(SourceArgument(source)) => source,
             None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,

@@ -3,7 +3,7 @@
 //! No I/O and no name resolution: a name stays a name here, whether of a host or of a machine.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -23,6 +23,8 @@ pub enum Endpoint {
         /// The port.
         port: u16,
     },
+    /// `[::1]:mapped`, `127.0.0.1:mapped`: the port that the listener names, such as 445 for `/run/vm.vsock_445`
+    TcpMapped(IpAddr),
     /// `vsock:2:445`; `vsock::445` on a listener
     Vsock(VsockAddr),
     /// `vsock:web:445`
@@ -111,6 +113,45 @@ impl Endpoint {
             _ => Ok(self),
         }
     }
+
+    /// Gives a mapped TCP address the port that all listeners name; leaves all others as they are.
+    pub fn at_port_of(self, listeners: &[Endpoint]) -> Result<Endpoint> {
+        let Endpoint::TcpMapped(ip) = self else {
+            return Ok(self);
+        };
+        let fail = |hint: String| Err(Error::invalid("target", &self.to_string(), hint));
+        let mut found = None;
+        for listener in listeners {
+            match (found, listener.named_port()) {
+                (_, None) => {
+                    return fail(format!(
+                        "{listener} names no port; expected a path that ends in _PORT, such as /run/vm.vsock_445"
+                    ));
+                }
+                (Some(one), Some(other)) if one != other => {
+                    return fail(format!(
+                        "the listeners name different ports, {one} and {other}"
+                    ));
+                }
+                (_, port) => found = port,
+            }
+        }
+        match found {
+            Some(port) => Ok(Endpoint::Tcp(SocketAddr::new(ip, port))),
+            None => fail("there is no listener that names a port".to_owned()),
+        }
+    }
+
+    /// Gives the TCP port that stands in the address: its port, or what is behind the last `_` of a path.
+    fn named_port(&self) -> Option<u16> {
+        let port = match self {
+            Endpoint::Tcp(addr) => Some(addr.port()),
+            Endpoint::Vsock(addr) => u16::try_from(addr.port.number()).ok(),
+            Endpoint::Unix(UnixName::Path(path)) => decimal(path.to_str()?.rsplit_once('_')?.1),
+            _ => None,
+        };
+        port.filter(|&port| port != 0)
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -118,6 +159,8 @@ impl fmt::Display for Endpoint {
         match self {
             Endpoint::Tcp(addr) => addr.fmt(f),
             Endpoint::TcpName { name, port } => write!(f, "{name}:{port}"),
+            Endpoint::TcpMapped(IpAddr::V4(ip)) => write!(f, "{ip}:mapped"),
+            Endpoint::TcpMapped(IpAddr::V6(ip)) => write!(f, "[{ip}]:mapped"),
             Endpoint::Vsock(addr) => addr.fmt(f),
             Endpoint::VsockName { name, port } => write!(f, "vsock:{name}:{port}"),
             Endpoint::VsockMapped(None) => write!(f, "vsock:mapped"),
@@ -195,6 +238,9 @@ fn tcp(text: &str) -> Result<Endpoint> {
     else {
         return fail("the port is missing; expected e.g. [::1]:445, 127.0.0.1:445 or name:445");
     };
+    if let ("mapped", Ok(any)) = (port, format!("{host}:0").parse::<SocketAddr>()) {
+        return Ok(Endpoint::TcpMapped(any.ip()));
+    }
     let Some(port) = decimal::<u16>(port).filter(|&port| port != 0) else {
         return fail("the port must be a number from 1 to 65535");
     };
@@ -241,6 +287,8 @@ mod tests {
             "127.0.0.1:445",
             "name:445",
             "host-1.example.:22",
+            "[::1]:mapped",
+            "127.0.0.1:mapped",
             "vsock:2:445",
             "vsock::445",
             "vsock:4294967294:0",
@@ -294,6 +342,11 @@ mod tests {
             "name",
             "name:",
             "name:http",
+            "name:mapped",
+            "::1:mapped",
+            "[::1]:Mapped",
+            "127.0.0:mapped",
+            ":mapped",
             "-name:445",
             "na me:445",
             "name:445 ",
@@ -346,6 +399,42 @@ mod tests {
         assert!(path(108).parse::<Endpoint>().is_err());
         assert!(format!("@{}", "x".repeat(107)).parse::<Endpoint>().is_ok());
         assert!(format!("@{}", "x".repeat(108)).parse::<Endpoint>().is_err());
+    }
+
+    #[test]
+    fn a_mapped_port_is_that_of_the_listeners() {
+        let port_of = |listeners: &[&str]| {
+            let listeners: Vec<Endpoint> = listeners.iter().map(|l| l.parse().unwrap()).collect();
+            let target = "[::1]:mapped".parse::<Endpoint>().unwrap();
+            target
+                .at_port_of(&listeners)
+                .map(|target| target.to_string())
+        };
+        for listeners in [
+            &["/run/vm.vsock_445"][..],
+            &["/run/a_b_445", "/run/vm_445/x_445"],
+            &["[fd00::2]:445", "vsock::445", "vsock:2:445"],
+        ] {
+            assert_eq!(port_of(listeners).unwrap(), "[::1]:445", "{listeners:?}");
+        }
+        for listeners in [
+            &[][..],
+            &["/run/vm.vsock"],
+            &["/run/vm.vsock_"],
+            &["/run/vm.vsock_0"],
+            &["/run/vm.vsock_0445"],
+            &["/run/vm.vsock_445x"],
+            &["/run/vm.vsock_65536"],
+            &["/run/vm_445/socket"],
+            &["@vm_445"],
+            &["vsock::65536"],
+            &["/run/vm.vsock_445", "/run/vm.vsock_22"],
+            &["/run/vm.vsock_445", "/run/vm.vsock"],
+        ] {
+            assert!(port_of(listeners).is_err(), "{listeners:?}");
+        }
+        let other: Endpoint = "[::1]:22".parse().unwrap();
+        assert_eq!(other.clone().at_port_of(&[]).unwrap(), other);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use crate::config::{Arguments, Settings};
 use crate::error::{Error, Result};
 use crate::handover::{Estate, Keeper};
 use crate::notify;
-use crate::peer::Family;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
 use crate::relay::{Loop, Totals};
@@ -28,7 +27,7 @@ const RESERVE: u64 = 128;
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
     let activation = Activation::take()?;
     Arguments::warn_of_unknown_variables();
-    let mut settings = Settings::new(arguments, activation.has(Family::Vsock))?;
+    let mut settings = Settings::new(arguments, &activation.locals())?;
     let is_listening = !activation.listeners.is_empty();
     if is_listening {
         settings.gate.limit = promised(settings.gate.limit);

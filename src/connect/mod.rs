@@ -46,7 +46,8 @@ pub struct Target {
 impl Target {
     /// Resolves once; blocks while a name is resolved. The names of machines are `given` or in the configuration file.
     ///
-    /// Errors: [`Error::Resolve`]; those of [`Machine::cid`].
+    /// Errors: [`Error::Resolve`]; those of [`Machine::cid`];
+    /// [`Error::Invalid`] for a port that is still to be taken from a listener.
     pub fn resolve(endpoint: Endpoint, given: Option<&Names>) -> Result<Target> {
         let addresses = match &endpoint {
             Endpoint::Tcp(addr) => vec![Address::Tcp(*addr)],
@@ -70,6 +71,10 @@ impl Target {
                 })]
             }
             Endpoint::VsockMapped(_) => Vec::new(),
+            Endpoint::TcpMapped(_) => {
+                let hint = "there is no listener whose port could be taken";
+                return Err(Error::invalid("target", &endpoint.to_string(), hint));
+            }
             Endpoint::Unix(name) => vec![Address::Unix(name.clone())],
             Endpoint::Mux { path, port } => vec![Address::Mux(path.clone(), *port)],
         };

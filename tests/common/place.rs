@@ -60,20 +60,23 @@ impl Place {
         match kind {
             Kind::Tcp6 => Place::bound_to("[::1]:0"),
             Kind::Tcp4 => Place::bound_to("127.0.0.1:0"),
-            Kind::Unix => {
-                let directory = tempfile::tempdir().unwrap();
-                let path = directory.path().join("socket");
-                let address = SockAddr::unix(&path).unwrap();
-                let socket = stream(Kind::Unix);
-                socket.bind(&address).unwrap();
-                Place {
-                    kind,
-                    socket,
-                    address,
-                    text: path.to_str().unwrap().to_owned(),
-                    directory: Some(directory),
-                }
-            }
+            Kind::Unix => Place::named("socket"),
+        }
+    }
+
+    /// A unix socket of that name in a directory of its own.
+    pub fn named(name: &str) -> Place {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        let address = SockAddr::unix(&path).unwrap();
+        let socket = stream(Kind::Unix);
+        socket.bind(&address).unwrap();
+        Place {
+            kind: Kind::Unix,
+            socket,
+            address,
+            text: path.to_str().unwrap().to_owned(),
+            directory: Some(directory),
         }
     }
 

@@ -23,7 +23,12 @@ struct Target {
 pub fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
     services(units)
         .filter_map(|service| match target(service) {
-            Ok(target) => look(&service.id, &target?, listeners),
+            Ok(target) => look(
+                &service.id,
+                &target?,
+                &sockets_of(service, units),
+                listeners,
+            ),
             Err(error) => Some(Finding::warn("target", error.report())),
         })
         .collect()
@@ -78,10 +83,21 @@ fn target(service: &Unit) -> Result<Option<Target>, Error> {
     Ok(target)
 }
 
-fn look(id: &str, target: &Target, listeners: &Listeners) -> Option<Finding> {
+/// Gives the addresses that the socket of a service listens on.
+fn sockets_of(service: &Unit, units: &[Unit]) -> Vec<Endpoint> {
+    let name = service.id.trim_end_matches(".service");
+    let socket = units
+        .iter()
+        .find(|unit| unit.id.strip_suffix(".socket") == Some(name));
+    let addresses = socket.into_iter().flat_map(|socket| &socket.listen);
+    addresses.filter_map(|text| text.parse().ok()).collect()
+}
+
+fn look(id: &str, target: &Target, sockets: &[Endpoint], listeners: &Listeners) -> Option<Finding> {
     let endpoint = match target
         .text
         .parse::<Endpoint>()
+        .and_then(|endpoint| endpoint.at_port_of(sockets))
         .and_then(Endpoint::into_target)
     {
         Ok(endpoint) => endpoint,
@@ -164,6 +180,21 @@ mod tests {
         }
         let text = &check(&units("[::1]:446"), &listeners())[0].text;
         assert!(text.contains("[::1]:446") && text.contains("vsock-bridge@445.conf"));
+    }
+
+    #[test]
+    fn a_mapped_port_is_that_of_the_socket() {
+        let mut units = units("[::1]:mapped");
+        let levels = |units: &[Unit]| check(units, &listeners()).pop().map(|f| f.level);
+        assert_eq!(levels(&units), Some(Level::Fail));
+        for (listener, level) in [
+            ("/run/vm.vsock_445", Level::Ok),
+            ("/run/vm.vsock_446", Level::Warn),
+            ("/run/vm.vsock", Level::Fail),
+        ] {
+            units[0].listen = vec![listener.into()];
+            assert_eq!(levels(&units), Some(level), "{listener}");
+        }
     }
 
     #[test]
