@@ -15,6 +15,7 @@ use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::fdpass;
 use crate::handover::Keeper;
+use crate::managers::Manager;
 use crate::names::{self, Machine, Names};
 use crate::peer::Peer;
 use crate::policy::Gate;
@@ -29,7 +30,8 @@ const DEFAULT_PORT: u16 = 22;
 
 const AFTER_HELP: &str = "\
 HOST is a CID or name (3, host, web), the same as vsock/3, vsock%3 or 3.vsock, an address of the prefix
-(P::3), unix/PATH, vsock-mux/PATH, or a target with its port: vsock:3:22, [::1]:22, vsock-mux:/run/vm.vsock:22.
+(P::3), machine/NAME (systemd-machined), libvirt/NAME, unix/PATH, vsock-mux/PATH, or a target with its port:
+vsock:3:22, [::1]:22, vsock-mux:/run/vm.vsock:22.
 
 As ProxyCommand of ssh:  vsock-connect --fdpass %h %p   with ProxyUseFdpass yes
 By hand:                 vsock-connect 3 80 </dev/null
@@ -70,7 +72,7 @@ pub struct Arguments {
 /// Connects, then hands the socket over or relays until both directions have ended.
 pub fn run(arguments: Arguments) -> Result<()> {
     let names = arguments.names.as_ref();
-    let target = target(&arguments.host, arguments.port.as_deref(), arguments.prefix)?;
+    let target = target(&arguments)?;
     if arguments.fdpass {
         fdpass::check(std::io::stdout().as_fd())?;
     }
@@ -119,8 +121,24 @@ fn relay(target: Stream, dialer: Dialer) -> Result<()> {
     }
 }
 
-/// Reads HOST and PORT: a host of any form with its port, or an address that brings its own.
-fn target(host: &str, port: Option<&str>, prefix: Option<Prefix>) -> Result<Endpoint> {
+/// Reads HOST and PORT; the manager of a machine is asked for its CID.
+fn target(arguments: &Arguments) -> Result<Endpoint> {
+    let (host, port) = (&*arguments.host, arguments.port.as_deref());
+    for separator in ['/', '%'] {
+        let Some((word, name)) = host.split_once(separator) else {
+            continue;
+        };
+        if let Some(manager) = Manager::of(word) {
+            let port = parse_port(port)?;
+            let cid = manager.cid(name, arguments.connect_timeout)?;
+            return Ok(Endpoint::of_machine(Machine::Cid(cid), port));
+        }
+    }
+    address(host, port, arguments.prefix)
+}
+
+/// Reads a host of any other form with its port, or an address that brings its own.
+fn address(host: &str, port: Option<&str>, prefix: Option<Prefix>) -> Result<Endpoint> {
     for separator in ['/', '%'] {
         match host.split_once(separator) {
             Some(("vsock", cid)) => return machine(cid, port),
@@ -190,7 +208,7 @@ mod tests {
     use super::*;
 
     fn read(host: &str, port: Option<&str>) -> Result<String> {
-        let endpoint = target(host, port, Some("fd00:1::/64".parse().unwrap()))?;
+        let endpoint = address(host, port, Some("fd00:1::/64".parse().unwrap()))?;
         let target = Target::resolve(endpoint, Some(&"web=3".parse().unwrap()))?;
         Ok(target.endpoint.to_string())
     }

@@ -69,6 +69,14 @@ pub enum Error {
         /// The name without `.vsock`.
         name: String,
     },
+    /// A machine whose CID its manager did not tell.
+    #[error("cannot find {host}: {problem}")]
+    Lookup {
+        /// The host as it was given.
+        host: String,
+        /// What the manager said, or why it cannot be asked.
+        problem: String,
+    },
     /// A target that cannot be reached.
     #[error("cannot connect to {target}{hint}")]
     Connect {

@@ -24,7 +24,7 @@
 //! | [`server`] [`dial`] [`generator`] [`control`] [`command_line`] | the bodies of the programs |
 //! | [`config`] | options and environment → what a bridge runs with |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
-//! | [`activation`] [`connect`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
+//! | [`activation`] [`connect`] [`managers`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
 //! | [`stream`] [`peer`] [`sys`] | sockets and their addresses; the only `unsafe` |
 //! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 
@@ -43,6 +43,7 @@ pub mod fdpass;
 pub mod generator;
 pub mod handover;
 pub mod logging;
+pub mod managers;
 pub mod mux;
 pub mod names;
 pub mod notify;
