@@ -387,7 +387,9 @@ impl Flow {
             Err(Errno::EINTR) => {}
             Err(error) => {
                 // EPIPE says nothing of the other direction; any other error is of the whole socket.
-                sink.failure = Some(error).filter(|&error| error != Errno::EPIPE);
+                if error != Errno::EPIPE {
+                    sink.failure = Some(error);
+                }
                 self.state = State::Refused(error);
                 source.wire.refuse_input();
             }

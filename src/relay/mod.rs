@@ -15,6 +15,8 @@ mod fake;
 pub mod flow;
 pub mod inspection;
 pub mod listeners;
+#[cfg(test)]
+mod model;
 pub mod pipes;
 pub mod record;
 pub mod report;
