@@ -59,7 +59,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo bench bench-vm bench-plot clean
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo fuzz bench bench-vm bench-plot clean
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -104,6 +104,9 @@ uninstall: ## remove what install put there
 
 demo: build ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
+
+fuzz: ## let a fuzzer at every reader of text for a minute in all; FUZZ_SECONDS=600 for longer
+	@fuzz/run
 
 bench: build ## compare with other relays; BENCH_ARGS=--quick for less, --record to keep the run
 	@benches/run $(BENCH_ARGS)

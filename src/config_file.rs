@@ -85,7 +85,7 @@ pub fn set(path: &Path, name: &str, value: &str) -> Result<()> {
     replace(path, with_setting(&text, name, value).as_bytes()).map_err(fail)
 }
 
-fn with_setting(text: &str, name: &str, value: &str) -> String {
+pub(crate) fn with_setting(text: &str, name: &str, value: &str) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let assignment = format!("{name}={value}");
     match parse(text)
@@ -101,7 +101,7 @@ fn with_setting(text: &str, name: &str, value: &str) -> String {
 }
 
 /// Splits a text into its assignments and the lines that are none, with the reason.
-fn parse(text: &str) -> (Vec<Setting>, Vec<(usize, String)>) {
+pub(crate) fn parse(text: &str) -> (Vec<Setting>, Vec<(usize, String)>) {
     let mut settings = Vec::new();
     let mut problems = Vec::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {

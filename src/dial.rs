@@ -138,7 +138,7 @@ fn target(arguments: &Arguments) -> Result<Endpoint> {
 }
 
 /// Reads a host of any other form with its port, or an address that brings its own.
-fn address(host: &str, port: Option<&str>, prefix: Option<Prefix>) -> Result<Endpoint> {
+pub(crate) fn address(host: &str, port: Option<&str>, prefix: Option<Prefix>) -> Result<Endpoint> {
     for separator in ['/', '%'] {
         match host.split_once(separator) {
             Some(("vsock", cid)) => return machine(cid, port),

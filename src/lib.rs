@@ -40,6 +40,8 @@ pub mod dial;
 pub mod endpoint;
 pub mod error;
 pub mod fdpass;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod generator;
 pub mod handover;
 pub mod logging;

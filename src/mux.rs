@@ -71,7 +71,7 @@ impl Handshake {
     }
 
     /// Takes the next byte of the answer.
-    fn take(&mut self, byte: u8) -> Progress {
+    pub(crate) fn take(&mut self, byte: u8) -> Progress {
         self.answer.push(byte);
         let is_ok = |line: &[u8]| {
             line.strip_prefix(b"OK ")

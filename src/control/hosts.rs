@@ -17,8 +17,8 @@ use crate::prefix::Prefix;
 use crate::replace::replace;
 
 const PATH: &str = "/etc/hosts";
-const BEGIN: &str = "# BEGIN vsock-bridge";
-const END: &str = "# END vsock-bridge";
+pub(crate) const BEGIN: &str = "# BEGIN vsock-bridge";
+pub(crate) const END: &str = "# END vsock-bridge";
 
 /// What is done with the names.
 #[derive(Debug, Args)]
@@ -116,7 +116,7 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Puts the block where the first one is, or at the end, and removes all others; else gives the line that is wrong.
-fn with_block(text: &[u8], block: &str) -> Result<Vec<u8>, (usize, &'static str)> {
+pub(crate) fn with_block(text: &[u8], block: &str) -> Result<Vec<u8>, (usize, &'static str)> {
     let mut new = Vec::new();
     let mut is_placed = false;
     let mut begin = None;

@@ -1,8 +1,8 @@
 //! The body of vsockctl, the administrator's view: one subcommand, one function that gives the text to print.
 
 mod bridges;
-mod check;
-mod hosts;
+pub(crate) mod check;
+pub(crate) mod hosts;
 mod list;
 mod metrics;
 pub mod output;

@@ -95,7 +95,7 @@ fn has_descriptor(process: &Path, link: &str) -> bool {
 }
 
 /// Reads /proc/net/tcp or tcp6 (proc(5)), whose lines begin `N: ADDRESS:PORT REMOTE STATE`, all in hexadecimal.
-fn parse_tcp(table: &str) -> Vec<TcpListener> {
+pub(super) fn parse_tcp(table: &str) -> Vec<TcpListener> {
     let listener = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (address, port) = fields.get(1)?.split_once(':')?;
@@ -123,7 +123,7 @@ fn ip(hex: &str) -> Option<IpAddr> {
 }
 
 /// Reads /proc/net/unix, whose lines are `Num RefCount Protocol Flags Type St Inode Path`.
-fn parse_unix(table: &str) -> Vec<String> {
+pub(super) fn parse_unix(table: &str) -> Vec<String> {
     let listener = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let flags = u32::from_str_radix(fields.get(3)?, 16).ok()?;

@@ -42,6 +42,12 @@ pub fn run(given: Option<Prefix>) -> Result<()> {
     }
 }
 
+/// Reads a text as each of the tables that the kernel and systemctl give; for the fuzzers.
+pub(crate) fn read_tables(text: &str) {
+    let _ = (listeners::parse_tcp(text), listeners::parse_unix(text));
+    let _ = units::parse(text);
+}
+
 fn look(
     given: Option<Prefix>,
     is_root: bool,

@@ -137,7 +137,7 @@ pub fn gather() -> Result<Vec<Unit>, String> {
 }
 
 /// Reads blocks of `NAME=VALUE` with an empty line between them.
-fn parse(text: &str) -> Vec<Unit> {
+pub(super) fn parse(text: &str) -> Vec<Unit> {
     let mut units: Vec<Unit> = text.split("\n\n").map(unit).collect();
     units.retain(|unit| !unit.id.is_empty());
     units.sort_by(|a, b| a.id.cmp(&b.id));

@@ -1,0 +1,167 @@
+//! What the fuzzers call: every reader of text or bytes that comes from somewhere else, with what must hold of it.
+//!
+//! Not for anybody else: `fuzz/` has a target for each function, and `tests/fuzz_corpus.rs` runs all over the corpus.
+#![allow(clippy::unwrap_used, reason = "what panics here is found")]
+
+use crate::allow_list::AllowList;
+use crate::config::{self, SourceArgument, TimeLimit};
+use crate::config_file;
+use crate::control;
+use crate::dial;
+use crate::endpoint::Endpoint;
+use crate::mux::{Handshake, Progress};
+use crate::names::{Machine, Names};
+use crate::prefix::Prefix;
+use crate::vsock::{Cid, VsockPort};
+
+/// What a fuzzer calls: panics where something does not hold.
+pub type Target = fn(&[u8]);
+
+/// All targets by name.
+pub const TARGETS: [(&str, Target); 10] = [
+    ("endpoint", endpoint),
+    ("cids", cids),
+    ("prefix", prefix),
+    ("config_file", config_file),
+    ("settings", settings),
+    ("names", names),
+    ("host", host),
+    ("mux_answer", mux_answer),
+    ("tables", tables),
+    ("hosts_file", hosts_file),
+];
+
+const PREFIX: &str = "fd00:1:2:3::/64";
+
+fn text(data: &[u8]) -> Option<&str> {
+    std::str::from_utf8(data).ok()
+}
+
+/// Addresses: what is printed is read again as the same.
+pub fn endpoint(data: &[u8]) {
+    let Some(endpoint) = text(data).and_then(|text| text.parse::<Endpoint>().ok()) else {
+        return;
+    };
+    assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+    let _ = endpoint.into_target();
+}
+
+/// Lists of machines, CIDs and ports.
+pub fn cids(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    if let Ok(list) = text.parse::<AllowList>() {
+        let _ = list.resolve(Some(&Names::default()));
+    }
+    if let Ok(cid) = text.parse::<Cid>() {
+        assert_eq!(cid.to_string().parse::<Cid>().unwrap(), cid);
+    }
+    if let Ok(port) = text.parse::<VsockPort>() {
+        assert_eq!(port.to_string().parse::<VsockPort>().unwrap(), port);
+    }
+}
+
+/// Prefixes, and the addresses of all machines in them.
+pub fn prefix(data: &[u8]) {
+    let Some(prefix) = text(data).and_then(|text| text.parse::<Prefix>().ok()) else {
+        return;
+    };
+    assert_eq!(prefix.to_string().parse::<Prefix>().unwrap(), prefix);
+    for number in [1, 2, 3, 0xffff, 0xffff_fffe] {
+        let cid = Cid::new(number).unwrap();
+        assert_eq!(prefix.cid(prefix.address(cid)), Some(cid));
+    }
+}
+
+/// Configuration files: a setting that is written is the one that is read, and no other changes.
+pub fn config_file(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (settings, problems) = config_file::parse(&text);
+    let count = text.lines().count();
+    assert!(settings.iter().all(|s| (1..=count).contains(&s.line)));
+    assert!(problems.iter().all(|(line, _)| (1..=count).contains(line)));
+    let name = settings.first().map_or("NAME", |setting| &setting.name);
+    let written = config_file::with_setting(&text, name, "value");
+    let (after, problems_after) = config_file::parse(&written);
+    let last = after.iter().rev().find(|setting| setting.name == name);
+    assert_eq!(last.unwrap().value, "value");
+    let others = |all: &[config_file::Setting]| {
+        let others = all.iter().filter(|setting| setting.name != name);
+        others.cloned().collect::<Vec<_>>()
+    };
+    assert_eq!(others(&after), others(&settings));
+    assert_eq!(problems_after, problems);
+}
+
+/// Values of options.
+pub fn settings(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let _ = config::parse_time(text);
+    let _ = config::parse_positive(text);
+    let _ = text.parse::<TimeLimit>();
+    let _ = text.parse::<SourceArgument>();
+}
+
+/// Names of machines: each that is given leads to its machine.
+pub fn names(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let _ = text.parse::<Machine>();
+    let Ok(names) = text.parse::<Names>() else {
+        return;
+    };
+    for machine in names.machines() {
+        for name in names.of(machine) {
+            let found = name.parse::<Machine>().unwrap().cid(Some(&names));
+            assert_eq!(found.unwrap(), machine, "{name}");
+        }
+    }
+}
+
+/// HOST and PORT of vsock-connect, one on each line.
+pub fn host(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let (host, port) = match text.split_once('\n') {
+        Some((host, port)) => (host, Some(port)),
+        None => (text, None),
+    };
+    if let Ok(endpoint) = dial::address(host, port, Some(PREFIX.parse().unwrap())) {
+        assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
+    }
+}
+
+/// What a VMM answers: only its line is taken, and only `OK` with a number is taken for one.
+pub fn mux_answer(data: &[u8]) {
+    let mut handshake = Handshake::new(22u16.into());
+    for (index, &byte) in data.iter().enumerate() {
+        assert!(index < 32, "an answer without end");
+        match handshake.take(byte) {
+            Progress::Waiting => {}
+            Progress::Accepted => {
+                let line = text(&data[..=index]).unwrap();
+                let number = line.strip_prefix("OK ").unwrap().strip_suffix('\n');
+                assert!(number.unwrap().bytes().all(|b| b.is_ascii_digit()));
+                return;
+            }
+            Progress::Refused | Progress::Garbage(_) => return,
+        }
+    }
+}
+
+/// Tables of the kernel, and what systemctl shows.
+pub fn tables(data: &[u8]) {
+    control::check::read_tables(&String::from_utf8_lossy(data));
+}
+
+/// /etc/hosts: putting the block in twice is the same as once, and removing it leaves none.
+pub fn hosts_file(data: &[u8]) {
+    let block = format!(
+        "{}\nfd00::3\t3.vsock\n{}\n",
+        control::hosts::BEGIN,
+        control::hosts::END
+    );
+    let Ok(once) = control::hosts::with_block(data, &block) else {
+        return;
+    };
+    assert_eq!(control::hosts::with_block(&once, &block).unwrap(), once);
+    let removed = control::hosts::with_block(&once, "").unwrap();
+    assert!(!removed.windows(block.len()).any(|w| w == block.as_bytes()));
+}
