@@ -59,7 +59,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo fuzz bench bench-vm bench-plot clean
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo peers fuzz bench bench-vm bench-plot clean
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -104,6 +104,9 @@ uninstall: ## remove what install put there
 
 demo: build ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
+
+peers: build ## ask other relays what is asked of ours, and write docs/faults.md
+	@tests/peers/run
 
 fuzz: ## let a fuzzer at every reader of text for a minute in all; FUZZ_SECONDS=600 for longer
 	@fuzz/run
