@@ -240,10 +240,14 @@ impl<W: Wire> Connection<W> {
         let (inbound, outbound) = (self.inbound.state(), self.outbound.state());
         let told = match (inbound, outbound) {
             (State::Finished, State::Finished) => Some(Ending::Complete),
-            (State::Refused(errno), _) if is_told(&self.outbound, &self.peer, &self.target) => {
+            (State::Refused(errno), _)
+                if !has_gone(errno) || is_told(&self.outbound, &self.peer, &self.target) =>
+            {
                 Some(Ending::Broken(Side::Target, errno))
             }
-            (_, State::Refused(errno)) if is_told(&self.inbound, &self.target, &self.peer) => {
+            (_, State::Refused(errno))
+                if !has_gone(errno) || is_told(&self.inbound, &self.target, &self.peer) =>
+            {
                 Some(Ending::Broken(Side::Peer, errno))
             }
             _ => None,
@@ -283,6 +287,21 @@ impl<W: Wire> Connection<W> {
         let after = |limit: Option<Duration>| limit.map(|limit| self.active + limit);
         (after(limits.idle), after(half_close))
     }
+}
+
+/// Tells whether a write that fails so means that the other end is there no more, and what it has sent has an end.
+fn has_gone(errno: Errno) -> bool {
+    // Any other, such as ENOBUFS, is of a living socket: nothing more may ever come from it.
+    matches!(
+        errno,
+        Errno::EPIPE
+            | Errno::ECONNRESET
+            | Errno::ECONNABORTED
+            | Errno::ENOTCONN
+            | Errno::ETIMEDOUT
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+    )
 }
 
 /// One direction was refused by `refuser`: tells whether it is time to abort. `other` is the opposite direction, which

@@ -329,6 +329,7 @@ fn script() -> impl Strategy<Value = Script> {
         6 => Just(None),
         1 => Just(Some(Errno::EPIPE)),
         1 => Just(Some(Errno::ECONNRESET)),
+        1 => Just(Some(Errno::ENOBUFS)),
     ];
     let last = prop_oneof![
         1 => Just(Last::Silence),
@@ -378,6 +379,10 @@ proptest! {
         let has_failed = |script: &Script| !matches!(script.last, Last::End | Last::Silence);
         if has_failed(&peer) || has_failed(&target) {
             prop_assert_ne!(ending, Some(Ending::Complete), "an error that nobody hears of");
+        }
+        let runs_short = |wire: &Model| wire.broken.get() == Some(Errno::ENOBUFS);
+        if runs_short(peer_wire) || runs_short(target_wire) {
+            prop_assert!(ending.is_some(), "it waits for a socket that lives");
         }
     }
 }
