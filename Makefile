@@ -30,6 +30,13 @@ LIBDIR ?= $(or $(patsubst %/,%,$(dir $(realpath $(shell cc -print-file-name=libc
 CARGO ?= cargo
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
 
+# A build with a fixed date is to be the same anywhere (reproducible-builds.org): panics name source files, whose paths
+# are those of the builder.
+ifdef SOURCE_DATE_EPOCH
+export RUSTFLAGS += $(foreach folder,$(CURDIR)/vendor $(wildcard $(or $(CARGO_HOME),$(HOME)/.cargo)/registry/src/*), \
+	--remap-path-prefix=$(folder)=/crates)
+endif
+
 # The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in.
 UNITS = $(wildcard units/*.socket units/*.service units/*.service.in)
 UNIT_DROPINS = $(wildcard units/*.d/*.conf)
@@ -59,7 +66,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo peers fuzz bench bench-vm bench-plot clean
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo peers fuzz bench bench-vm bench-plot clean dist deb
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -101,6 +108,12 @@ install-nss: ## install the module that was built, into LIBDIR below DESTDIR
 uninstall: ## remove what install put there
 	@for file in $(FILES) $(NSS_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
+
+dist: ## make the tarball of a release, with the source of every crate
+	@packaging/dist
+
+deb: ## build the Debian packages
+	@packaging/deb
 
 demo: build ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
