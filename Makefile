@@ -85,6 +85,7 @@ check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs 
 $(addprefix check-,$(STAGES)): check-%:
 	@tests/check $*
 
+
 BUILT_BY = build
 THEN = run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog
 
@@ -115,7 +116,7 @@ dist: ## make the tarball of a release, with the source of every crate
 deb: ## build the Debian packages
 	@packaging/deb
 
-demo: build ## boot a throw-away virtual machine and show both set-ups
+demo: ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
 
 peers: build ## ask other relays what is asked of ours, and write docs/faults.md

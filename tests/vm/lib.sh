@@ -8,9 +8,11 @@ cache=${VM_CACHE:-$vm_dir/.cache}
 # The version is part of the path: another version is another directory, never a half-replaced one.
 vhost_version=0.3.0
 vhost_root=$cache/vhost-device-vsock-$vhost_version
-# What the image is made from; their hash is its name.
+# The Debian in the guest: trixie or bookworm.
+suite=${VM_SUITE:-trixie}
+# What the image is made from; their hash is in its name.
 recipe=("$vm_dir/image" "$vm_dir/guest/agent" "$vm_dir/guest/agent.service")
-image=$cache/image-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
+image=$cache/image-$suite-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
 
 # ---- words --------------------------------------------------------------------------------------------------------
 
@@ -48,7 +50,7 @@ begin() {
     trap 'say "tests/vm: stopped: out of time, or told to end"; exit 143' TERM HUP
     work=$(mktemp -d "${TMPDIR:-/tmp}/vsock-bridge-vm.XXXXXX")
     temporary+=("$work")
-    programs=$work/payload/usr/bin
+    programs=$work/machine/usr/bin
 }
 
 finish() {
@@ -116,14 +118,11 @@ user_namespace=()
 
 # ---- the payload: what the guest gets on its second disk ----------------------------------------------------------
 
-# What make install installs, the cases, 50 MB of data that are the same each time, and a key that opens root's account.
+# The Debian packages, the cases, 50 MB of data that are the same each time, and a key that opens root's account.
 make_payload() {
     local tree=$work/payload
-    # What the make that may have started us was told is not meant for these.
-    unset MAKEFLAGS MFLAGS MAKEOVERRIDES
-    child make -C "$top" --silent build
-    child make -C "$top" --silent install DESTDIR="$tree" PREFIX=/usr
-    mkdir -p "$tree/vm"
+    mkdir -p "$tree/vm/packages"
+    make_packages "$tree/vm/packages"
     cp -r "$vm_dir"/guest/{lib.sh,run-case} "$vm_dir/cases" "$top/README.md" "$tree/vm/"
     { openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:vsock-bridge </dev/zero 2>/dev/null || true; } |
         head -c 50000000 >"$tree/vm/data"
@@ -134,16 +133,23 @@ make_payload() {
     (cd "$tree" && tar --owner=0 --group=0 --numeric-owner -cf "$work/payload.tar" -- *)
 }
 
-# Puts the NSS module into the payload, before make_payload packs it.
-make_module() {
-    unset MAKEFLAGS MFLAGS MAKEOVERRIDES
-    child make -C "$top" --silent nss
-    child make -C "$top" --silent install-nss DESTDIR="$work/payload" PREFIX=/usr LIBDIR=/usr/lib/x86_64-linux-gnu
+# make_packages FOLDER: the packages under short names, one of an older version, and for this machine the programs in them.
+make_packages() {
+    local built name
+    built=$(child "$top/packaging/deb")
+    for name in vsock-bridge libnss-vsock; do
+        cp "$built/$name"_*.deb "$1/$name.deb"
+    done
+    dpkg-deb --extract "$1/vsock-bridge.deb" "$work/machine"
+    # The same files: what an upgrade does is up to the scripts of the package.
+    dpkg-deb --raw-extract "$1/vsock-bridge.deb" "$work/previous"
+    sed -i 's/^Version: .*/&~previous/' "$work/previous/DEBIAN/control"
+    dpkg-deb --root-owner-group -Znone --build "$work/previous" "$1/previous.deb" >/dev/null
 }
 
 install_payload() {
-    guest 90 'tar -C / -xf /dev/vdb && systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog' \
-        >"$work/output" || die "the payload could not be installed: $(cat "$work/output")"
+    guest 120 'tar -C / -xf /dev/vdb && dpkg --install /vm/packages/vsock-bridge.deb' \
+        >"$work/output" || die "the package could not be installed: $(cat "$work/output")"
 }
 
 # ---- the guest ----------------------------------------------------------------------------------------------------
@@ -249,6 +255,6 @@ CONFIGURATION
 start_samba() {
     mkdir "$work/share"
     spawn samba unshare "${user_namespace[@]}" --mount --net --pid --fork --kill-child --mount-proc \
-        "$vm_dir/samba" "$image/root" "$work/share" "$uds" "$work/payload/usr/libexec/vsock-bridge/vsock-bridge"
+        "$vm_dir/samba" "$image/root" "$work/share" "$uds" "$work/machine/usr/libexec/vsock-bridge/vsock-bridge"
     wait_for 30 test -S "${uds}_445" || die "the machine's Samba did not start: $(cat "$work/samba.log")"
 }
