@@ -64,7 +64,7 @@ NSS_FILES = \
 # Folders of our own, removed by uninstall when nothing of the administrator's is in them.
 OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
 
-STAGES = fmt clippy doc unit programs units systemd vm
+STAGES = fmt clippy doc unit programs units packages systemd vm
 
 .PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo peers fuzz bench bench-vm bench-plot clean dist deb
 
@@ -79,12 +79,14 @@ nss: ## build the module that resolves 3.vsock for every program
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs units systemd vm
+check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs units packages systemd vm
 	@tests/check $(STAGES)
 
 $(addprefix check-,$(STAGES)): check-%:
 	@tests/check $*
 
+# Among all stages, without the cases that compile everything once more.
+check-packages: export ALL_PACKAGE_CASES = yes
 
 BUILT_BY = build
 THEN = run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog
