@@ -66,7 +66,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units packages systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo peers fuzz bench bench-vm bench-plot clean dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo soak peers fuzz bench bench-vm bench-plot clean dist deb
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -120,6 +120,10 @@ deb: ## build the Debian packages
 
 demo: ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
+
+MINUTES ?= 20
+soak: build ## use a bridge for MINUTES=20 while it is restarted and killed every few seconds
+	@tests/soak/run $(MINUTES)
 
 peers: build ## ask other relays what is asked of ours, and write docs/faults.md
 	@tests/peers/run

@@ -1,8 +1,8 @@
 //! Keeps connections for the next process of the service, whatever happens to this one.
 //!
 //! Connections outlive the process because the kernel has all of them twice: as descriptors of the process, and in
-//! [`boxes`] that systemd has too (its descriptor store). What is to be known of them, and the bytes that are in no
-//! socket at the moment, are in the memory of a file, the [`ledger`], which is in a box as well. Everything is up to date
+//! boxes that systemd has too (its descriptor store). What is to be known of them, and the bytes that are in no
+//! socket at the moment, are in the memory of a file, the ledger, which is in a box as well. Everything is up to date
 //! after every instruction, so a planned restart is no more than a process that stops, and a crash no less.
 //!
 //! A connection is kept from the moment when its target is connected, before its first byte moves. What a kill can cost:
@@ -137,7 +137,8 @@ impl Keeper {
 
     /// Puts descriptors in, for the next process.
     ///
-    /// Errors: `ENOTCONN` when nobody keeps them, else those of [`Boxes::put`].
+    /// Errors: `ENOTCONN` when nobody keeps them; `EAGAIN` when the boxes are full; `ETOOMANYREFS` when more is in boxes of
+    /// this user than RLIMIT_NOFILE allows to be open.
     pub fn put(&self, item: Item, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let mut boxes = self.boxes();
         let boxes = boxes.as_mut().ok_or(Errno::ENOTCONN)?;
