@@ -64,9 +64,10 @@ impl Slot {
                 sent: 0,
             });
             let turn = slot.word(TURN) as usize & 1;
-            slot.loaded = slot.word(LOADED) as usize;
+            slot.loaded = (slot.word(LOADED) as usize).min(SLOT_BYTES);
             slot.received = (slot.loaded + slot.count(INTO)).min(SLOT_BYTES);
-            slot.sent = slot.word(START[turn]) as usize + slot.count(OUT[turn]);
+            let start = (slot.word(START[turn]) as usize).min(SLOT_BYTES);
+            slot.sent = (start + slot.count(OUT[turn])).min(SLOT_BYTES);
             (Owner::of(slot.word(OWNER)), slot)
         });
         // The others are free as soon as they are dropped.

@@ -431,6 +431,40 @@ mod tests {
         assert_eq!(next(&next_keeper).1.len(), 1);
     }
 
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            cases: 200,
+            failure_persistence: None,
+            ..Default::default()
+        })]
+
+        /// Whatever a damaged ledger says, a session is gone on with or refused, and its bytes are no others.
+        #[test]
+        fn any_words_make_a_session_or_none(
+            words in proptest::array::uniform9(proptest::num::u64::ANY),
+            kinds in proptest::array::uniform3(0..6u64),
+        ) {
+            let keeper = Arc::new(Keeper::with_boxes());
+            let (_old, _client, _server) = session(&keeper);
+            let ticket = Ticket {
+                index: 0,
+                generation: std::num::NonZeroU32::MIN,
+            };
+            for (number, word) in words.into_iter().enumerate() {
+                set(keeper.ledger(), ticket, number, word);
+            }
+            // Else hardly one would be readable.
+            let [kind, inbound, outbound] = kinds;
+            set(keeper.ledger(), ticket, PEER[0], kind << 32 | words[0] & 0xffff_ffff);
+            set(keeper.ledger(), ticket, STATES, words[7] << 16 | outbound << 8 | inbound);
+            let (keeper, mut restored) = next(&keeper);
+            proptest::prop_assert_eq!(restored.len(), 1);
+            if let Some(Ok(Restored::Relaying(mut session))) = restored.pop() {
+                advance(&mut session, &keeper);
+            }
+        }
+    }
+
     #[test]
     fn peers_are_read_as_they_were_written() {
         let vsock = |cid, port| VsockAddr {
