@@ -4,7 +4,10 @@
 //! deadline woke, what yielded. Sessions that yield go round in a ring, and new events are looked for between;
 //! those that move much go to a bulk thread.
 
-use std::net::SocketAddr;
+mod door;
+mod life;
+mod view;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,22 +18,20 @@ use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 use super::bulk::Bulk;
 use super::busy_poll::BusyPoll;
 use super::connection::Limits;
-use super::inspection::{Inspection, Material, Snapshot};
-use super::listeners::{Accepted, Listeners};
-use super::record::{self, Restored};
-use super::report::{self, Reporter, Totals, connections};
+use super::inspection::Inspection;
+use super::listeners::Listeners;
+use super::record;
+use super::report::{self, Reporter, Totals};
 use super::session::Session;
-use super::signals::{Order, Signals};
+use super::signals::Signals;
 use super::token::Token;
 use super::worker::{Over, Worker};
 use crate::clock::Moment;
 use crate::connect::Dialer;
-use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::handover::{Estate, Keeper};
-use crate::logging::event;
+use crate::handover::Keeper;
 use crate::notify::{self, Notifier};
-use crate::peer::{Family, Peer, inet_addr};
+use crate::peer::Peer;
 use crate::policy::Gate;
 use crate::stream::{Listener, Stream};
 
@@ -98,7 +99,7 @@ impl Loop {
     ) -> Result<Loop> {
         for listener in &listeners {
             // Connections inherit the options, so they cost no call each.
-            tune(
+            door::tune(
                 &dialer,
                 listener.as_fd(),
                 listener.family(),
@@ -107,7 +108,7 @@ impl Loop {
         }
         let has_successor = !listeners.is_empty() && notify::is_heard();
         if has_successor && settings.crash_proof {
-            keep_from_the_beginning(&keeper);
+            life::keep_from_the_beginning(&keeper);
         }
         let keeper = Arc::new(keeper);
         let worker = Worker::new(Arc::new(dialer), keeper, settings.limits, false)?;
@@ -149,45 +150,6 @@ impl Loop {
             .map_err(Error::system("watch the control socket"))?;
         self.inspection = Some(inspection);
         Ok(())
-    }
-
-    /// Goes on with what the process before has left.
-    pub fn restore(&mut self, estate: Estate) {
-        let (now, mut taken) = (Moment::now(), 0u64);
-        self.reporter.totals = record::read_totals(self.worker.keeper().ledger());
-        for session in record::restore(self.worker.keeper(), estate) {
-            taken += u64::from(session.is_ok());
-            match session {
-                Ok(session) => self.restore_one(session, now),
-                Err(problem) => {
-                    log::warn!("a connection of the process before is lost: {problem}");
-                }
-            }
-        }
-        if taken > 0 {
-            log::info!("took {} over from the process before", connections(taken));
-        }
-    }
-
-    fn restore_one(&mut self, restored: Restored, now: Moment) {
-        match restored {
-            Restored::Relaying(mut session) => {
-                self.gate.enter_again(&session.peer);
-                session.is_counted = true;
-                self.worker.adopt(*session, now);
-            }
-            Restored::Connecting(stream, peer) => {
-                self.gate.enter_again(&peer);
-                let destination = stream.local_address().ok().and_then(|a| inet_addr(&a));
-                self.worker.begin(stream, peer, destination, true, now);
-            }
-        }
-    }
-
-    /// Takes a peer that was accepted by somebody else (Accept=yes), with the same rules as our own.
-    pub fn admit(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>) {
-        tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
-        self.enter(stream, peer, destination, Moment::now());
     }
 
     /// Relays between two connected ends.
@@ -322,179 +284,6 @@ impl Loop {
         }
     }
 
-    /// The first stop signal lets open connections go on for the drain time, the second ends them.
-    fn stop(&mut self, order: Order, now: Moment) {
-        if self.mode != Mode::Serving {
-            self.mode = Mode::Draining(now);
-            return;
-        }
-        self.listeners.close(self.worker.epoll());
-        let open = self.open();
-        if order == Order::HandOver && open > 0 && self.has_successor {
-            self.mode = Mode::Leaving;
-            self.bulk.release_all();
-            self.notifier
-                .stopping(&format!("Handing {} over", connections(open as u64)));
-            return;
-        }
-        self.drain(now);
-    }
-
-    /// Gives all sessions to the next process, once none is with a bulk thread.
-    fn leave(&mut self, now: Moment) {
-        if self.bulk.open() > 0 {
-            return;
-        }
-        // Nobody looks before this process has ended, so nothing happens to a session in between.
-        match self.keep_all() {
-            Ok(()) => {
-                let open = connections(self.open() as u64);
-                log::info!("handed {open} over to the next process");
-                self.worker.keeper().ledger().freeze();
-                self.worker.forget_all();
-            }
-            Err(errno) => {
-                let cause = errno.desc();
-                log::warn!(
-                    "connections cannot be handed over to the next process, so they are let finish: {cause}"
-                );
-                let keeper = self.worker.keeper().clone();
-                for session in self.worker.sessions() {
-                    session.keep_no_peer(&keeper);
-                    session.reset_on_close(false);
-                }
-                self.drain(now);
-            }
-        }
-    }
-
-    /// Makes sure that the next process has every session, with all that is to be known of it.
-    ///
-    /// From then on a close of the last descriptor resets a TCP connection: when nobody takes the sessions over, none of
-    /// them ends as if it were complete.
-    fn keep_all(&mut self) -> std::result::Result<(), Errno> {
-        let keeper = self.worker.keeper().clone();
-        keeper.begin()?;
-        for session in self.worker.sessions() {
-            session.reset_on_close(true);
-            session.keep(&keeper)?;
-        }
-        Ok(())
-    }
-
-    fn drain(&mut self, now: Moment) {
-        self.mode = Mode::Draining(now + self.settings.drain);
-        let open = self.open();
-        self.notifier
-            .stopping(&format!("Stopping: {} open", connections(open as u64)));
-        if open > 0 {
-            let time = humantime::format_duration(self.settings.drain);
-            log::info!(
-                "stopping: {} may go on for {time}",
-                connections(open as u64)
-            );
-        }
-    }
-
-    fn close_all(&mut self, now: Moment) {
-        let open = self.open();
-        let message = format_args!(
-            "{open} connections were still open at the end of the time to stop and are reset"
-        );
-        event::CONNECTIONS_RESET.log(vec![("open", open.to_string())], message);
-        self.mode = Mode::Closing;
-        self.worker.close_all(now);
-        self.bulk.close_all();
-        self.settle_accounts(now);
-    }
-
-    fn accept(&mut self, index: u32, now: Moment) {
-        let batch = self.listeners.batch(index);
-        let took = (0..batch)
-            .take_while(|_| self.accept_one(index, now))
-            .count();
-        self.listeners.took(took);
-    }
-
-    /// Takes one connection; false when there is no other to be taken now.
-    fn accept_one(&mut self, index: u32, now: Moment) -> bool {
-        match self.listeners.accept(index, self.worker.epoll(), now) {
-            Accepted::Connection(stream, peer) => {
-                if self.has_early {
-                    tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
-                }
-                let destination = self.destination(index, &stream);
-                self.enter(stream, peer, destination, now);
-                return true;
-            }
-            Accepted::Nobody => {}
-            Accepted::Shortage(errno) => self.reporter.shortage(errno, self.open(), now),
-        }
-        false
-    }
-
-    /// Finds where a TCP peer connected to, if that matters: for the mapped target, or for the fence of the prefix.
-    fn destination(&self, index: u32, stream: &Stream) -> Option<SocketAddr> {
-        let is_tcp = |listener: &&Listener| listener.family() == Family::Tcp;
-        let listener = self.listeners.get(index).filter(is_tcp)?;
-        let is_mapped = self.worker.dialer().target.is_mapped();
-        match listener.local() {
-            Endpoint::Tcp(addr) if !addr.ip().is_unspecified() && !is_mapped => Some(*addr),
-            _ => inet_addr(&stream.local_address().ok()?),
-        }
-    }
-
-    fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Moment) {
-        match self.gate.enter(&peer, destination) {
-            Ok(()) => self.worker.begin(stream, peer, destination, true, now),
-            Err(refusal) => {
-                stream.abort();
-                let dialer = self.worker.dialer();
-                let target = dialer.target_of(destination);
-                self.reporter.refused(peer, &target, refusal, dialer, now);
-            }
-        }
-    }
-
-    fn inspect(&self) {
-        let Some(inspection) = &self.inspection else {
-            return;
-        };
-        if let Some(stream) = inspection.accept() {
-            let material = Material {
-                snapshot: self.snapshot(),
-                entries: self.worker.entries(),
-                bulk: self.bulk.entries(),
-                dialer: self.worker.dialer().clone(),
-            };
-            inspection.answer(stream, material);
-        }
-    }
-
-    fn snapshot(&self) -> Snapshot {
-        let totals = self.reporter.totals;
-        Snapshot {
-            pid: std::process::id(),
-            state: match self.mode {
-                Mode::Serving => "serving".into(),
-                _ => "stopping".into(),
-            },
-            listeners: self
-                .listeners
-                .iter()
-                .map(|l| l.local().to_string())
-                .collect(),
-            target: self.worker.dialer().target.endpoint.to_string(),
-            open: self.open(),
-            served: totals.served,
-            refused: totals.refused,
-            unreachable: totals.unreachable,
-            inbound_bytes: totals.inbound_bytes,
-            outbound_bytes: totals.outbound_bytes,
-            connections: Vec::new(),
-        }
-    }
-
     fn hand_over_bulk(&mut self, now: Moment) {
         for session in self.worker.take_bulk() {
             let (dialer, keeper) = (self.worker.dialer(), self.worker.keeper());
@@ -529,34 +318,5 @@ fn wait(worker: &Worker, events: &mut [EpollEvent], timeout: EpollTimeout) -> Re
             operation: "wait for events",
             source,
         }),
-    }
-}
-
-/// Keeps connections from the moment when their target is connected, if somebody does.
-fn keep_from_the_beginning(keeper: &Keeper) {
-    match keeper.begin() {
-        Ok(()) => keeper.keep_from_the_beginning(),
-        Err(errno) => {
-            let cause = errno.desc();
-            log::warn!(
-                "connections would not survive a crash: systemd keeps no descriptors of ours, see FileDescriptorStoreMax= and --crash-proof: {cause}"
-            );
-        }
-    }
-}
-
-/// Sets all options of a socket. A refused one is no reason to refuse the connection: it works, but slower.
-fn tune(
-    dialer: &Dialer,
-    socket: std::os::fd::BorrowedFd<'_>,
-    family: Family,
-    name: &dyn std::fmt::Display,
-) {
-    let tuning = &dialer.tuning;
-    let result = tuning
-        .apply(socket, family)
-        .and_then(|()| tuning.apply_keepalive(socket, family));
-    if let Err(errno) = result {
-        log::warn!("cannot set the socket options of {name}: {}", errno.desc());
     }
 }

@@ -1,0 +1,148 @@
+//! How a loop begins with what another process has left, and how it ends: drained, or with all given to the next one.
+
+use std::result;
+
+use nix::errno::Errno;
+
+use super::{Loop, Mode};
+use crate::clock::Moment;
+use crate::handover::{Estate, Keeper};
+use crate::logging::event;
+use crate::peer::inet_addr;
+use crate::relay::record::{self, Restored};
+use crate::relay::report::connections;
+use crate::relay::signals::Order;
+
+impl Loop {
+    /// Goes on with what the process before has left.
+    pub fn restore(&mut self, estate: Estate) {
+        let (now, mut taken) = (Moment::now(), 0u64);
+        self.reporter.totals = record::read_totals(self.worker.keeper().ledger());
+        for session in record::restore(self.worker.keeper(), estate) {
+            taken += u64::from(session.is_ok());
+            match session {
+                Ok(session) => self.restore_one(session, now),
+                Err(problem) => {
+                    log::warn!("a connection of the process before is lost: {problem}");
+                }
+            }
+        }
+        if taken > 0 {
+            log::info!("took {} over from the process before", connections(taken));
+        }
+    }
+
+    fn restore_one(&mut self, restored: Restored, now: Moment) {
+        match restored {
+            Restored::Relaying(mut session) => {
+                self.gate.enter_again(&session.peer);
+                session.is_counted = true;
+                self.worker.adopt(*session, now);
+            }
+            Restored::Connecting(stream, peer) => {
+                self.gate.enter_again(&peer);
+                let destination = stream.local_address().ok().and_then(|a| inet_addr(&a));
+                self.worker.begin(stream, peer, destination, true, now);
+            }
+        }
+    }
+
+    /// The first stop signal lets open connections go on for the drain time, the second ends them.
+    pub(super) fn stop(&mut self, order: Order, now: Moment) {
+        if self.mode != Mode::Serving {
+            self.mode = Mode::Draining(now);
+            return;
+        }
+        self.listeners.close(self.worker.epoll());
+        let open = self.open();
+        if order == Order::HandOver && open > 0 && self.has_successor {
+            self.mode = Mode::Leaving;
+            self.bulk.release_all();
+            self.notifier
+                .stopping(&format!("Handing {} over", connections(open as u64)));
+            return;
+        }
+        self.drain(now);
+    }
+
+    /// Gives all sessions to the next process, once none is with a bulk thread.
+    pub(super) fn leave(&mut self, now: Moment) {
+        if self.bulk.open() > 0 {
+            return;
+        }
+        // Nobody looks before this process has ended, so nothing happens to a session in between.
+        match self.keep_all() {
+            Ok(()) => {
+                let open = connections(self.open() as u64);
+                log::info!("handed {open} over to the next process");
+                self.worker.keeper().ledger().freeze();
+                self.worker.forget_all();
+            }
+            Err(errno) => {
+                let cause = errno.desc();
+                log::warn!(
+                    "connections cannot be handed over to the next process, so they are let finish: {cause}"
+                );
+                let keeper = self.worker.keeper().clone();
+                for session in self.worker.sessions() {
+                    session.keep_no_peer(&keeper);
+                    session.reset_on_close(false);
+                }
+                self.drain(now);
+            }
+        }
+    }
+
+    /// Makes sure that the next process has every session, with all that is to be known of it.
+    ///
+    /// From then on a close of the last descriptor resets a TCP connection: when nobody takes the sessions over, none of
+    /// them ends as if it were complete.
+    fn keep_all(&mut self) -> result::Result<(), Errno> {
+        let keeper = self.worker.keeper().clone();
+        keeper.begin()?;
+        for session in self.worker.sessions() {
+            session.reset_on_close(true);
+            session.keep(&keeper)?;
+        }
+        Ok(())
+    }
+
+    fn drain(&mut self, now: Moment) {
+        self.mode = Mode::Draining(now + self.settings.drain);
+        let open = self.open();
+        self.notifier
+            .stopping(&format!("Stopping: {} open", connections(open as u64)));
+        if open > 0 {
+            let time = humantime::format_duration(self.settings.drain);
+            log::info!(
+                "stopping: {} may go on for {time}",
+                connections(open as u64)
+            );
+        }
+    }
+
+    pub(super) fn close_all(&mut self, now: Moment) {
+        let open = self.open();
+        let message = format_args!(
+            "{open} connections were still open at the end of the time to stop and are reset"
+        );
+        event::CONNECTIONS_RESET.log(vec![("open", open.to_string())], message);
+        self.mode = Mode::Closing;
+        self.worker.close_all(now);
+        self.bulk.close_all();
+        self.settle_accounts(now);
+    }
+}
+
+/// Keeps connections from the moment when their target is connected, if somebody does.
+pub(super) fn keep_from_the_beginning(keeper: &Keeper) {
+    match keeper.begin() {
+        Ok(()) => keeper.keep_from_the_beginning(),
+        Err(errno) => {
+            let cause = errno.desc();
+            log::warn!(
+                "connections would not survive a crash: systemd keeps no descriptors of ours, see FileDescriptorStoreMax= and --crash-proof: {cause}"
+            );
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What a loop tells the administrator through its control socket.
+
+use super::{Loop, Mode};
+use crate::relay::inspection::{Material, Snapshot};
+
+impl Loop {
+    pub(super) fn inspect(&self) {
+        let Some(inspection) = &self.inspection else {
+            return;
+        };
+        if let Some(stream) = inspection.accept() {
+            let material = Material {
+                snapshot: self.snapshot(),
+                entries: self.worker.entries(),
+                bulk: self.bulk.entries(),
+                dialer: self.worker.dialer().clone(),
+            };
+            inspection.answer(stream, material);
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let totals = self.reporter.totals;
+        Snapshot {
+            pid: std::process::id(),
+            state: match self.mode {
+                Mode::Serving => "serving".into(),
+                _ => "stopping".into(),
+            },
+            listeners: self
+                .listeners
+                .iter()
+                .map(|l| l.local().to_string())
+                .collect(),
+            target: self.worker.dialer().target.endpoint.to_string(),
+            open: self.open(),
+            served: totals.served,
+            refused: totals.refused,
+            unreachable: totals.unreachable,
+            inbound_bytes: totals.inbound_bytes,
+            outbound_bytes: totals.outbound_bytes,
+            connections: Vec::new(),
+        }
+    }
+}
