@@ -7,7 +7,7 @@
 //! dead before they come to the front; those that live longer are moved together, a hundred in a packet, into the old
 //! box, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -172,17 +172,17 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes dead packets out, as far as they are first; tells whether that item was in them.
-    fn drop_dead(&mut self, ledger: &Ledger, wanted: Option<Item>) -> bool {
-        let mut is_out = false;
+    /// Takes dead packets out, as far as they are first; gives what was in them.
+    fn drop_dead(&mut self, ledger: &Ledger) -> Vec<Item> {
+        let mut dropped = Vec::new();
         while let Some(packet) = self.packets.front_mut() {
             if !packet.is_dead(ledger) {
                 break;
             }
-            is_out |= wanted.is_some_and(|wanted| packet.items().contains(&wanted));
+            dropped.extend(packet.items());
             self.drop_first();
         }
-        is_out
+        dropped
     }
 
     fn drop_first(&mut self) {
@@ -326,25 +326,25 @@ impl Boxes {
         self.young.put(&[item], descriptors)
     }
 
-    /// Forgets what has died; tells whether the descriptors of that item are out, so that a close of ours is the last one.
-    pub fn died(&mut self, item: Item, ledger: &Ledger) -> bool {
-        if self.young.drop_dead(ledger, Some(item)) {
-            return true;
-        }
-        // It may be behind others in the young box, from where it is dropped in time: then the old box is gone round too
-        // early, which costs little.
-        self.old_dead += 1;
-        self.old.drop_dead(ledger, Some(item))
+    /// Forgets what has died; tells of each of these whether its descriptors are out, so that a close of ours is the last one.
+    pub fn died(&mut self, items: &[Item], ledger: &Ledger) -> Vec<bool> {
+        let mut out: HashSet<Item> = self.young.drop_dead(ledger).into_iter().collect();
+        out.extend(self.old.drop_dead(ledger));
+        let is_out: Vec<bool> = items.iter().map(|item| out.contains(item)).collect();
+        // Some of them are behind others in the young box, from where they are dropped in time: then the old box is gone
+        // round too early, which costs little.
+        self.old_dead += is_out.iter().filter(|is_out| !**is_out).count();
+        is_out
     }
 
     /// Moves what has lived on into the old box, and goes round that if it is worth it.
     fn tidy(&mut self, ledger: &Ledger) -> Result<(), Errno> {
-        self.young.drop_dead(ledger, None);
+        self.young.drop_dead(ledger);
         while !self.young.packets.is_empty() {
             let (living, packets) = self.young.gather(ledger)?;
             self.old.put_all(&living)?;
             self.young.drop(packets);
-            self.young.drop_dead(ledger, None);
+            self.young.drop_dead(ledger);
         }
         let items: usize = self
             .old
@@ -357,7 +357,7 @@ impl Boxes {
             let mut left = self.old.packets.len();
             while left > 0 {
                 let before = self.old.packets.len();
-                self.old.drop_dead(ledger, None);
+                self.old.drop_dead(ledger);
                 left = left.saturating_sub(before - self.old.packets.len());
                 let (living, packets) = self.old.gather(ledger)?;
                 self.old.put_all(&living)?;
@@ -405,7 +405,7 @@ mod tests {
         write(&there[0].1[0], b"x").unwrap();
         there.clear();
         ledger.close(Table::Records, ticket);
-        assert!(boxes.died(item, &ledger));
+        assert_eq!(boxes.died(&[item], &ledger), [true]);
         assert_eq!(read(&far, &mut [0; 2]), Ok(1));
         assert_eq!(read(&far, &mut [0; 2]), Ok(0));
     }
@@ -430,7 +430,7 @@ mod tests {
             };
             if let Some((ticket, _)) = gone {
                 ledger.close(Table::Records, ticket);
-                boxes.died(Item::Connection(ticket), &ledger);
+                boxes.died(&[Item::Connection(ticket)], &ledger);
             }
         }
         let there = found(&boxes, &ledger);
@@ -459,7 +459,7 @@ mod tests {
             // The first of each three hundred stays: every packet has a living one.
             for ticket in tickets.into_iter().skip(1) {
                 ledger.close(Table::Records, ticket);
-                boxes.died(Item::Connection(ticket), &ledger);
+                boxes.died(&[Item::Connection(ticket)], &ledger);
             }
         }
         assert_eq!(found(&boxes, &ledger).len(), 30);

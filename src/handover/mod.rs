@@ -160,14 +160,14 @@ impl Keeper {
         }
     }
 
-    /// Tells that an item has died in the ledger; true when nobody else has its descriptors any more.
-    pub fn died(&self, item: Item) -> bool {
+    /// Tells that items have died in the ledger; true of those whose descriptors nobody else has any more.
+    pub fn died(&self, items: &[Item]) -> Vec<bool> {
         if self.ledger.is_frozen() {
-            return false;
+            return vec![false; items.len()];
         }
         match &mut *self.boxes() {
-            Some(boxes) => boxes.died(item, &self.ledger),
-            None => true,
+            Some(boxes) => boxes.died(items, &self.ledger),
+            None => vec![true; items.len()],
         }
     }
 

@@ -351,19 +351,9 @@ impl Connection<Stream> {
         self.outbound.keep(Owner::flow(ticket, false))
     }
 
-    /// Closes both ends; unless all is complete, so that neither takes it for a clean end.
-    ///
-    /// `is_ours`: tells, when all is prepared, whether nobody else has the descriptors, and so closing them is enough.
-    pub fn close(self, ending: Ending, is_ours: impl FnOnce() -> bool) {
-        let is_abort = ending != Ending::Complete;
-        if is_abort {
-            self.peer.wire.reset_on_close(true);
-            self.target.wire.reset_on_close(true);
-        }
-        if !is_ours() {
-            self.peer.wire.part(is_abort);
-            self.target.wire.part(is_abort);
-        }
+    /// Lets both ends go, the peer's first.
+    pub fn into_ends(self) -> [End<Stream>; 2] {
+        [self.peer, self.target]
     }
 }
 

@@ -402,7 +402,9 @@ impl Flow {
             self.state = State::Finished;
             return Step::Moved;
         }
-        self.state = match sink.wire.finish() {
+        let result = sink.wire.finish();
+        sink.is_finished = result.is_ok();
+        self.state = match result {
             Ok(()) => State::Finished,
             Err(error) => State::Refused(error),
         };

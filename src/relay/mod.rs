@@ -17,6 +17,7 @@ pub mod inspection;
 pub mod listeners;
 #[cfg(test)]
 mod model;
+pub mod parting;
 pub mod pipes;
 pub mod record;
 pub mod report;

@@ -110,7 +110,7 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         if let Some(ticket) = self.kept {
             self.keeper.ledger().close(Table::Pipes, ticket);
-            self.keeper.died(Item::Pipe(ticket));
+            self.keeper.died(&[Item::Pipe(ticket)]);
         }
     }
 }

@@ -13,12 +13,13 @@ use nix::errno::Errno;
 
 use super::connection::Connection;
 use super::flow::{Flow, Held, State};
+use super::parting::{self, Parting};
 use super::pipes::Pipe;
 use super::report::Totals;
 use super::session::Session;
 use super::wire::End;
 use crate::clock::Moment;
-use crate::handover::{Estate, Found, Item, Keeper, Ledger, Owner, Table, Ticket};
+use crate::handover::{Estate, Found, Item, Keeper, Ledger, Owner, Ticket};
 use crate::peer::{Family, Peer};
 use crate::stream::Stream;
 use crate::sys;
@@ -177,7 +178,7 @@ fn restore_one(
         (Item::Peer(ticket), [_]) => match read_peer(ledger, ticket) {
             Some((peer, _)) => {
                 // It is written down again, as a connection, when its target is connected.
-                release(keeper, item);
+                parting::forget(keeper, item);
                 let stream = streams.pop().ok_or("a descriptor is missing")?;
                 return Ok(Restored::Connecting(stream, peer));
             }
@@ -185,21 +186,9 @@ fn restore_one(
         },
         _ => "a descriptor is missing, or is no socket",
     };
-    for stream in &streams {
-        stream.reset_on_close(true);
-    }
-    if !release(keeper, item) {
-        streams.iter().for_each(|stream| stream.part(true));
-    }
+    let ends = streams.into_iter().map(End::new).collect();
+    parting::close(keeper, vec![Parting::new(item, ends, true)]);
     Err(problem.to_owned())
-}
-
-/// Writes down that the next process need not know of it; true when nobody else has its descriptors any more.
-pub fn release(keeper: &Keeper, item: Item) -> bool {
-    if let Item::Connection(ticket) | Item::Peer(ticket) = item {
-        keeper.ledger().close(Table::Records, ticket);
-    }
-    keeper.died(item)
 }
 
 fn word(ledger: &Ledger, ticket: Ticket, number: usize) -> u64 {
@@ -404,7 +393,8 @@ mod tests {
     fn a_closed_session_leaves_nothing() {
         let keeper = Arc::new(Keeper::with_boxes());
         let (old, mut client, _server) = session(&keeper);
-        old.close(super::super::Ending::Complete, &keeper, Moment::now());
+        let (_, parting) = old.close(super::super::Ending::Complete, Moment::now());
+        parting::close(&keeper, parting.into_iter().collect());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         assert!(next(&keeper).1.is_empty());
     }

@@ -9,6 +9,7 @@ use nix::sys::epoll::EpollFlags;
 use super::connection::{Connection, Ending, Limits, Outcome, Side};
 use super::flow::Tools;
 use super::inspection::Entry;
+use super::parting::{self, Parting};
 use super::record;
 use super::wire::End;
 use crate::clock::Moment;
@@ -201,7 +202,7 @@ impl Session {
     pub fn keep_no_peer(&mut self, keeper: &Keeper) {
         if let (Phase::Dialing { .. }, Some(ticket)) = (&self.phase, self.kept) {
             self.kept = None;
-            record::release(keeper, Item::Peer(ticket));
+            parting::forget(keeper, Item::Peer(ticket));
         }
     }
 
@@ -372,27 +373,34 @@ impl Session {
         }
     }
 
-    /// Closes both ends, and says how it went.
-    pub fn close(self, ending: Ending, keeper: &Keeper, now: Moment) -> Summary {
+    /// Closes both ends, unless all is complete so that neither takes it for a clean end, and says how it went.
+    ///
+    /// Of one that is kept the sockets are left, to be closed with others.
+    pub fn close(self, ending: Ending, now: Moment) -> (Summary, Option<Parting>) {
         let mut summary = Summary {
             ending,
             inbound_bytes: 0,
             outbound_bytes: 0,
             duration: now - self.started,
         };
-        match self.phase {
-            Phase::Dialing { peer, .. } => peer.wire.abort(),
-            Phase::Relaying(connection) => {
+        let mut parting = None;
+        match (self.phase, self.kept) {
+            (Phase::Dialing { peer, .. }, _) => peer.wire.abort(),
+            (Phase::Relaying(connection), kept) => {
                 (summary.inbound_bytes, summary.outbound_bytes) = connection.delivered_bytes();
-                let is_ours = || {
-                    self.kept
-                        .is_none_or(|ticket| record::release(keeper, Item::Connection(ticket)))
-                };
-                connection.close(ending, is_ours);
+                let (ends, is_abort) = (connection.into_ends(), ending != Ending::Complete);
+                match kept {
+                    Some(ticket) => {
+                        let item = Item::Connection(ticket);
+                        parting = Some(Parting::new(item, ends.into(), is_abort));
+                    }
+                    None if is_abort => ends.into_iter().for_each(|end| end.wire.abort()),
+                    None => {}
+                }
             }
-            Phase::Gone => {}
+            (Phase::Gone, _) => {}
         }
-        summary
+        (summary, parting)
     }
 }
 

@@ -120,6 +120,8 @@ pub struct End<W> {
     pub has_failed: bool,
     /// An error that was told, and that no read will tell again.
     pub failure: Option<Errno>,
+    /// It was told that no more bytes will come.
+    pub is_finished: bool,
 }
 
 impl<W> End<W> {
@@ -133,6 +135,7 @@ impl<W> End<W> {
             has_parts: false,
             has_failed: false,
             failure: None,
+            is_finished: false,
         }
     }
 

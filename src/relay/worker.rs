@@ -14,6 +14,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::connection::{Ending, Limits, Side};
 use super::flow::Tools;
 use super::inspection::Entry;
+use super::parting::{self, Parting};
 use super::session::{Progress, Session, Summary};
 use super::sessions::Sessions;
 use super::token::{Key, Token};
@@ -50,6 +51,8 @@ pub struct Worker {
     dialer: Arc<Dialer>,
     limits: Limits,
     over: Vec<Over>,
+    /// Sockets of those that are over and were kept, which are closed together.
+    partings: Vec<Parting>,
     /// Those that move much; none where they may stay.
     bulk: Option<Vec<Key>>,
     next_settling: Option<Moment>,
@@ -72,6 +75,7 @@ impl Worker {
             dialer,
             limits,
             over: Vec::new(),
+            partings: Vec::new(),
             bulk: (!keeps_bulk).then(Vec::new),
             next_settling: None,
         })
@@ -170,6 +174,7 @@ impl Worker {
         if self.next_settling.is_some_and(|at| at <= now) {
             self.settle(now);
         }
+        self.part();
     }
 
     /// Tells how long its owner may wait for events, and no longer than until `other`.
@@ -214,6 +219,11 @@ impl Worker {
             let over = self.end(session, Ok(Ending::Stopped), now);
             self.over.push(over);
         }
+        self.part();
+    }
+
+    fn part(&mut self) {
+        parting::close(self.tools.keeper(), std::mem::take(&mut self.partings));
     }
 
     /// Lets all sessions go.
@@ -299,13 +309,12 @@ impl Worker {
     }
 
     /// Closes a session. One that never came to relay is closed as if the program stopped: by abort.
-    fn end(&self, session: Session, result: Result<Ending>, now: Moment) -> Over {
+    fn end(&mut self, session: Session, result: Result<Ending>, now: Moment) -> Over {
         let (peer, is_counted) = (session.peer, session.is_counted);
         let target = self.dialer.target_of(self.destination(&session));
-        let summary = {
-            let ending = *result.as_ref().unwrap_or(&Ending::Stopped);
-            session.close(ending, self.tools.keeper(), now)
-        };
+        let ending = *result.as_ref().unwrap_or(&Ending::Stopped);
+        let (summary, parting) = session.close(ending, now);
+        self.partings.extend(parting);
         Over {
             peer,
             target,

@@ -9,6 +9,7 @@ pub mod own_run;
 pub mod pair;
 pub mod place;
 pub mod program;
+pub mod store;
 
 use std::time::{Duration, Instant};
 

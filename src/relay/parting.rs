@@ -1,0 +1,59 @@
+//! Closes sockets that the boxes have as well.
+//!
+//! A close of ours ends a connection only if the box gives its descriptors up. It does so from its front, so that is tried
+//! once for all that are over at the end of a round; those that are not first are ended by a call of their own.
+
+use super::wire::End;
+use crate::handover::{Item, Keeper, Table};
+use crate::stream::Stream;
+
+/// Sockets of a connection that is over.
+#[derive(Debug)]
+pub struct Parting {
+    item: Item,
+    ends: Vec<End<Stream>>,
+    is_abort: bool,
+}
+
+impl Parting {
+    /// Prepares the close; from now on it is the last one that ends the connection, whoever it is.
+    pub fn new(item: Item, ends: Vec<End<Stream>>, is_abort: bool) -> Parting {
+        if is_abort {
+            ends.iter().for_each(|end| end.wire.reset_on_close(true));
+        }
+        Parting {
+            item,
+            ends,
+            is_abort,
+        }
+    }
+}
+
+/// Closes all of them, so that their other ends see it.
+pub fn close(keeper: &Keeper, partings: Vec<Parting>) {
+    if partings.is_empty() {
+        return;
+    }
+    let items: Vec<Item> = partings.iter().map(|parting| parting.item).collect();
+    items.iter().for_each(|item| bury(keeper, *item));
+    for (parting, is_ours) in partings.iter().zip(keeper.died(&items)) {
+        if !is_ours {
+            // An end that was sent need not be sent again.
+            let is_due = |end: &&End<Stream>| parting.is_abort || !end.is_finished;
+            let due = parting.ends.iter().filter(is_due);
+            due.for_each(|end| end.wire.part(parting.is_abort));
+        }
+    }
+}
+
+/// Takes an item back whose descriptors go on.
+pub fn forget(keeper: &Keeper, item: Item) {
+    bury(keeper, item);
+    keeper.died(&[item]);
+}
+
+fn bury(keeper: &Keeper, item: Item) {
+    if let Item::Connection(ticket) | Item::Peer(ticket) = item {
+        keeper.ledger().close(Table::Records, ticket);
+    }
+}

@@ -1,0 +1,47 @@
+//! A NOTIFY_SOCKET behind which descriptors are kept, as systemd keeps them.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tempfile::TempDir;
+use vsock_bridge::sys;
+
+/// Keeps what it is sent until it is dropped; its thread ends with the test.
+#[derive(Debug)]
+pub struct Store {
+    pub path: String,
+    _kept: Receiver<OwnedFd>,
+    _directory: TempDir,
+}
+
+impl Store {
+    pub fn new() -> Store {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify").to_str().unwrap().to_owned();
+        let socket = UnixDatagram::bind(&path).unwrap();
+        let (sender, kept) = channel();
+        thread::spawn(move || {
+            loop {
+                let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                poll(&mut wait, PollTimeout::NONE).unwrap();
+                let (message, descriptors) = sys::peek_packet(socket.as_fd()).unwrap();
+                let mut lines = message.split(|&byte| byte == b'\n');
+                if lines.any(|line| line == b"FDSTORE=1") {
+                    let all_kept = descriptors.into_iter().all(|fd| sender.send(fd).is_ok());
+                    if !all_kept {
+                        return;
+                    }
+                }
+                sys::drop_packet(socket.as_fd()).unwrap();
+            }
+        });
+        Store {
+            path,
+            _kept: kept,
+            _directory: directory,
+        }
+    }
+}
