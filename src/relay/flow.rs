@@ -66,7 +66,12 @@ impl Tools {
     }
 
     fn take_pipe(&mut self) -> Option<Box<Pipe>> {
-        let pipe = self.pool.take(&self.keeper)?;
+        let mut pipe = self.pool.take(&self.keeper)?;
+        // The next process would go on with the connection, without what is in a pipe that it does not find.
+        if self.user.is_some() && pipe.keep().is_err() {
+            self.pool.give_back(pipe);
+            return None;
+        }
         pipe.set_owner(self.owner());
         Some(pipe)
     }
@@ -425,7 +430,10 @@ fn hidden_error<W: Wire>(source: &End<W>) -> Option<Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::handover::Table;
     use crate::relay::fake::Fake;
 
     fn advance(
@@ -590,5 +598,27 @@ mod tests {
             (sink.wire.taken(), flow.state()),
             (b"abc".to_vec(), State::Finished)
         );
+    }
+
+    #[test]
+    fn bytes_of_a_connection_that_outlives_the_process_are_in_no_pipe_that_does_not() {
+        // Nothing new is kept by a process that has only taken connections over.
+        let (keeper, _) = Keeper::adopt(Keeper::with_boxes().stored()).unwrap();
+        assert!(!keeper.is_early());
+        let keeper = Arc::new(keeper);
+        let user = keeper.ledger().open(Table::Records).unwrap();
+        let mut tools = Tools::new(keeper.clone());
+        tools.user = Some(user);
+        let pipe = tools.take_pipe().unwrap();
+        nix::unistd::write(pipe.input().as_fd(), b"abc").unwrap();
+        let (_, estate) = Keeper::adopt(keeper.stored()).unwrap();
+        let found: Vec<_> = estate.pipes.iter().map(|pipe| (pipe.0, pipe.1)).collect();
+        assert_eq!(found, [(Owner::flow(user, true), 3)]);
+
+        let mut tools = Tools::new(Arc::new(Keeper::private().unwrap()));
+        tools.user = Some(user);
+        assert!(tools.take_pipe().is_none());
+        tools.user = None;
+        assert!(tools.take_pipe().is_some());
     }
 }

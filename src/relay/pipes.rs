@@ -36,18 +36,13 @@ impl Pipe {
         let (output, input) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).ok()?;
         // A smaller pipe works too.
         let _ = fcntl(&input, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
-        let mut pipe = Box::new(Pipe {
+        Some(Box::new(Pipe {
             output,
             input,
             held_bytes: 0,
             keeper: keeper.clone(),
             kept: None,
-        });
-        if keeper.is_early() {
-            // One that is not kept moves bytes as well.
-            let _ = pipe.keep();
-        }
-        Some(pipe)
+        }))
     }
 
     /// Takes over the pipe of another process.
