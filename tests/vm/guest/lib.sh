@@ -85,7 +85,7 @@ server() {
     shift 2
     at_end "systemctl stop $name"
     systemd-run --quiet --collect --unit="$name" "$@"
-    wait_for 10 listens "$port"
+    wait_for 60 listens "$port"
 }
 
 # ---- set-up A -----------------------------------------------------------------------------------------------------
@@ -115,7 +115,7 @@ samba() {
     pdbedit --user=guest >/dev/null 2>&1 || printf 'secret\nsecret\n' | smbpasswd -s -a guest
     at_end 'systemctl stop smbd'
     systemctl restart smbd
-    wait_for 20 listens 445
+    wait_for 60 listens 445
 }
 
 samba_configuration() {
