@@ -88,6 +88,53 @@ server() {
     wait_for 60 listens "$port"
 }
 
+# ---- another process in the place of a bridge's -------------------------------------------------------------------
+
+# carried HOST PORT: the bytes that all connections to it have sent and received.
+carried() {
+    ss --no-header --tcp --numeric --info state established "dst [$1]:$2" |
+        awk '{ for (i = 1; i <= NF; i++) if (split($i, part, ":") == 2) sum[part[1]] += part[2] }
+            END { printf "%d %d\n", sum["bytes_acked"], sum["bytes_received"] }'
+}
+
+# have_carried HOST PORT SENT RECEIVED BOTH: at least so many bytes each way, and so many in all.
+have_carried() {
+    local sent received
+    read -r sent received < <(carried "$1" "$2")
+    ((sent >= $3 && received >= $4 && sent + received >= $5))
+}
+
+# own_ports HOST PORT: a connection that was lost and made anew without a word has another one.
+own_ports() { ss --no-header --tcp --numeric state established "dst [$1]:$2" | awk '{ print $3 }' | sort; }
+
+main_pid() { systemctl show --property=MainPID --value "$1"; }
+
+# has_another UNIT PROCESS
+has_another() {
+    local process
+    process=$(main_pid "$1")
+    ((process != 0 && process != $2))
+}
+
+# replace_often HOST PORT UNIT…: restarts each unit three times and kills it as often. Before each of these, the
+# connections to HOST and PORT carry more than the buffers on the way hold.
+replace_often() {
+    local host=$1 port=$2 round unit action process sent received
+    shift 2
+    for round in 1 2 3; do
+        for unit; do
+            for action in restart 'kill --signal=KILL'; do
+                read -r sent received < <(carried "$host" "$port")
+                wait_for 60 have_carried "$host" "$port" 0 0 $((sent + received + 8000000))
+                process=$(main_pid "$unit")
+                # shellcheck disable=SC2086  # two words
+                systemctl $action "$unit"
+                wait_for 60 has_another "$unit" "$process"
+            done
+        done
+    done
+}
+
 # ---- set-up A -----------------------------------------------------------------------------------------------------
 
 # A key of root's own that lets root in, once.
@@ -134,4 +181,44 @@ forget() {
     umount /mnt
     sync
     echo 3 >/proc/sys/vm/drop_caches
+}
+
+# keep_share HOST UNIT…: copies go both ways at once, and every byte of them is compared, while all that replace_often
+# does happens to the units. The mount keeps the connection that it has.
+keep_share() {
+    local host=$1 port up down
+    shift
+    mount_share "$host"
+    cp "$data" /mnt/down
+    forget
+    mount_share "$host"
+    at_end 'rm -f /mnt/{up,down}'
+    over=$(mktemp --dry-run)
+    at_end "rm -f $over"
+    port=$(own_ports "$host" 445)
+    one_line "$port"
+    copies_up & up=$!
+    copies_down & down=$!
+    replace_often "$host" 445 "$@"
+    wait_for 120 have_carried "$host" 445 100000000 100000000 0
+    touch "$over"
+    wait "$up"
+    wait "$down"
+    note "bytes sent and received: $(carried "$host" 445)"
+    equal "$port" "$(own_ports "$host" 445)" 'own port of the mount'
+}
+
+copies_up() {
+    until [[ -e $over ]]; do
+        cp "$data" /mnt/up
+        compare_mounted up
+    done
+}
+
+copies_down() { until [[ -e $over ]]; do compare_mounted down; done; }
+
+# Pages that are written are dropped, and read again from the server.
+compare_mounted() {
+    echo 1 >/proc/sys/vm/drop_caches
+    same "$data" "/mnt/$1"
 }
