@@ -84,7 +84,11 @@ fn keeper(stored: Vec<(String, OwnedFd)>, is_listening: bool) -> Result<(Keeper,
         }
     }
     let keeper = match is_listening && notify::is_heard() {
-        true => Keeper::new(),
+        true => Keeper::new().or_else(|errno| {
+            let cause = errno.desc();
+            log::warn!("connections would survive neither a crash nor a restart: no memory file can be made: {cause}");
+            Keeper::private()
+        }),
         false => Keeper::private(),
     };
     let keeper = keeper.map_err(Error::system("get memory for buffers"))?;

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::libc::MFD_NOEXEC_SEAL;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 
@@ -130,7 +131,13 @@ struct Free {
 impl Ledger {
     /// Begins an empty one, in a file that can be passed on.
     pub fn new() -> Result<Ledger, Errno> {
-        let file = memfd_create(c"vsock-bridge-ledger", MFdFlags::MFD_CLOEXEC)?;
+        let create = |flags| memfd_create(c"vsock-bridge-ledger", flags);
+        // Some machines allow no other; kernels before 6.3 do not know the flag.
+        let data_only = MFdFlags::MFD_CLOEXEC | MFdFlags::from_bits_retain(MFD_NOEXEC_SEAL);
+        let file = match create(data_only) {
+            Err(Errno::EINVAL) => create(MFdFlags::MFD_CLOEXEC),
+            result => result,
+        }?;
         ftruncate(&file, (TABLES_BYTES + SLOTS * SLOT_STRIDE) as i64)?;
         let ledger = Ledger::map(Some(file))?;
         ledger.tables.word(0).store(FORMAT, Ordering::Release);
