@@ -23,7 +23,7 @@ use crate::notify;
 use crate::sys;
 use boxes::Boxes;
 pub use boxes::{Found, Item};
-pub use ledger::{COMMON_WORDS, Ledger, Owner, RECORD_WORDS, SLOT_BYTES, Table, Ticket};
+pub use ledger::{Ledger, Owner, Table, Ticket};
 pub use slot::Slot;
 
 /// Begins the names of all that is ours in the store.
@@ -54,18 +54,18 @@ pub struct Estate {
 impl Keeper {
     /// Begins without anything that could outlive the process.
     pub fn private() -> Result<Keeper, Errno> {
-        Ledger::private().map(Keeper::of)
+        Ok(Keeper::of(Arc::new(Ledger::private()?), None))
     }
 
     /// Begins with what can be passed on, once [`Keeper::begin`] has found that somebody takes it.
     pub fn new() -> Result<Keeper, Errno> {
-        Ledger::new().map(Keeper::of)
+        Ok(Keeper::of(Arc::new(Ledger::new()?), None))
     }
 
-    fn of(ledger: Ledger) -> Keeper {
+    fn of(ledger: Arc<Ledger>, boxes: Option<Boxes>) -> Keeper {
         Keeper {
-            ledger: Arc::new(ledger),
-            boxes: Mutex::new(None),
+            ledger,
+            boxes: Mutex::new(boxes),
             is_early: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
         }
@@ -176,8 +176,7 @@ impl Keeper {
     }
 }
 
-fn adopt(stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String> {
-    let mut stored = stored;
+fn adopt(mut stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String> {
     let ends = Boxes::NAMES.map(|wanted| {
         let place = stored.iter().position(|(name, _)| name == wanted);
         place.map(|place| stored.swap_remove(place).1)
@@ -209,22 +208,14 @@ fn adopt(stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String> {
         match item {
             Item::Pipe(ticket) => {
                 let owner = Owner::of(ledger.pipe_owner(ticket).load(Ordering::Acquire));
-                let count = descriptors
-                    .first()
-                    .map(|output| sys::readable_bytes(output.as_fd()));
-                let count = count.unwrap_or(Ok(0)).unwrap_or(0);
+                let bytes_in = |output: &OwnedFd| sys::readable_bytes(output.as_fd()).unwrap_or(0);
+                let count = descriptors.first().map_or(0, bytes_in);
                 estate.pipes.push((owner, count, (item, descriptors)));
             }
             _ => estate.connections.push((item, descriptors)),
         }
     }
-    let keeper = Keeper {
-        ledger,
-        boxes: Mutex::new(Some(boxes)),
-        is_early: AtomicBool::new(false),
-        has_failed: AtomicBool::new(false),
-    };
-    Ok((keeper, estate))
+    Ok((Keeper::of(ledger, Some(boxes)), estate))
 }
 
 #[cfg(test)]
