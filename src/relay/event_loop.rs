@@ -2,10 +2,11 @@
 //!
 //! One round: wait; take signals and connections, note what became ready; advance what became ready, what a
 //! deadline woke, what yielded. Sessions that yield go round in a ring, and new events are looked for between;
-//! those that move much go to a bulk thread.
+//! those that move much, and what is too much for one thread, go to others.
 
 mod door;
 mod life;
+mod share;
 mod view;
 
 use std::os::fd::AsFd;
@@ -15,15 +16,16 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
-use super::bulk::Bulk;
 use super::busy_poll::BusyPoll;
 use super::connection::Limits;
 use super::inspection::Inspection;
 use super::listeners::Listeners;
+use super::load::Load;
 use super::record;
 use super::report::{self, Reporter, Totals};
 use super::session::Session;
 use super::signals::Signals;
+use super::threads::{Job, Threads};
 use super::token::Token;
 use super::worker::{Over, Worker};
 use crate::clock::Moment;
@@ -69,7 +71,8 @@ enum Mode {
 #[derive(Debug)]
 pub struct Loop {
     worker: Worker,
-    bulk: Bulk,
+    threads: Threads,
+    load: Load,
     listeners: Listeners,
     gate: Gate,
     settings: LoopSettings,
@@ -113,14 +116,15 @@ impl Loop {
         let keeper = Arc::new(keeper);
         let worker = Worker::new(Arc::new(dialer), keeper, settings.limits, false)?;
         let listeners = Listeners::new(listeners, worker.epoll())?;
-        let bulk = Bulk::new(settings.limits)?;
+        let threads = Threads::new(settings.limits)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
-        (worker.epoll().add(bulk.bell(), event))
-            .map_err(Error::system("watch the bulk threads"))?;
+        (worker.epoll().add(threads.bell(), event))
+            .map_err(Error::system("watch the other threads"))?;
         let now = Moment::now();
         Ok(Loop {
             worker,
-            bulk,
+            threads,
+            load: Load::new(now),
             listeners,
             gate,
             settings,
@@ -171,8 +175,10 @@ impl Loop {
                 self.notifier.stopping("Stopping");
                 return Ok(self.reporter.totals);
             }
-            let count = self.wait(&mut events, now)?;
+            let before = Moment::now();
+            let count = self.wait(&mut events, before)?;
             now = Moment::now();
+            self.load.slept(now - before);
             self.busy_poll.met(count, now);
             let is_listener =
                 |event: &EpollEvent| matches!(Token::unpack(event.data()), Token::Listener(_));
@@ -185,7 +191,10 @@ impl Loop {
             self.worker.turn(now);
             match self.mode {
                 Mode::Leaving => self.leave(now),
-                _ => self.hand_over_bulk(now),
+                _ => {
+                    self.hand_over_bulk(now);
+                    self.seek_relief(now);
+                }
             }
         }
     }
@@ -202,7 +211,7 @@ impl Loop {
             let Some(until) = self
                 .busy_poll
                 .look_until(now)
-                .filter(|_| self.bulk.open() == 0)
+                .filter(|_| self.threads.open_of(Job::Bulk) == 0)
             else {
                 return wait(&self.worker, events, timeout);
             };
@@ -218,14 +227,14 @@ impl Loop {
     }
 
     fn open(&self) -> usize {
-        self.worker.open() + self.bulk.open()
+        self.worker.open() + self.threads.open()
     }
 
     fn is_over(&mut self, now: Moment) -> bool {
         match self.mode {
             Mode::Draining(until) if until <= now && self.open() > 0 => {
                 self.close_all(now);
-                // Those in bulk threads come back as results.
+                // Those of other threads come back as results.
                 self.open() == 0
             }
             Mode::Draining(_) | Mode::Leaving | Mode::Closing => self.open() == 0,
@@ -266,12 +275,8 @@ impl Loop {
                 }
             }
             Token::Bell => {
-                let (over, released) = self.bulk.returns();
-                for over in over {
-                    self.account(&over, now);
-                }
-                for session in released {
-                    self.worker.adopt(session, now);
+                for one in self.threads.returns() {
+                    self.take_back(one, now);
                 }
             }
             Token::Inspection => {
@@ -281,15 +286,6 @@ impl Loop {
             }
             Token::Listener(index) => self.accept(index, now),
             Token::Session(key, side) => self.worker.note(key, side, events, now),
-        }
-    }
-
-    fn hand_over_bulk(&mut self, now: Moment) {
-        for session in self.worker.take_bulk() {
-            let (dialer, keeper) = (self.worker.dialer(), self.worker.keeper());
-            if let Err(session) = self.bulk.give(session, dialer, keeper) {
-                self.worker.adopt(*session, now);
-            }
         }
     }
 

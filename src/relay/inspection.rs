@@ -2,7 +2,7 @@
 //!
 //! The socket is `control` in the RuntimeDirectory= of the service, for its user and root. Whoever connects gets one
 //! [`Snapshot`] as JSON and the end; nothing is read. The loop only copies numbers; what takes time, or waits for the
-//! bulk threads or a slow reader, is done by a thread that ends with the answer.
+//! other threads or a slow reader, is done by a thread that ends with the answer.
 
 use std::fs;
 use std::io::Write;
@@ -27,7 +27,7 @@ use crate::peer::Peer;
 pub const SOCKET_NAME: &str = "control";
 /// Answers under way at a time; more are closed.
 const ANSWERS_MAX: usize = 4;
-/// For a bulk thread to tell its part, and for the reader to take each part.
+/// For another thread to tell its part, and for the reader to take each part.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One bridge at one moment.
@@ -41,7 +41,7 @@ pub struct Snapshot {
     pub listeners: Vec<String>,
     /// Where connections go.
     pub target: String,
-    /// Connections that were open when this was counted; one of a bulk thread may have ended before it told its part.
+    /// Connections that were open when this was counted; one of another thread may have ended before it told its part.
     pub open: usize,
     /// Connections that reached their target and are over.
     pub served: u64,
@@ -117,17 +117,17 @@ pub struct Material {
     pub snapshot: Snapshot,
     /// Sessions of the main loop.
     pub entries: Vec<Entry>,
-    /// Sessions of the bulk threads, one message from each.
-    pub bulk: Receiver<Vec<Entry>>,
+    /// Sessions of the other threads, one message from each.
+    pub others: Receiver<Vec<Entry>>,
     /// What tells the targets.
     pub dialer: Arc<Dialer>,
 }
 
 impl Material {
-    /// Waits for the bulk threads; one that does not answer is left out.
+    /// Waits for the other threads; one that does not answer is left out.
     fn finish(self) -> Snapshot {
         let mut entries = self.entries;
-        while let Ok(part) = self.bulk.recv_timeout(PATIENCE) {
+        while let Ok(part) = self.others.recv_timeout(PATIENCE) {
             entries.extend(part);
         }
         entries.sort_by_key(|entry| entry.started);

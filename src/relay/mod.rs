@@ -1,10 +1,9 @@
 //! Moves bytes between peers and targets, edge-triggered, with nothing that blocks.
 //!
-//! [`event_loop`] waits and dispatches; a [`worker`] has the sessions of one thread, and [`bulk`] has threads for those
+//! [`event_loop`] waits and dispatches; a [`worker`] has the sessions of one thread, and [`threads`] are beside it for those
 //! that move much; a [`session`] is one peer from accept to close; a [`connection`] has the two flows of a session
 //! whose target is reached; a [`flow`] is one direction.
 
-pub mod bulk;
 pub mod burst;
 pub mod busy_poll;
 pub mod coalesce;
@@ -15,6 +14,7 @@ mod fake;
 pub mod flow;
 pub mod inspection;
 pub mod listeners;
+pub mod load;
 #[cfg(test)]
 mod model;
 pub mod parting;
@@ -24,6 +24,7 @@ pub mod report;
 pub mod session;
 pub mod sessions;
 pub mod signals;
+pub mod threads;
 pub mod timers;
 pub mod token;
 pub mod wire;

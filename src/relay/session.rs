@@ -309,6 +309,11 @@ impl Session {
         }
     }
 
+    /// Tells whether it has moved bytes since then.
+    pub fn is_busy(&self, since: Moment) -> bool {
+        matches!(&self.phase, Phase::Relaying(connection) if connection.active() >= since)
+    }
+
     /// Gives the peer's stream.
     pub fn peer_stream(&self) -> Option<&Stream> {
         match &self.phase {

@@ -61,10 +61,15 @@ impl Sessions {
         self.table.iter_mut().map(|(_, (_, session))| session)
     }
 
-    /// Gives the keys of all.
-    pub fn keys(&self) -> Vec<Key> {
-        let key = |(index, (serial, _)): (usize, &(u32, Session))| Key::new(index, *serial);
-        self.table.iter().map(key).collect()
+    /// Gives the keys of those that are meant.
+    pub fn keys_of(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Key> {
+        let meant = self
+            .table
+            .iter()
+            .filter(|(_, (_, session))| is_meant(session));
+        meant
+            .map(|(index, (serial, _))| Key::new(index, *serial))
+            .collect()
     }
 
     /// Takes all out.

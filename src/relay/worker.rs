@@ -1,6 +1,6 @@
 //! The sessions of one thread and what moves them: an epoll instance, timers, buffer and pipes.
 //!
-//! The main loop has one for all that is new, and each bulk thread has one. Whoever owns a worker waits with its
+//! The main loop has one for all that is new, and each thread beside it has one. Whoever owns a worker waits with its
 //! epoll, passes the events of sessions on, and collects what is over.
 
 use std::net::SocketAddr;
@@ -226,9 +226,14 @@ impl Worker {
         parting::close(self.tools.keeper(), std::mem::take(&mut self.partings));
     }
 
+    /// Gives the sessions that have moved bytes since then.
+    pub fn busy(&self, since: Moment) -> Vec<Key> {
+        self.sessions.keys_of(|session| session.is_busy(since))
+    }
+
     /// Lets all sessions go.
     pub fn release_all(&mut self) -> Vec<Session> {
-        let keys = self.sessions.keys();
+        let keys = self.sessions.keys_of(|_| true);
         keys.into_iter()
             .filter_map(|key| self.release(key))
             .collect()
@@ -250,7 +255,7 @@ impl Worker {
     }
 
     /// Lets a session go, which nobody watches then.
-    fn release(&mut self, key: Key) -> Option<Session> {
+    pub fn release(&mut self, key: Key) -> Option<Session> {
         let session = self.sessions.remove(key)?;
         if let Some((peer, target)) = session.streams() {
             for fd in [

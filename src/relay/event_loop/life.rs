@@ -57,7 +57,7 @@ impl Loop {
         let open = self.open();
         if order == Order::HandOver && open > 0 && self.has_successor {
             self.mode = Mode::Leaving;
-            self.bulk.release_all();
+            self.threads.release_all();
             self.notifier
                 .stopping(&format!("Handing {} over", connections(open as u64)));
             return;
@@ -65,9 +65,9 @@ impl Loop {
         self.drain(now);
     }
 
-    /// Gives all sessions to the next process, once none is with a bulk thread.
+    /// Gives all sessions to the next process, once none is with another thread.
     pub(super) fn leave(&mut self, now: Moment) {
-        if self.bulk.open() > 0 {
+        if self.threads.open() > 0 {
             return;
         }
         // Nobody looks before this process has ended, so nothing happens to a session in between.
@@ -129,7 +129,7 @@ impl Loop {
         event::CONNECTIONS_RESET.log(vec![("open", open.to_string())], message);
         self.mode = Mode::Closing;
         self.worker.close_all(now);
-        self.bulk.close_all();
+        self.threads.close_all();
         self.settle_accounts(now);
     }
 }

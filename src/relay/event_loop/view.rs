@@ -12,7 +12,7 @@ impl Loop {
             let material = Material {
                 snapshot: self.snapshot(),
                 entries: self.worker.entries(),
-                bulk: self.bulk.entries(),
+                others: self.threads.entries(),
                 dialer: self.worker.dialer().clone(),
             };
             inspection.answer(stream, material);

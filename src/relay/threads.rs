@@ -1,8 +1,13 @@
-//! Threads for connections that move much, so that interactive ones never wait behind them.
+//! Threads beside the main loop: for connections that move much, and for what is too much for one thread.
 //!
-//! A budget for each turn alone does not do it: with two operations of 256 KiB a turn, four bulk streams still keep
-//! an interactive one waiting for 4 ms. The threads are made when the first bulk transfer comes, so an idle
-//! process has none. A connection stays with its thread to the end.
+//! Bulk: interactive connections never wait behind those that move much. A budget for each turn alone does not do it: with
+//! two operations of 256 KiB a turn, four bulk streams still keep an interactive one waiting for 4 ms.
+//!
+//! Relief: when the main loop hardly sleeps any more ([`load`](super::load)), half of its busy connections go to another
+//! thread, which gives back what turns out to be bulk. New ones are not shared out: with 16 short connections at a time that
+//! won nothing, over TCP or unix sockets.
+//!
+//! Threads are made when they are first needed, so an idle process has none. A connection stays with its thread otherwise.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -22,6 +27,35 @@ use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::handover::Keeper;
 
+/// The most threads for what is too much for the main loop. On the two processors there were to measure, one is used.
+const RELIEF_MAX: usize = 3;
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Connections that move much.
+    Bulk,
+    /// Others, when there is too much to do for the main loop.
+    Relief,
+}
+
+impl Job {
+    fn threads(self) -> usize {
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        match self {
+            Job::Bulk => processors,
+            Job::Relief => (processors - 1).min(RELIEF_MAX),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Job::Bulk => "bulk",
+            Job::Relief => "relief",
+        }
+    }
+}
+
 /// What the main loop wants of a thread.
 #[derive(Debug)]
 enum Order {
@@ -33,9 +67,13 @@ enum Order {
 
 /// What a thread gives back to the main loop.
 #[derive(Debug)]
-enum Return {
+pub enum Return {
+    /// A session has ended.
     Over(Over),
+    /// The main loop wanted it back.
     Released(Box<Session>),
+    /// It moves much.
+    Bulk(Box<Session>),
 }
 
 /// One thread, as the main loop sees it. Dropping the order's sender ends it.
@@ -46,28 +84,42 @@ struct Thread {
     handle: Option<JoinHandle<()>>,
 }
 
-/// The threads, and the sessions they have.
-#[derive(Debug)]
-pub struct Bulk {
+/// The threads of one job, and the sessions they have.
+#[derive(Debug, Default)]
+struct Group {
     threads: Vec<Thread>,
     /// Which one gets the next session.
     next: usize,
     open: usize,
-    returns: Receiver<Return>,
-    return_sender: Sender<Return>,
+}
+
+impl Group {
+    fn give(&mut self, session: Session) {
+        self.next = (self.next + 1) % self.threads.len();
+        self.threads[self.next].send(Order::Adopt(Box::new(session)));
+        self.open += 1;
+    }
+}
+
+/// All threads beside the main loop.
+#[derive(Debug)]
+pub struct Threads {
+    bulk: Group,
+    relief: Group,
+    returns: Receiver<(Job, Return)>,
+    return_sender: Sender<(Job, Return)>,
     bell: Arc<EventFd>,
     limits: Limits,
 }
 
-impl Bulk {
-    /// Begins without threads. `watch` is told of the descriptor that is readable when there are results.
-    pub fn new(limits: Limits) -> Result<Bulk> {
+impl Threads {
+    /// Begins without threads.
+    pub fn new(limits: Limits) -> Result<Threads> {
         let (return_sender, returns) = channel();
         let bell = Arc::new(bell()?);
-        Ok(Bulk {
-            threads: Vec::new(),
-            next: 0,
-            open: 0,
+        Ok(Threads {
+            bulk: Group::default(),
+            relief: Group::default(),
             returns,
             return_sender,
             bell,
@@ -82,87 +134,86 @@ impl Bulk {
 
     /// Tells how many sessions the threads have.
     pub fn open(&self) -> usize {
-        self.open
+        self.bulk.open + self.relief.open
     }
 
-    /// Gives a session to a thread; back, when there is none and none can be made.
-    pub fn give(
-        &mut self,
-        session: Session,
-        dialer: &Arc<Dialer>,
-        keeper: &Arc<Keeper>,
-    ) -> Result<(), Box<Session>> {
-        if self.threads.is_empty() {
-            self.start(dialer, keeper);
+    /// Tells how many sessions the threads of a job have.
+    pub fn open_of(&self, job: Job) -> usize {
+        match job {
+            Job::Bulk => self.bulk.open,
+            Job::Relief => self.relief.open,
         }
-        let session = Box::new(session);
-        if self.threads.is_empty() {
-            return Err(session);
-        }
-        self.next = (self.next + 1) % self.threads.len();
-        self.threads[self.next].send(Order::Adopt(session));
-        self.open += 1;
-        Ok(())
     }
 
-    /// Takes what is over, and the sessions that come back.
-    pub fn returns(&mut self) -> (Vec<Over>, Vec<Session>) {
-        clear(&self.bell);
-        let (mut over, mut released) = (Vec::new(), Vec::new());
-        for result in self.returns.try_iter() {
-            match result {
-                Return::Over(one) => over.push(one),
-                Return::Released(session) => released.push(*session),
+    /// Tells how many threads there are for a job, after making them if there are none.
+    pub fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> usize {
+        if self.group(job).threads.is_empty() {
+            for _ in 0..job.threads() {
+                match self.start_one(job, dialer, keeper) {
+                    Ok(thread) => self.group(job).threads.push(thread),
+                    Err(error) => log::debug!("no thread for {}: {}", job.name(), error.report()),
+                }
             }
         }
-        self.open -= over.len() + released.len();
-        (over, released)
+        self.group(job).threads.len()
+    }
+
+    /// Gives a session to a thread; [`Threads::ready`] has told that there is one.
+    pub fn give(&mut self, job: Job, session: Session) {
+        self.group(job).give(session);
+    }
+
+    /// Takes what the threads give back.
+    pub fn returns(&mut self) -> Vec<Return> {
+        clear(&self.bell);
+        let returns: Vec<(Job, Return)> = self.returns.try_iter().collect();
+        for (job, _) in &returns {
+            self.group(*job).open -= 1;
+        }
+        returns.into_iter().map(|(_, result)| result).collect()
     }
 
     /// Asks for all sessions back.
     pub fn release_all(&mut self) {
-        for thread in &self.threads {
-            thread.send(Order::ReleaseAll);
-        }
+        self.all().for_each(|thread| thread.send(Order::ReleaseAll));
     }
 
     /// Asks each thread for the numbers of its sessions.
     pub fn entries(&self) -> Receiver<Vec<Entry>> {
         let (sender, receiver) = channel();
-        for thread in &self.threads {
-            thread.send(Order::Tell(sender.clone()));
-        }
+        self.all()
+            .for_each(|thread| thread.send(Order::Tell(sender.clone())));
         receiver
     }
 
     /// Closes all sessions; they come back as results.
     pub fn close_all(&mut self) {
-        for thread in &self.threads {
-            thread.send(Order::CloseAll);
+        self.all().for_each(|thread| thread.send(Order::CloseAll));
+    }
+
+    fn group(&mut self, job: Job) -> &mut Group {
+        match job {
+            Job::Bulk => &mut self.bulk,
+            Job::Relief => &mut self.relief,
         }
     }
 
-    /// Makes as many threads as there are processors to spare.
-    fn start(&mut self, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
-        for _ in 0..processors {
-            match self.start_one(dialer, keeper) {
-                Ok(thread) => self.threads.push(thread),
-                Err(error) => log::debug!("no thread for bulk transfers: {}", error.report()),
-            }
-        }
+    fn all(&self) -> impl Iterator<Item = &Thread> {
+        self.bulk.threads.iter().chain(&self.relief.threads)
     }
 
-    fn start_one(&self, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> Result<Thread> {
+    fn start_one(&self, job: Job, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> Result<Thread> {
         let (sender, orders) = channel();
         let own_bell = Arc::new(bell()?);
-        let worker = Worker::new(dialer.clone(), keeper.clone(), self.limits, true)?;
+        let keeps_bulk = job == Job::Bulk;
+        let worker = Worker::new(dialer.clone(), keeper.clone(), self.limits, keeps_bulk)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
         worker
             .epoll()
             .add(&own_bell, event)
-            .map_err(Error::system("watch a bulk thread's orders"))?;
+            .map_err(Error::system("watch a thread's orders"))?;
         let body = Body {
+            job,
             worker,
             orders,
             bell: own_bell.clone(),
@@ -170,7 +221,7 @@ impl Bulk {
             main: self.bell.clone(),
         };
         let handle = thread::Builder::new()
-            .name("bulk".into())
+            .name(job.name().into())
             .spawn(move || body.run())
             .map_err(|error| Error::System {
                 operation: "start a thread",
@@ -203,10 +254,11 @@ impl Drop for Thread {
 
 /// What runs in a thread.
 struct Body {
+    job: Job,
     worker: Worker,
     orders: Receiver<Order>,
     bell: Arc<EventFd>,
-    returns: Sender<Return>,
+    returns: Sender<(Job, Return)>,
     main: Arc<EventFd>,
 }
 
@@ -251,19 +303,22 @@ impl Body {
     }
 
     fn release_all(&mut self) {
-        for session in self.worker.release_all() {
-            // The main loop outlives the threads.
-            let _ = self.returns.send(Return::Released(Box::new(session)));
-        }
-        ring(&self.main);
+        let released = self.worker.release_all().into_iter();
+        self.give_back(released.map(|session| Return::Released(Box::new(session))));
     }
 
     fn report(&mut self) {
+        let over = self.worker.take_over().map(Return::Over);
+        let bulk = self.worker.take_bulk();
+        self.give_back(over.chain(bulk.map(|session| Return::Bulk(Box::new(session)))));
+    }
+
+    fn give_back(&self, returns: impl Iterator<Item = Return>) {
         let mut has_news = false;
-        for over in self.worker.take_over() {
+        for one in returns {
             has_news = true;
             // The main loop outlives the threads.
-            let _ = self.returns.send(Return::Over(over));
+            let _ = self.returns.send((self.job, one));
         }
         if has_news {
             ring(&self.main);

@@ -1,0 +1,68 @@
+//! Which sessions the main loop has, and which ones other threads.
+
+use super::{Loop, Mode};
+use crate::clock::Moment;
+use crate::relay::load;
+use crate::relay::session::Session;
+use crate::relay::threads::{Job, Return};
+
+/// Fewer busy sessions are not worth another thread.
+const MANY: usize = 8;
+
+impl Loop {
+    /// Takes what another thread gives back.
+    pub(super) fn take_back(&mut self, one: Return, now: Moment) {
+        match (one, self.mode) {
+            (Return::Over(over), _) => self.account(&over, now),
+            (Return::Bulk(session), Mode::Serving | Mode::Draining(_)) => {
+                self.give(Job::Bulk, *session, now);
+            }
+            // The threads have been asked for all they have, and are given nothing any more.
+            (Return::Bulk(session) | Return::Released(session), mode) => {
+                self.worker.adopt(*session, now);
+                if mode == Mode::Closing {
+                    self.worker.close_all(now);
+                }
+            }
+        }
+    }
+
+    /// Gives those that move much to bulk threads.
+    pub(super) fn hand_over_bulk(&mut self, now: Moment) {
+        for session in self.worker.take_bulk() {
+            self.give(Job::Bulk, session, now);
+        }
+    }
+
+    /// Gives a session to a thread, if there is one.
+    fn give(&mut self, job: Job, session: Session, now: Moment) {
+        if self.ready(job) > 0 {
+            self.threads.give(job, session);
+        } else {
+            self.worker.adopt(session, now);
+        }
+    }
+
+    fn ready(&mut self, job: Job) -> usize {
+        let (dialer, keeper) = (self.worker.dialer(), self.worker.keeper());
+        self.threads.ready(job, dialer, keeper)
+    }
+
+    /// Shares the busy sessions with other threads when they are too much for this one.
+    pub(super) fn seek_relief(&mut self, now: Moment) {
+        let Some(since) = self.load.too_much_since(now) else {
+            return;
+        };
+        let busy = self.worker.busy(since);
+        if busy.len() < MANY {
+            return;
+        }
+        let others = self.ready(Job::Relief);
+        let surplus = load::surplus(busy.len(), self.threads.open_of(Job::Relief), others);
+        for key in busy.into_iter().take(surplus) {
+            if let Some(session) = self.worker.release(key) {
+                self.threads.give(Job::Relief, session);
+            }
+        }
+    }
+}
