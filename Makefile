@@ -66,7 +66,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units packages systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo soak peers fuzz bench bench-vm bench-plot clean dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo soak peers fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -111,6 +111,11 @@ install-nss: ## install the module that was built, into LIBDIR below DESTDIR
 uninstall: ## remove what install put there
 	@for file in $(FILES) $(NSS_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
+
+# A binary for any Linux of this architecture, as guests and containers without glibc are.
+STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
+static: ## build vsock-bridge and vsock-connect without shared libraries, by the Rust target for musl
+	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin vsock-bridge --bin vsock-connect
 
 dist: ## make the tarball of a release, with the source of every crate
 	@packaging/dist
