@@ -5,6 +5,9 @@ SYSCONFDIR ?= /etc
 BINDIR ?= $(PREFIX)/bin
 LIBEXECDIR ?= $(PREFIX)/libexec
 MANDIR ?= $(PREFIX)/share/man
+BASHDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
+FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 
 # A folder of systemd's: asked of systemd.pc, else the usual place. Some systems still name /lib where it is a link to
 # /usr/lib; a DESTDIR tree with a real /lib could not be copied onto them.
@@ -54,6 +57,11 @@ FILES = \
 	644:packaging/modules-load.d/vsock-bridge.conf:$(MODULESLOADDIR)/vsock-bridge.conf \
 	644:packaging/ssh/15-vsock-bridge-names.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/15-vsock-bridge-names.conf \
 	644:packaging/ssh/35-vsock-bridge.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/35-vsock-bridge.conf \
+	644:packaging/completions/vsock.bash:$(BASHDIR)/vsockctl \
+	644:packaging/completions/vsock.bash:$(BASHDIR)/vsock-connect \
+	644:packaging/completions/_vsock:$(ZSHDIR)/_vsock \
+	644:packaging/completions/vsockctl.fish:$(FISHDIR)/vsockctl.fish \
+	644:packaging/completions/vsock-connect.fish:$(FISHDIR)/vsock-connect.fish \
 	$(foreach page,$(PAGES),644:$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
 
 # The module for names, which everybody who wants it installs by itself.

@@ -1,0 +1,62 @@
+# bash completion for vsockctl(8) and vsock-connect(1); installed under both names.
+
+# CIDs and names of machines, as vsockctl knows them.
+_vsock_machines() {
+    vsockctl --quiet hosts 2>/dev/null | sed -n '/^[^#]/ { s/^[^[:space:]]*[[:space:]]*//; s/\.vsock//g; p }'
+    echo local
+}
+
+# Sets current, and words to what stands before it. A colon separates words in bash, but not in addresses.
+_vsock_split() {
+    local line=${COMP_LINE:0:COMP_POINT}
+    read -ra words <<<"$line"
+    current=
+    [[ $line == *[[:space:]] ]] || { current=${words[-1]}; unset 'words[-1]'; }
+}
+
+_vsockctl() {
+    local current word command='' choices
+    local -a words
+    _vsock_split
+    case ${words[-1]} in --prefix | --names) return ;; esac
+    for word in "${words[@]:1}"; do
+        [[ $word == -* || $word == *[:=]* ]] || command+=" $word"
+    done
+    case $command in
+    '') choices='addr cid prefix hosts rules check list metrics help' ;;
+    ' addr') choices=$(_vsock_machines) ;;
+    ' prefix') choices='show generate up down' ;;
+    ' prefix generate') choices='--write' ;;
+    ' hosts') choices='--write --remove --resolved' ;;
+    ' rules') choices='--load --unload' ;;
+    ' list') choices='--json --watch' ;;
+    ' help') choices='addr cid prefix hosts rules check list metrics' ;;
+    ' help prefix') choices='show generate up down' ;;
+    *) choices= ;;
+    esac
+    [[ $current != -* ]] || choices+=' --prefix --names --verbose --quiet --help --version'
+    mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
+}
+
+_vsock_connect() {
+    local current choices kind
+    local -a words
+    _vsock_split
+    case ${words[-1]} in --prefix | --names | --wait | --connect-timeout) return ;; esac
+    kind=${current%%/*}
+    case $current in
+    -*) choices='--fdpass --wait --connect-timeout --prefix --names --verbose --quiet --help --version' ;;
+    unix/* | vsock-mux/*)
+        mapfile -t COMPREPLY < <(compgen -f -- "/${current#*/}" | sed "s,^,$kind,")
+        compopt -o nospace -o filenames 2>/dev/null
+        return
+        ;;
+    vsock/*) choices=$(_vsock_machines | sed 's,[^[:space:]]*,vsock/&,g') ;;
+    *) choices="$(_vsock_machines) vsock/ machine/ libvirt/ unix/ vsock-mux/" ;;
+    esac
+    mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
+    [[ ${COMPREPLY[*]} != */ ]] || compopt -o nospace 2>/dev/null
+}
+
+complete -F _vsockctl vsockctl
+complete -F _vsock_connect vsock-connect

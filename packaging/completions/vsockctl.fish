@@ -1,0 +1,38 @@
+# fish completion for vsockctl(8).
+set -l commands addr cid prefix hosts rules check list metrics help
+set -l none "not __fish_seen_subcommand_from $commands"
+
+# CIDs and names of machines, as vsockctl knows them.
+function __vsockctl_machines
+    vsockctl --quiet hosts 2>/dev/null | string match --invert '#*' | string replace --regex '^\S+\s+' '' | string split ' ' | string replace .vsock ''
+    echo local
+end
+
+complete -c vsockctl -f
+complete -c vsockctl -l prefix -x -d 'The /64 that maps CIDs to addresses'
+complete -c vsockctl -l names -x -d 'Names of machines'
+complete -c vsockctl -s v -l verbose -d 'Log more'
+complete -c vsockctl -s q -l quiet -d 'Log less'
+complete -c vsockctl -s h -l help -d 'Print help'
+complete -c vsockctl -s V -l version -d 'Print version'
+
+complete -c vsockctl -n "$none" -a addr -d 'Print the address of a machine'
+complete -c vsockctl -n "$none" -a cid -d 'Print the CID that an address names'
+complete -c vsockctl -n "$none" -a prefix -d 'Show, choose or activate the prefix'
+complete -c vsockctl -n "$none" -a hosts -d 'Print or write names of machines'
+complete -c vsockctl -n "$none" -a rules -d 'Print, load or remove the nftables rules'
+complete -c vsockctl -n "$none" -a check -d 'Print what must be true, and whether it is'
+complete -c vsockctl -n "$none" -a list -d 'Show bridges and their open connections'
+complete -c vsockctl -n "$none" -a metrics -d 'Print the same for Prometheus'
+complete -c vsockctl -n "$none" -a help -d 'Print help'
+
+complete -c vsockctl -n '__fish_seen_subcommand_from addr' -a '(__vsockctl_machines)'
+complete -c vsockctl -n '__fish_seen_subcommand_from prefix; and not __fish_seen_subcommand_from show generate up down' -a 'show generate up down'
+complete -c vsockctl -n '__fish_seen_subcommand_from generate' -l write -d 'Write it to vsock-bridge.conf as well'
+complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l write -d 'Write them'
+complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l remove -d 'Remove them'
+complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l resolved -d 'Static records of systemd-resolved'
+complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l load -d 'Load them'
+complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l unload -d 'Remove them'
+complete -c vsockctl -n '__fish_seen_subcommand_from list' -l json -d 'As JSON'
+complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again each second'
