@@ -4,6 +4,7 @@
 pub mod bridge;
 pub mod connect;
 pub mod content;
+pub mod examples;
 pub mod own_etc;
 pub mod own_run;
 pub mod pair;

@@ -62,6 +62,11 @@ def output(*command, stderr=subprocess.STDOUT):
     return done.stdout.strip()
 
 
+def example(line, change=("", "")):
+    """Runs a line of the manuals' examples, in which one text is replaced; tests/manual_examples.rs knows the pages."""
+    return output("bash", "-euo", "pipefail", "-c", line.replace(*change))
+
+
 def systemctl(*arguments):
     return output("systemctl", "--no-pager", *arguments)
 

@@ -61,6 +61,43 @@ journal_has() { journal "$1" | grep -E -- "$2"; }
 
 listens() { [[ -n $(ss --no-header --listening --tcp --numeric "sport = :$1") ]]; }
 
+# ---- the examples of the manuals, which tests/manual_examples.rs holds against the pages ------------------------------
+
+# example COMMAND [SED]: runs the line of an example as it stands, or with that change.
+example() {
+    local line
+    line=$(sed "${2-}" <<<"$1")
+    echo "example: $line" >&2
+    eval "$line"
+}
+
+# shown PAGE LINE: the display that begins with this line; for a command, what is shown below it.
+shown() {
+    sed 's/^\.Dl //; s/\\-/-/g; s/\\(aq/'\''/g; s/\\(dq/"/g; s/\\(ga/`/g; s/\\e/\\/g' "/vm/man/$1" |
+        awk -v first="$2" '
+            on && (/^\./ || is_session && /^[#$] /) { on = 0 }
+            on
+            !found && $0 == first { on = found = 1; is_session = /^[#$] /; if (!is_session) print }
+            END { exit !found }'
+}
+
+# The prefix of the examples, and a name that they have, for a machine that is CID 2 to itself.
+settings_of_examples() {
+    at_end 'systemctl daemon-reload; systemctl stop vsock-bridge-prefix.service'
+    configure vsock-bridge VSOCK_BRIDGE_PREFIX=fd00:abcd:ef12::/64 'VSOCK_BRIDGE_NAMES="web=2"'
+    cp -p /etc/hosts /tmp/hosts
+    at_end 'cp /tmp/hosts /etc/hosts; rm /tmp/hosts'
+    systemctl stop vsock-bridge-prefix.service
+    systemctl daemon-reload
+}
+
+# The examples say nothing of the keys of hosts, and nobody is there to be asked.
+new_host_keys() {
+    at_end 'rm -f ~/.ssh/config'
+    ssh_key
+    printf '%s\n' 'BatchMode yes' 'StrictHostKeyChecking no' 'UserKnownHostsFile /dev/null' >~/.ssh/config
+}
+
 # ---- bridges ------------------------------------------------------------------------------------------------------
 
 # bridges PORT: both halves of set-up B, of which the machine with loopback is both ends. Started only: 'enable' reloads
