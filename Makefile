@@ -74,7 +74,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units packages systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall demo soak peers fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs demo soak peers fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -130,6 +130,9 @@ dist: ## make the tarball of a release, with the source of every crate
 
 deb: ## build the Debian packages
 	@packaging/deb
+
+docs: ## render the manuals and the documentation of the source as HTML, into target/docs
+	@docs/build
 
 demo: ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
