@@ -14,7 +14,17 @@
 //!
 //! Accept=yes and stdin/stdout ([`dial`]) use the same loop, without listeners.
 //!
-//! # Layers
+//! # Architecture
+//!
+//! A bridge is one process of few threads. The [loop](relay::Loop) has the listeners, the signals and all connections;
+//! one that moves much goes to a thread for bulk, and lines of the log to a thread of their own, so that neither holds up
+//! the rest. Nothing but epoll waits. Connections share one buffer, and pipes for bulk: one that is idle costs two sockets.
+//!
+//! The process owns nothing that must not be lost. systemd binds the listeners and keeps them; the sockets of each
+//! connection are also in systemd's descriptor store, with what is to be known of them in a ledger that the kernel keeps
+//! true ([`handover`]). The next process goes on from there, whether this one was told to leave or was killed.
+//!
+//! ## Layers
 //!
 //! A module uses only rows below its own.
 //!
