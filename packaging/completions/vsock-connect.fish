@@ -2,7 +2,8 @@
 
 # CIDs and names of machines, as vsockctl knows them.
 function __vsock_connect_machines
-    vsockctl --quiet hosts 2>/dev/null | string match --invert '#*' | string replace --regex '^\S+\s+' '' | string split ' ' | string replace .vsock ''
+    vsockctl --quiet hosts 2>/dev/null | string match --invert '#*' |
+        string replace --regex '^\S+\s+' '' | string split ' ' | string replace .vsock ''
     printf '%s\n' local vsock/ machine/ libvirt/ unix/ vsock-mux/
 end
 

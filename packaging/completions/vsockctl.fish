@@ -4,7 +4,8 @@ set -l none "not __fish_seen_subcommand_from $commands"
 
 # CIDs and names of machines, as vsockctl knows them.
 function __vsockctl_machines
-    vsockctl --quiet hosts 2>/dev/null | string match --invert '#*' | string replace --regex '^\S+\s+' '' | string split ' ' | string replace .vsock ''
+    vsockctl --quiet hosts 2>/dev/null | string match --invert '#*' |
+        string replace --regex '^\S+\s+' '' | string split ' ' | string replace .vsock ''
     echo local
 end
 
