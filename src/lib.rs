@@ -16,9 +16,10 @@
 //!
 //! # Architecture
 //!
-//! A bridge is one process of few threads. The [loop](relay::Loop) has the listeners, the signals and all connections;
-//! one that moves much goes to a thread for bulk, and lines of the log to a thread of their own, so that neither holds up
-//! the rest. Nothing but epoll waits. Connections share one buffer, and pipes for bulk: one that is idle costs two sockets.
+//! A bridge is one process of few threads. The [loop](relay::Loop) has the listeners, the signals and the connections;
+//! one that moves much, and half of the busy ones when there is too much for the loop alone, go to
+//! [threads](relay::threads) beside it, and lines of the log to one of their own. Nothing but epoll waits. The
+//! connections of a thread share one buffer, and pipes for bulk: one that is idle costs two sockets.
 //!
 //! The process owns nothing that must not be lost. systemd binds the listeners and keeps them; the sockets of each
 //! connection are also in systemd's descriptor store, with what is to be known of them in a ledger that the kernel keeps
