@@ -142,6 +142,17 @@ def journal_lines(*matches):
     return output("journalctl", "--quiet", "--no-pager", "--output=cat", *matches).splitlines()
 
 
+# The documentation
+
+
+def recipe(page, label):
+    """The indented lines of a page of docs/recipes below the line that ends with `label`."""
+    text = pathlib.Path("/usr/share/doc/vsock-bridge/recipes", page).read_text()
+    found = re.search(rf"^.*{re.escape(label)}\n\n((?:(?: {{4}}.*)?\n)+)", text, re.MULTILINE)
+    expect(found, f"no lines below {label!r} in {page}")
+    return re.sub("^    ", "", found[1], flags=re.MULTILINE)
+
+
 # What `vsockctl check` says
 
 
