@@ -123,7 +123,8 @@ make_payload() {
     local tree=$work/payload
     mkdir -p "$tree/vm/packages"
     make_packages "$tree/vm/packages"
-    cp -r "$vm_dir"/guest/{lib.sh,document.sh,run-case} "$vm_dir/cases" "$top/README.md" "$top/man" "$tree/vm/"
+    cp -r "$vm_dir"/guest/{*.sh,run-case} "$vm_dir/cases" "$tree/vm/"
+    cp -r "$top"/{README.md,man,docs/recipes} "$tree/vm/"
     { openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:vsock-bridge </dev/zero 2>/dev/null || true; } |
         head -c 50000000 >"$tree/vm/data"
     ssh-keygen -q -t ed25519 -N '' -C vsock-bridge -f "$work/key"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # What the cases in the guest share. run-case sources it and then the case, under errexit, nounset and pipefail.
 . /vm/document.sh
+. /vm/recipes.sh
 
 # shellcheck disable=SC2034  # for the cases
 data=/vm/data
