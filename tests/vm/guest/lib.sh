@@ -191,6 +191,30 @@ sshd_up() {
     note "sshd-vsock.socket: $(systemctl show --property=FragmentPath --value sshd-vsock.socket)"
 }
 
+# ssh_hosts: the two ways to this machine, as hosts of ssh: 1.vsock has the socket handed over, by-relay has not.
+ssh_hosts() {
+    sshd_up
+    at_end 'rm -f ~/.ssh/config'
+    cat >~/.ssh/config <<'CONFIGURATION'
+Host *
+    User root
+    BatchMode yes
+    StrictHostKeyChecking accept-new
+Host by-relay
+    HostKeyAlias 1.vsock
+    ProxyCommand vsock-connect 1 %p
+CONFIGURATION
+}
+
+# sshd_on PORT: sshd on a TCP port of this machine. Not ssh.service, which takes /run/sshd away when it stops.
+sshd_on() {
+    server "sshd-$1" "$1" --property=RuntimeDirectory=sshd --property=RuntimeDirectoryPreserve=yes \
+        /usr/sbin/sshd -D -p "$1"
+}
+
+# sshd_connections: how many came over vsock so far.
+sshd_connections() { systemctl show --property=NAccepted --value sshd-vsock.socket; }
+
 # ---- set-up B -----------------------------------------------------------------------------------------------------
 
 # samba LINE…: smbd on the addresses of lo only, with one share; LINE is added to the share.
