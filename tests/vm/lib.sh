@@ -10,9 +10,13 @@ vhost_version=0.3.0
 vhost_root=$cache/vhost-device-vsock-$vhost_version
 # The Debian in the guest: trixie or bookworm.
 suite=${VM_SUITE:-trixie}
+# A folder with a file packages, which names what a guest gets beyond the usual; it has an image of its own.
+flavour=${VM_FLAVOUR-}
 # What the image is made from; their hash is in its name.
-recipe=("$vm_dir/image" "$vm_dir/guest/agent" "$vm_dir/guest/agent.service")
-image=$cache/image-$suite-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
+recipe=("$vm_dir/image" "$vm_dir/guest/agent" "$vm_dir/guest/agent.service" ${flavour:+"$flavour/packages"})
+image=$cache/image-${flavour:+${flavour##*/}-}$suite-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
+# What the guest finds below /vm/cases.
+cases=$vm_dir/cases
 
 # ---- words --------------------------------------------------------------------------------------------------------
 
@@ -123,7 +127,8 @@ make_payload() {
     local tree=$work/payload
     mkdir -p "$tree/vm/packages"
     make_packages "$tree/vm/packages"
-    cp -r "$vm_dir"/guest/{*.sh,run-case} "$vm_dir/cases" "$tree/vm/"
+    cp -r "$vm_dir"/guest/{*.sh,run-case} "$tree/vm/"
+    cp -r "$cases" "$tree/vm/cases"
     cp -r "$top"/{README.md,man,docs/recipes} "$tree/vm/"
     { openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:vsock-bridge </dev/zero 2>/dev/null || true; } |
         head -c 50000000 >"$tree/vm/data"
