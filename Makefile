@@ -74,7 +74,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units packages systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs demo soak peers fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -143,6 +143,9 @@ soak: build ## use a bridge for MINUTES=20 while it is restarted and killed ever
 
 peers: build ## ask other relays what is asked of ours, and write docs/faults.md
 	@tests/peers/run
+
+interop: ## try programs of others through the bridge, in a booted guest, and write docs/interop.md
+	@tests/interop/run
 
 fuzz: ## let a fuzzer at every reader of text for a minute in all; FUZZ_SECONDS=600 for longer
 	@fuzz/run
