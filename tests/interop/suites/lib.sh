@@ -51,18 +51,22 @@ count() {
 
 all_over() { [[ $(count "vsock-bridge@$1") == '0 '* && $(count "vsock-bridge-ipv6@$1") == '0 '* ]]; }
 
-# counted PORT: sets $counted to what came through since the last time, in words. Both bridges must have counted the same,
-# once every connection is over, unless the suite set breaks_off: of what a client throws away one bridge had more.
+# counted PORT: sets $counted to what came through since the last time, in words. Both bridges must have counted the
+# same, once every connection is over, unless the suite set breaks_off: of what a client throws away one had more.
 counted() {
     local served inbound outbound
     wait_for 60 all_over "$1"
-    [[ $breaks_off ]] || equal "$(count "vsock-bridge-ipv6@$1")" "$(count "vsock-bridge@$1")" 'what the two bridges counted'
+    [[ $breaks_off ]] || equal "$(count "vsock-bridge-ipv6@$1")" "$(count "vsock-bridge@$1")" 'what both bridges counted'
     read -r _ served inbound outbound < <(count "vsock-bridge@$1")
     ((served > before[0])) || fail 'nothing came through the bridge'
-    counted="$((served - before[0])) connections, $(megabytes $((inbound - before[1]))) in, $(megabytes $((outbound - before[2]))) out"
+    counted="$((served - before[0])) connections, $(megabytes $((inbound - before[1]))) in,"
+    counted+=" $(megabytes $((outbound - before[2]))) out"
     before=("$served" "$inbound" "$outbound")
 }
 before=(0 0 0)
 breaks_off=
+
+# size_of FOLDER: in words.
+size_of() { echo "$(find "$1" -type f | wc -l) files, $(megabytes "$(du --bytes --summarize "$1" | cut -f 1)")"; }
 
 megabytes() { awk -v bytes="$1" 'BEGIN { printf "%.1f MB", bytes / 1e6 }'; }
