@@ -18,9 +18,6 @@ mkdir -p /vm/rows /vm/sections
 # Programs may call the two ways by their names as well.
 grep -q ' bridged$' /etc/hosts || printf '%s\n' "$direct direct" "$bridged bridged" >>/etc/hosts
 
-# The bridge listens on the same port of another address.
-listens() { [[ -n $(ss --no-header --listening --tcp --numeric "src [::1]:$1") ]]; }
-
 # subject PACKAGE: what is tried, with its version.
 subject() { subject="$1 $(dpkg-query --show --showformat='${source:Upstream-Version}' "$1" | sed 's/+.*//')"; }
 

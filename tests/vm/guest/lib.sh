@@ -61,7 +61,8 @@ case_began=$(date +%s.%N)
 journal() { journalctl --unit "$1" --since "@$case_began" --output=cat --quiet; }
 journal_has() { journal "$1" | grep -E -- "$2"; }
 
-listens() { [[ -n $(ss --no-header --listening --tcp --numeric "sport = :$1") ]]; }
+# listens PORT: a server does; a bridge may have the same port of the prefix.
+listens() { [[ -n $(ss --no-header --listening --tcp --numeric "sport = :$1 and not src fd00::/8") ]]; }
 
 # ---- the examples of the manuals, which tests/manual_examples.rs holds against the pages ------------------------------
 
