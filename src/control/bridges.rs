@@ -22,7 +22,7 @@ use crate::sys;
 
 /// The folders of all services, see RuntimeDirectory= in their units.
 const FOLDER: &str = "/run/vsock-bridge";
-/// For a whole answer. A bridge waits two seconds for a bulk thread that is stuck.
+/// For a whole answer. A bridge waits two seconds for a thread that is stuck.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A million connections have less.
 const ANSWER_MAX: usize = 1 << 29;

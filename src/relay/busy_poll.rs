@@ -29,8 +29,7 @@ pub struct BusyPoll {
 
 impl BusyPoll {
     /// Begins without trust in the next event.
-    pub fn new(is_wanted: bool, now: Moment) -> BusyPoll {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    pub fn new(is_wanted: bool, processors: usize, now: Moment) -> BusyPoll {
         BusyPoll {
             is_enabled: is_wanted && processors > 1,
             credit: 0,

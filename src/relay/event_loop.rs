@@ -11,6 +11,7 @@ mod view;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -116,7 +117,8 @@ impl Loop {
         let keeper = Arc::new(keeper);
         let worker = Worker::new(Arc::new(dialer), keeper, settings.limits, false)?;
         let listeners = Listeners::new(listeners, worker.epoll())?;
-        let threads = Threads::new(settings.limits)?;
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let threads = Threads::new(settings.limits, processors)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
         (worker.epoll().add(threads.bell(), event))
             .map_err(Error::system("watch the other threads"))?;
@@ -132,7 +134,7 @@ impl Loop {
             inspection: None,
             notifier: Notifier::from_env(now),
             reporter: Reporter::default(),
-            busy_poll: BusyPoll::new(settings.busy_poll, now),
+            busy_poll: BusyPoll::new(settings.busy_poll, processors, now),
             mode: Mode::Serving,
             has_successor,
             idle_since: now,

@@ -2,7 +2,7 @@
 //!
 //! Where others compete for the processors, one thread gets no more than one share of them: with two threads of clients and
 //! servers on two processors the loop stood still for a quarter of the time, though 64 connections had something for it.
-//! With two threads there are 40 % more messages of 64 B or 4 KiB each way, at the same processor time for each.
+//! With two threads there were 40 % more messages of 4 KiB each way, on a machine that was busy with other things as well.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Moves bytes between peers and targets, edge-triggered, with nothing that blocks.
 //!
-//! [`event_loop`] waits and dispatches; a [`worker`] has the sessions of one thread, and [`threads`] are beside it for those
-//! that move much; a [`session`] is one peer from accept to close; a [`connection`] has the two flows of a session
+//! [`event_loop`] waits and dispatches; a [`worker`] has the sessions of one thread, and [`threads`] beside the loop have
+//! those that move much or are too many; a [`session`] is one peer from accept to close; a [`connection`] has the two flows of a session
 //! whose target is reached; a [`flow`] is one direction.
 
 pub mod burst;

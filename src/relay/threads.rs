@@ -4,8 +4,7 @@
 //! two operations of 256 KiB a turn, four bulk streams still keep an interactive one waiting for 4 ms.
 //!
 //! Relief: when the main loop hardly sleeps any more ([`load`](super::load)), half of its busy connections go to another
-//! thread, which gives back what turns out to be bulk. New ones are not shared out: with 16 short connections at a time that
-//! won nothing, over TCP or unix sockets.
+//! thread, which gives back what turns out to be bulk. New ones begin in the main loop.
 //!
 //! Threads are made when they are first needed, so an idle process has none. A connection stays with its thread otherwise.
 
@@ -40,8 +39,7 @@ pub enum Job {
 }
 
 impl Job {
-    fn threads(self) -> usize {
-        let processors = thread::available_parallelism().map_or(1, usize::from);
+    fn threads(self, processors: usize) -> usize {
         match self {
             Job::Bulk => processors,
             Job::Relief => (processors - 1).min(RELIEF_MAX),
@@ -110,11 +108,12 @@ pub struct Threads {
     return_sender: Sender<(Job, Return)>,
     bell: Arc<EventFd>,
     limits: Limits,
+    processors: usize,
 }
 
 impl Threads {
     /// Begins without threads.
-    pub fn new(limits: Limits) -> Result<Threads> {
+    pub fn new(limits: Limits, processors: usize) -> Result<Threads> {
         let (return_sender, returns) = channel();
         let bell = Arc::new(bell()?);
         Ok(Threads {
@@ -124,6 +123,7 @@ impl Threads {
             return_sender,
             bell,
             limits,
+            processors,
         })
     }
 
@@ -148,7 +148,7 @@ impl Threads {
     /// Tells how many threads there are for a job, after making them if there are none.
     pub fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> usize {
         if self.group(job).threads.is_empty() {
-            for _ in 0..job.threads() {
+            for _ in 0..job.threads(self.processors) {
                 match self.start_one(job, dialer, keeper) {
                     Ok(thread) => self.group(job).threads.push(thread),
                     Err(error) => log::debug!("no thread for {}: {}", job.name(), error.report()),
