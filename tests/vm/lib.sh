@@ -234,6 +234,34 @@ read_until() {
 # From here on the guest reaches the machine as CID 2. Before, it had loopback alone, as any machine can.
 load_transport() { guest 30 'modprobe vmw_vsock_virtio_transport && systemctl daemon-reload' >&2; }
 
+# start_guest: with the package installed, and loopback as its only transport.
+start_guest() {
+    begin
+    child "$vm_dir/prepare"
+    child "$vm_dir/image"
+    stage 'payload: make deb' make_payload
+    boot
+    stage "guest: $suite boots ($(accelerator))" booted 180
+    stage 'guest: package installed' install_payload
+    guest 30 'modprobe vsock_loopback' >&2
+}
+
+# ---- cases --------------------------------------------------------------------------------------------------------
+
+# chosen WORD…: the cases that have any of the words in their names; all without a word.
+chosen() {
+    (($#)) || set -- ''
+    local word
+    for word; do (cd "$cases" && printf '%s\n' *"$word"*); done | grep -vx lib.sh | sort -u
+}
+
+# head_of CASE KEY DEFAULT
+head_of() {
+    local value
+    value=$(sed -n "s/^# $2: //p" "$cases/$1")
+    echo "${value:-$3}"
+}
+
 # ---- the machine's half -------------------------------------------------------------------------------------------
 
 # Set-up A: an ssh configuration that reaches the guest as 'guest' and checks its host key.
