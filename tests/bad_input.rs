@@ -122,7 +122,7 @@ fn expect_refused_descriptor(thing: impl Into<OwnedFd>, words: &[&str]) {
 fn a_descriptor_is_no_socket() {
     let remedy = ["not a socket", "ListenStream="];
     expect_refused_descriptor(tempfile::tempfile().unwrap(), &remedy);
-    expect_refused_descriptor(std::io::pipe().unwrap().0, &remedy);
+    expect_refused_descriptor(nix::unistd::pipe().unwrap().0, &remedy);
     expect_refused_descriptor(std::fs::File::open("/dev/null").unwrap(), &remedy);
     expect_refused_descriptor(std::fs::File::open("/").unwrap(), &remedy);
 }

@@ -17,6 +17,7 @@ use common::program::{Finished, Program, command, finish};
 use common::skipped;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
+use nix::unistd::pipe2;
 use socket2::Socket;
 
 const THERE: u64 = 3_000_017;
@@ -124,15 +125,15 @@ fn stdin_is_nothing_the_answer_comes_and_exit_0() {
 #[test]
 fn pipes_of_others_stay_blocking() {
     let place = Place::listening(Kind::Unix);
-    let (input, ours) = std::io::pipe().unwrap();
-    let (mut theirs, output) = std::io::pipe().unwrap();
+    let (input, ours) = pipe2(OFlag::O_CLOEXEC).unwrap();
+    let (theirs, output) = pipe2(OFlag::O_CLOEXEC).unwrap();
     let shared = (input.try_clone().unwrap(), output.try_clone().unwrap());
     let mut command = connect(&[&place.text]);
     command.stdin(input).stdout(output);
     let mut program = Program::start(command);
     let mut server = place.accept();
     server.write_all(b"x").unwrap();
-    theirs.read_exact(&mut [0]).unwrap();
+    File::from(theirs).read_exact(&mut [0]).unwrap();
     for end in [shared.0.as_fd(), shared.1.as_fd()] {
         let flags = OFlag::from_bits_retain(fcntl(end, FcntlArg::F_GETFL).unwrap());
         assert!(!flags.contains(OFlag::O_NONBLOCK));

@@ -327,8 +327,9 @@ fn on_terminal(run: &OwnRun, arguments: &str) -> Option<Command> {
         return None;
     }
     let mut script = run.command("script");
-    // A terminal without a size has none that could be too small.
-    let line = format!("stty rows 24 columns 120; exec {PROGRAM} {arguments}");
+    // A terminal without a size has none that could be too small; whoever started the tests may ignore ^C.
+    let settings = "stty rows 24 columns 120; exec env --default-signal=INT,QUIT";
+    let line = format!("{settings} {PROGRAM} {arguments}");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     script.env("TERM", "xterm").env("SHELL", "/bin/sh");
     script.stdin(Stdio::piped()).stdout(Stdio::piped());

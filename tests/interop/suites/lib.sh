@@ -56,8 +56,8 @@ counted() {
     [[ $breaks_off ]] || equal "$(count "vsock-bridge-ipv6@$1")" "$(count "vsock-bridge@$1")" 'what both bridges counted'
     read -r _ served inbound outbound < <(count "vsock-bridge@$1")
     ((served > before[0])) || fail 'nothing came through the bridge'
-    counted="$((served - before[0])) connections, $(megabytes $((inbound - before[1]))) in,"
-    counted+=" $(megabytes $((outbound - before[2]))) out"
+    counted="$((served - before[0])) connection$( ((served - before[0] == 1)) || echo s),"
+    counted+=" $(megabytes $((inbound - before[1]))) in, $(megabytes $((outbound - before[2]))) out"
     before=("$served" "$inbound" "$outbound")
 }
 before=(0 0 0)
