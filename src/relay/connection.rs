@@ -138,6 +138,22 @@ impl<W: Wire> Connection<W> {
         (&self.peer, &self.target)
     }
 
+    /// Another epoll instance watches both ends from now on.
+    pub fn moved(&mut self) {
+        self.peer.moved();
+        self.target.moved();
+    }
+
+    /// Gives those ends, once, that epoll must report room of from now on.
+    pub fn watch_room(&mut self) -> impl Iterator<Item = (Side, &W)> {
+        let ends = [
+            (Side::Peer, &mut self.peer),
+            (Side::Target, &mut self.target),
+        ];
+        ends.into_iter()
+            .filter_map(|(side, end)| end.must_watch_room().then_some((side, &end.wire)))
+    }
+
     /// Gives both flows, the inbound one first.
     pub fn flows(&self) -> (&Flow, &Flow) {
         (&self.inbound, &self.outbound)

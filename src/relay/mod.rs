@@ -27,6 +27,7 @@ pub mod signals;
 pub mod threads;
 pub mod timers;
 pub mod token;
+pub mod watch;
 pub mod wire;
 pub mod worker;
 

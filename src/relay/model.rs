@@ -16,6 +16,7 @@ use proptest::prelude::*;
 use super::connection::{Connection, Ending, Outcome, Side};
 use super::flow::Tools;
 use super::pipes::Pipe;
+use super::watch::is_room_watched;
 use super::wire::{End, Received, Wire};
 use crate::clock::Moment;
 use crate::handover::{Keeper, Slot};
@@ -67,6 +68,7 @@ struct Model {
     last: Last,
     rooms: RefCell<VecDeque<Room>>,
     family: Family,
+    is_room_watched: Cell<bool>,
     sent: Cell<usize>,
     taken: RefCell<Vec<u8>>,
     /// Edges that epoll has to report.
@@ -89,9 +91,10 @@ impl Model {
             last: script.last,
             rooms: RefCell::new(script.rooms.iter().copied().collect()),
             family: script.family,
+            is_room_watched: Cell::new(is_room_watched(script.family)),
             sent: Cell::new(0),
             taken: RefCell::default(),
-            events: Cell::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT),
+            events: Cell::new(EpollFlags::EPOLLIN),
             has_told_error: Cell::new(false),
             has_told_end: Cell::new(false),
             broken: Cell::new(None),
@@ -166,7 +169,9 @@ impl Model {
             None => Ok(count),
             Some(Room::Bytes(room)) => Ok(count.min(room)),
             Some(Room::None) => {
-                self.report(EpollFlags::EPOLLOUT);
+                if self.is_room_watched.get() {
+                    self.report(EpollFlags::EPOLLOUT);
+                }
                 Err(Errno::EAGAIN)
             }
             Some(Room::Interrupt) => Err(Errno::EINTR),
@@ -261,6 +266,10 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
         let deadline = connection.deadline(&super::Limits::default());
         now = deadline.map_or(now, |at| at.max(now));
         let outcome = connection.advance(&mut tools, now);
+        for (_, wire) in connection.watch_room() {
+            wire.is_room_watched.set(true);
+            wire.report(EpollFlags::EPOLLOUT);
+        }
         let (peer, target) = connection.ends();
         let events = peer.wire.events.get() | target.wire.events.get();
         let is_still =

@@ -224,6 +224,22 @@ impl Session {
         }
     }
 
+    /// Another epoll instance watches it from now on.
+    pub fn moved(&mut self) {
+        if let Phase::Relaying(connection) = &mut self.phase {
+            connection.moved();
+        }
+    }
+
+    /// Gives those streams, once, that epoll must report room of from now on.
+    pub fn watch_room(&mut self) -> impl Iterator<Item = (Side, &Stream)> {
+        let connection = match &mut self.phase {
+            Phase::Relaying(connection) => Some(connection),
+            _ => None,
+        };
+        connection.into_iter().flat_map(Connection::watch_room)
+    }
+
     /// Goes on as far as possible. `watch` is told of each new stream to the target.
     pub fn advance(
         &mut self,

@@ -5,6 +5,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::epoll::EpollFlags;
 
 use super::pipes::Pipe;
+use super::watch::is_room_watched;
 use crate::handover::Slot;
 use crate::peer::Family;
 use crate::stream::Stream;
@@ -122,11 +123,14 @@ pub struct End<W> {
     pub failure: Option<Errno>,
     /// It was told that no more bytes will come.
     pub is_finished: bool,
+    /// Epoll reports when there is room to write again.
+    pub is_room_watched: bool,
 }
 
-impl<W> End<W> {
+impl<W: Wire> End<W> {
     /// Begins with a connected wire: there is room to write, and the first event tells of bytes to read.
     pub fn new(wire: W) -> End<W> {
+        let is_room_watched = is_room_watched(wire.family());
         End {
             wire,
             is_readable: false,
@@ -136,7 +140,18 @@ impl<W> End<W> {
             has_failed: false,
             failure: None,
             is_finished: false,
+            is_room_watched,
         }
+    }
+
+    /// Another epoll instance watches it from now on.
+    pub fn moved(&mut self) {
+        self.is_room_watched = is_room_watched(self.wire.family());
+    }
+
+    /// Tells, once, that epoll must report room from now on.
+    pub fn must_watch_room(&mut self) -> bool {
+        !self.is_writable && !std::mem::replace(&mut self.is_room_watched, true)
     }
 
     /// Takes over what epoll reported.

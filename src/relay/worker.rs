@@ -4,12 +4,10 @@
 //! epoll, passes the events of sessions on, and collects what is over.
 
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollFlags, EpollTimeout};
 
 use super::connection::{Ending, Limits, Side};
 use super::flow::Tools;
@@ -17,7 +15,8 @@ use super::inspection::Entry;
 use super::parting::{self, Parting};
 use super::session::{Progress, Session, Summary};
 use super::sessions::Sessions;
-use super::token::{Key, Token};
+use super::token::Key;
+use super::watch;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
@@ -106,7 +105,7 @@ impl Worker {
         now: Moment,
     ) {
         let key = self.sessions.next_key();
-        let session = match watch(&self.epoll, &stream, key, Side::Peer) {
+        let session = match watch::add(&self.epoll, &stream, key, Side::Peer) {
             Ok(()) => Session::dial(stream, peer, destination, &self.dialer, now),
             Err(error) => {
                 stream.abort();
@@ -133,9 +132,10 @@ impl Worker {
     pub fn adopt(&mut self, mut session: Session, now: Moment) {
         let key = self.sessions.next_key();
         let watched = session.streams().map_or(Ok(()), |(peer, target)| {
-            watch(&self.epoll, peer, key, Side::Peer)?;
-            watch(&self.epoll, target, key, Side::Target)
+            watch::add(&self.epoll, peer, key, Side::Peer)?;
+            watch::add(&self.epoll, target, key, Side::Target)
         });
+        session.moved();
         if let Err(error) = watched {
             let over = self.end(session, Err(error), now);
             return self.over.push(over);
@@ -276,15 +276,19 @@ impl Worker {
         };
         let before = session.deadline(&self.limits);
         let epoll = &self.epoll;
-        let mut watch = |stream: &Stream| watch(epoll, stream, key, Side::Target);
+        let mut watch = |stream: &Stream| watch::add_dialed(epoll, stream, key);
         let progress = session.advance(&self.dialer, &mut self.tools, now, &mut watch);
+        let watched = (session.watch_room())
+            .try_for_each(|(side, stream)| watch::add_room(epoll, stream, key, side));
         let after = session.deadline(&self.limits);
         let is_bulk = session.is_bulk();
-        match progress {
-            Progress::Waiting => {}
-            Progress::Yielded => self.sessions.queue(key),
-            Progress::Over(ending) => return self.close(key, Ok(ending), now),
-            Progress::Unreachable(error) => return self.close(key, Err(error), now),
+        match (progress, watched) {
+            (Progress::Waiting, Ok(())) => {}
+            (Progress::Yielded, Ok(())) => self.sessions.queue(key),
+            (Progress::Over(ending), _) => return self.close(key, Ok(ending), now),
+            (Progress::Unreachable(error), _) | (_, Err(error)) => {
+                return self.close(key, Err(error), now);
+            }
         }
         if let (true, Some(bulk)) = (is_bulk, &mut self.bulk) {
             bulk.push(key);
@@ -366,31 +370,6 @@ impl Worker {
         }
         if has_young {
             self.settle_later(now);
-        }
-    }
-}
-
-/// Watches a stream for everything, once for its life; a file cannot be watched, and need not be.
-fn watch(epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
-    let token = Token::Session(key, side).pack();
-    let add = |fd: BorrowedFd<'_>, interest: EpollFlags| {
-        let interest = interest | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        match epoll.add(fd, EpollEvent::new(interest, token)) {
-            Ok(()) | Err(Errno::EPERM) => Ok(()),
-            Err(source) => Err(Error::System {
-                operation: "watch a connection",
-                source,
-            }),
-        }
-    };
-    match stream.separate_output() {
-        None => add(
-            stream.input(),
-            EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLPRI,
-        ),
-        Some(output) => {
-            add(stream.input(), EpollFlags::EPOLLIN)?;
-            add(output, EpollFlags::EPOLLOUT)
         }
     }
 }
