@@ -2,8 +2,8 @@
 //!
 //! Two wake-ups of 15 to 20 µs each are most of a relay's round trip. While events lately came within the time of
 //! such a wake-up, looking again is faster than sleeping; as soon as that fails, nothing is spent. Where many
-//! events come at a time, or on one processor, it would only keep those from working who send them: with 64
-//! connections in turn sleeping gives 3 to 5 % more messages.
+//! events come at a time, on one processor, or while other threads of ours have connections, it would only keep
+//! those from working who send them: with 64 connections in turn sleeping gives 3 to 5 % more messages.
 
 use std::time::Duration;
 

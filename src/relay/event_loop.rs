@@ -26,7 +26,7 @@ use super::record;
 use super::report::{self, Reporter, Totals};
 use super::session::Session;
 use super::signals::Signals;
-use super::threads::{Job, Threads};
+use super::threads::Threads;
 use super::token::Token;
 use super::worker::{Over, Worker};
 use crate::clock::Moment;
@@ -213,7 +213,7 @@ impl Loop {
             let Some(until) = self
                 .busy_poll
                 .look_until(now)
-                .filter(|_| self.threads.open_of(Job::Bulk) == 0)
+                .filter(|_| self.threads.open() == 0)
             else {
                 return wait(&self.worker, events, timeout);
             };
