@@ -8,6 +8,7 @@ use nix::sys::epoll::EpollFlags;
 use super::coalesce;
 use super::flow::{Flow, State, Tools, Turn};
 use super::session::Stage;
+use super::watch::Watch;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
 use crate::handover::{Owner, Slot, Ticket};
@@ -144,14 +145,17 @@ impl<W: Wire> Connection<W> {
         self.target.moved();
     }
 
-    /// Gives those ends, once, that epoll must report room of from now on.
-    pub fn watch_room(&mut self) -> impl Iterator<Item = (Side, &W)> {
+    /// Gives those ends of which epoll is to report something else from now on.
+    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Watch, &W)> {
+        let is_peer_held_up = self.inbound.is_held_up(&self.target);
+        let is_target_held_up = self.outbound.is_held_up(&self.peer);
         let ends = [
-            (Side::Peer, &mut self.peer),
-            (Side::Target, &mut self.target),
+            (Side::Peer, &mut self.peer, is_peer_held_up),
+            (Side::Target, &mut self.target, is_target_held_up),
         ];
         ends.into_iter()
-            .filter_map(|(side, end)| end.must_watch_room().then_some((side, &end.wire)))
+            .filter(|(_, end, _)| end.wire.family() != Family::File)
+            .filter_map(|(side, end, is_held_up)| Some((side, end.rewatch(is_held_up)?, &end.wire)))
     }
 
     /// Gives both flows, the inbound one first.

@@ -213,6 +213,11 @@ impl Flow {
         self.coalesce.is_pausing()
     }
 
+    /// Tells whether what it holds waits for room, so that nothing more is read.
+    pub fn is_held_up<W>(&self, sink: &End<W>) -> bool {
+        !matches!(self.held, Held::Nothing) && !sink.is_writable
+    }
+
     /// Gives what decides about small writes; the connection knows of answers and of the time.
     pub fn coalesce(&mut self) -> &mut Coalesce {
         &mut self.coalesce

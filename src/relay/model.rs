@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::connection::{Connection, Ending, Outcome, Side};
 use super::flow::Tools;
 use super::pipes::Pipe;
-use super::watch::is_room_watched;
+use super::watch::Watch;
 use super::wire::{End, Received, Wire};
 use crate::clock::Moment;
 use crate::handover::{Keeper, Slot};
@@ -68,7 +68,7 @@ struct Model {
     last: Last,
     rooms: RefCell<VecDeque<Room>>,
     family: Family,
-    is_room_watched: Cell<bool>,
+    watch: Cell<Watch>,
     sent: Cell<usize>,
     taken: RefCell<Vec<u8>>,
     /// Edges that epoll has to report.
@@ -91,7 +91,7 @@ impl Model {
             last: script.last,
             rooms: RefCell::new(script.rooms.iter().copied().collect()),
             family: script.family,
-            is_room_watched: Cell::new(is_room_watched(script.family)),
+            watch: Cell::new(Watch::new(script.family)),
             sent: Cell::new(0),
             taken: RefCell::default(),
             events: Cell::new(EpollFlags::EPOLLIN),
@@ -106,10 +106,20 @@ impl Model {
         self.events.set(self.events.get() | events);
     }
 
+    /// What is there is reported at once.
+    fn change(&self, watch: Watch) {
+        self.watch.set(watch);
+        self.report_arrival();
+        if watch.room {
+            self.report(EpollFlags::EPOLLOUT);
+        }
+    }
+
     /// The edge at which the next read will find something.
     fn report_arrival(&self) {
         let is_over = self.arrivals.borrow().is_empty();
         match self.last {
+            _ if !is_over && !self.watch.get().input => {}
             _ if !is_over => self.report(EpollFlags::EPOLLIN),
             Last::Silence => {}
             Last::End => self.report(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
@@ -169,7 +179,7 @@ impl Model {
             None => Ok(count),
             Some(Room::Bytes(room)) => Ok(count.min(room)),
             Some(Room::None) => {
-                if self.is_room_watched.get() {
+                if self.watch.get().room {
                     self.report(EpollFlags::EPOLLOUT);
                 }
                 Err(Errno::EAGAIN)
@@ -266,9 +276,8 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
         let deadline = connection.deadline(&super::Limits::default());
         now = deadline.map_or(now, |at| at.max(now));
         let outcome = connection.advance(&mut tools, now);
-        for (_, wire) in connection.watch_room() {
-            wire.is_room_watched.set(true);
-            wire.report(EpollFlags::EPOLLOUT);
+        for (_, watch, wire) in connection.rewatch() {
+            wire.change(watch);
         }
         let (peer, target) = connection.ends();
         let events = peer.wire.events.get() | target.wire.events.get();

@@ -11,6 +11,7 @@ use super::flow::Tools;
 use super::inspection::Entry;
 use super::parting::{self, Parting};
 use super::record;
+use super::watch::Watch;
 use super::wire::End;
 use crate::clock::Moment;
 use crate::connect::{Dial, Dialer, Readiness};
@@ -231,13 +232,13 @@ impl Session {
         }
     }
 
-    /// Gives those streams, once, that epoll must report room of from now on.
-    pub fn watch_room(&mut self) -> impl Iterator<Item = (Side, &Stream)> {
+    /// Gives those streams of which epoll is to report something else from now on.
+    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Watch, &Stream)> {
         let connection = match &mut self.phase {
             Phase::Relaying(connection) => Some(connection),
             _ => None,
         };
-        connection.into_iter().flat_map(Connection::watch_room)
+        connection.into_iter().flat_map(Connection::rewatch)
     }
 
     /// Goes on as far as possible. `watch` is told of each new stream to the target.

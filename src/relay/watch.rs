@@ -1,8 +1,12 @@
-//! What epoll is asked to report of a stream, once for its life.
+//! What epoll is asked to report of a stream.
 //!
-//! Edges only, so that a message costs no call for them. TCP reports room to write where there was none before. Unix and
-//! vsock sockets report it whenever the other end has read or answered, full or not: that would wake the bridge up for
-//! each message once more. They are asked for it after the first time that they were full.
+//! Edges only, and everything from the beginning, so that a message costs no call for it. Two things are left out, because
+//! each would wake a thread up that can do nothing:
+//!
+//! - Room to write, where sockets report it whenever the other end has read or answered, full or not: unix and vsock. They
+//!   are asked for it after the first time that they were full.
+//! - Bytes to read, while those that came before wait for room at the other end: one stream that fills its target had
+//!   dozens of wake-ups for each one that could move something. They are asked for again when none are left.
 
 use std::os::fd::BorrowedFd;
 
@@ -15,54 +19,64 @@ use crate::error::{Error, Result};
 use crate::peer::Family;
 use crate::stream::Stream;
 
-const INPUT: EpollFlags = EpollFlags::EPOLLIN
-    .union(EpollFlags::EPOLLPRI)
-    .union(EpollFlags::EPOLLRDHUP)
-    .union(EpollFlags::EPOLLET);
-const ROOM: EpollFlags = EpollFlags::EPOLLOUT.union(EpollFlags::EPOLLET);
+/// What epoll is to report of a socket, besides its end and its errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Bytes to read.
+    pub input: bool,
+    /// Room to write.
+    pub room: bool,
+}
 
-/// Tells whether a stream of that family is watched for room to write from the beginning.
-pub fn is_room_watched(family: Family) -> bool {
-    !matches!(family, Family::Unix | Family::Vsock)
+impl Watch {
+    /// Gives what a socket is watched for from the beginning.
+    pub fn new(family: Family) -> Watch {
+        Watch {
+            input: true,
+            room: !matches!(family, Family::Unix | Family::Vsock),
+        }
+    }
+
+    /// Changes what a socket is watched for; what is there already is reported at once.
+    pub fn change(self, epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
+        let mut event = EpollEvent::new(self.flags(), Token::Session(key, side).pack());
+        (epoll.modify(stream.input(), &mut event)).map_err(Error::system("watch a connection"))
+    }
+
+    fn flags(self) -> EpollFlags {
+        let mut flags = EpollFlags::EPOLLET | EpollFlags::EPOLLRDHUP;
+        flags.set(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI, self.input);
+        flags.set(EpollFlags::EPOLLOUT, self.room);
+        flags
+    }
 }
 
 /// Begins to watch a stream. A file cannot be watched, and need not be.
 pub fn add(epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
     let token = Token::Session(key, side);
     match stream.separate_output() {
-        None if is_room_watched(stream.family()) => {
-            register(epoll, stream.input(), INPUT | ROOM, token)
-        }
-        None => register(epoll, stream.input(), INPUT, token),
+        None => register(epoll, stream.input(), Watch::new(stream.family()), token),
         Some(output) => {
-            register(epoll, stream.input(), INPUT, token)?;
-            register(epoll, output, ROOM, token)
+            let (input, room) = (true, false);
+            register(epoll, stream.input(), Watch { input, room }, token)?;
+            let (input, room) = (false, true);
+            register(epoll, output, Watch { input, room }, token)
         }
     }
 }
 
 /// Begins to watch a stream to the target. Room to write tells that it is connected, which a unix socket is at once.
 pub fn add_dialed(epoll: &Epoll, stream: &Stream, key: Key) -> Result<()> {
-    let interest = match stream.family() {
-        Family::Unix => INPUT,
-        _ => INPUT | ROOM,
+    let watch = Watch {
+        input: true,
+        room: stream.family() != Family::Unix,
     };
-    register(
-        epoll,
-        stream.input(),
-        interest,
-        Token::Session(key, Side::Target),
-    )
+    let token = Token::Session(key, Side::Target);
+    register(epoll, stream.input(), watch, token)
 }
 
-/// Watches a stream for room as well; if there is some, that is reported at once.
-pub fn add_room(epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
-    let mut event = EpollEvent::new(INPUT | ROOM, Token::Session(key, side).pack());
-    (epoll.modify(stream.input(), &mut event)).map_err(Error::system("watch a connection"))
-}
-
-fn register(epoll: &Epoll, fd: BorrowedFd<'_>, interest: EpollFlags, token: Token) -> Result<()> {
-    match epoll.add(fd, EpollEvent::new(interest, token.pack())) {
+fn register(epoll: &Epoll, fd: BorrowedFd<'_>, watch: Watch, token: Token) -> Result<()> {
+    match epoll.add(fd, EpollEvent::new(watch.flags(), token.pack())) {
         Ok(()) | Err(Errno::EPERM) => Ok(()),
         Err(errno) => Err(Error::system("watch a connection")(errno)),
     }
@@ -122,8 +136,35 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
         there.read_exact(&mut vec![0; written]).unwrap();
         assert_eq!(reported(&epoll), None);
-        add_room(&epoll, &stream, key, Side::Peer).unwrap();
+        let all = Watch {
+            input: true,
+            room: true,
+        };
+        all.change(&epoll, &stream, key, Side::Peer).unwrap();
         let event = (Token::Session(key, Side::Peer), EpollFlags::EPOLLOUT);
         assert_eq!(reported(&epoll), Some(event));
+    }
+
+    #[test]
+    fn bytes_that_came_before_they_were_asked_for_are_reported() {
+        let (epoll, stream, _here, mut there) = place();
+        let key = Key::new(1, 1);
+        let watch = |input| Watch { input, room: false };
+        add(&epoll, &stream, key, Side::Peer).unwrap();
+        watch(false)
+            .change(&epoll, &stream, key, Side::Peer)
+            .unwrap();
+        there.write_all(b"message").unwrap();
+        assert_eq!(reported(&epoll), None);
+        watch(true)
+            .change(&epoll, &stream, key, Side::Peer)
+            .unwrap();
+        let event = (Token::Session(key, Side::Peer), EpollFlags::EPOLLIN);
+        assert_eq!(reported(&epoll), Some(event));
+        watch(false)
+            .change(&epoll, &stream, key, Side::Peer)
+            .unwrap();
+        drop(there);
+        assert!(reported(&epoll).is_some_and(|(_, flags)| flags.contains(EpollFlags::EPOLLRDHUP)));
     }
 }

@@ -5,7 +5,7 @@ use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::epoll::EpollFlags;
 
 use super::pipes::Pipe;
-use super::watch::is_room_watched;
+use super::watch::Watch;
 use crate::handover::Slot;
 use crate::peer::Family;
 use crate::stream::Stream;
@@ -123,14 +123,14 @@ pub struct End<W> {
     pub failure: Option<Errno>,
     /// It was told that no more bytes will come.
     pub is_finished: bool,
-    /// Epoll reports when there is room to write again.
-    pub is_room_watched: bool,
+    /// What epoll is asked to report.
+    pub watch: Watch,
 }
 
 impl<W: Wire> End<W> {
     /// Begins with a connected wire: there is room to write, and the first event tells of bytes to read.
     pub fn new(wire: W) -> End<W> {
-        let is_room_watched = is_room_watched(wire.family());
+        let watch = Watch::new(wire.family());
         End {
             wire,
             is_readable: false,
@@ -140,18 +140,23 @@ impl<W: Wire> End<W> {
             has_failed: false,
             failure: None,
             is_finished: false,
-            is_room_watched,
+            watch,
         }
     }
 
     /// Another epoll instance watches it from now on.
     pub fn moved(&mut self) {
-        self.is_room_watched = is_room_watched(self.wire.family());
+        self.watch = Watch::new(self.wire.family());
     }
 
-    /// Tells, once, that epoll must report room from now on.
-    pub fn must_watch_room(&mut self) -> bool {
-        !self.is_writable && !std::mem::replace(&mut self.is_room_watched, true)
+    /// Tells what epoll is to report from now on, if that is something else. `is_held_up`: what was read here waits for
+    /// room at the other end, and more is not read before.
+    pub fn rewatch(&mut self, is_held_up: bool) -> Option<Watch> {
+        let watch = Watch {
+            input: !self.is_readable || self.watch.input && !is_held_up,
+            room: !self.is_writable || self.watch.room,
+        };
+        (std::mem::replace(&mut self.watch, watch) != watch).then_some(watch)
     }
 
     /// Takes over what epoll reported.

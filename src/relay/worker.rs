@@ -278,8 +278,8 @@ impl Worker {
         let epoll = &self.epoll;
         let mut watch = |stream: &Stream| watch::add_dialed(epoll, stream, key);
         let progress = session.advance(&self.dialer, &mut self.tools, now, &mut watch);
-        let watched = (session.watch_room())
-            .try_for_each(|(side, stream)| watch::add_room(epoll, stream, key, side));
+        let watched = (session.rewatch())
+            .try_for_each(|(side, watch, stream)| watch.change(epoll, stream, key, side));
         let after = session.deadline(&self.limits);
         let is_bulk = session.is_bulk();
         match (progress, watched) {
