@@ -18,6 +18,9 @@ use crate::stream::Stream;
 /// A connection that moves so many bytes within such a time is a bulk transfer: 50 MiB a second.
 const BULK_BYTES: u32 = 1 << 20;
 const BULK_TIME: Duration = Duration::from_millis(20);
+/// What moves less at a time does not count: messages of 4 KiB reach that rate as well, but nobody waits long behind one,
+/// and the main loop answers them in half the time, because it looks for the next one ([`busy_poll`](super::busy_poll)).
+const MESSAGE_BYTES: u64 = 16 << 10;
 
 /// One of the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -241,14 +244,16 @@ impl<W: Wire> Connection<W> {
         self.burst_bytes >= BULK_BYTES
     }
 
-    /// Counts the bytes of a burst.
+    /// Counts the bytes that one turn has moved.
     fn book(&mut self, count: u64, now: Moment) {
         if now - self.burst_begun > BULK_TIME {
             self.burst_begun = now;
             self.burst_bytes = 0;
         }
-        self.burst_bytes =
-            (self.burst_bytes).saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        if count >= MESSAGE_BYTES {
+            let count = u32::try_from(count).unwrap_or(u32::MAX);
+            self.burst_bytes = self.burst_bytes.saturating_add(count);
+        }
     }
 
     fn is_half_closed(&self) -> bool {
@@ -489,6 +494,28 @@ mod tests {
         assert_eq!(run(&mut dialogue, now), Outcome::Waiting);
         assert_eq!(dialogue.delivered_bytes(), (100, 100));
         assert_eq!(dialogue.deadline(&Limits::default()), None);
+    }
+
+    #[test]
+    fn messages_are_no_bulk_transfer_however_fast_they_follow() {
+        let start = Moment::now();
+        let mut one = connection(Fake::default(), Fake::default(), start);
+        let turns = u64::from(BULK_BYTES) / MESSAGE_BYTES;
+        for _ in 0..10 * turns {
+            one.book(MESSAGE_BYTES - 1, start);
+        }
+        assert!(!one.is_bulk());
+        for turn in 0..2 * turns {
+            one.book(
+                MESSAGE_BYTES,
+                start + BULK_TIME / turns as u32 * 2 * turn as u32,
+            );
+        }
+        assert!(!one.is_bulk());
+        for _ in 0..turns {
+            one.book(MESSAGE_BYTES, start + 9 * BULK_TIME);
+        }
+        assert!(one.is_bulk());
     }
 
     #[test]
