@@ -210,11 +210,7 @@ impl Loop {
     fn wait(&mut self, events: &mut [EpollEvent], now: Moment) -> Result<usize> {
         let timeout = self.worker.timeout(self.deadline(), now);
         if timeout != EpollTimeout::ZERO {
-            let Some(until) = self
-                .busy_poll
-                .look_until(now)
-                .filter(|_| self.threads.open() == 0)
-            else {
+            let Some(until) = self.busy_poll.look_until(self.threads.turns(), now) else {
                 return wait(&self.worker, events, timeout);
             };
             while Moment::now() < until {

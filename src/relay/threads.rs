@@ -9,6 +9,7 @@
 //! Threads are made when they are first needed, so an idle process has none. A connection stays with its thread otherwise.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
@@ -107,6 +108,8 @@ pub struct Threads {
     returns: Receiver<(Job, Return)>,
     return_sender: Sender<(Job, Return)>,
     bell: Arc<EventFd>,
+    /// Wake-ups of all of them.
+    turns: Arc<AtomicU64>,
     limits: Limits,
     processors: usize,
 }
@@ -122,6 +125,7 @@ impl Threads {
             returns,
             return_sender,
             bell,
+            turns: Arc::default(),
             limits,
             processors,
         })
@@ -135,6 +139,11 @@ impl Threads {
     /// Tells how many sessions the threads have.
     pub fn open(&self) -> usize {
         self.bulk.open + self.relief.open
+    }
+
+    /// Counts how often any of the threads had something to do.
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
     }
 
     /// Tells how many sessions the threads of a job have.
@@ -219,6 +228,7 @@ impl Threads {
             bell: own_bell.clone(),
             returns: self.return_sender.clone(),
             main: self.bell.clone(),
+            turns: self.turns.clone(),
         };
         let handle = thread::Builder::new()
             .name(job.name().into())
@@ -260,6 +270,7 @@ struct Body {
     bell: Arc<EventFd>,
     returns: Sender<(Job, Return)>,
     main: Arc<EventFd>,
+    turns: Arc<AtomicU64>,
 }
 
 impl Body {
@@ -268,6 +279,7 @@ impl Body {
         loop {
             let timeout = self.worker.timeout(None, Moment::now());
             let count = self.worker.epoll().wait(&mut events, timeout).unwrap_or(0);
+            self.turns.fetch_add(1, Ordering::Relaxed);
             let now = Moment::now();
             for event in &events[..count] {
                 match Token::unpack(event.data()) {
