@@ -125,6 +125,26 @@ pub struct Dialer {
 }
 
 impl Dialer {
+    /// For tests that need one and never connect.
+    #[cfg(test)]
+    pub fn to_nobody() -> Dialer {
+        Dialer {
+            target: Target {
+                endpoint: Endpoint::Unix(crate::endpoint::UnixName::Unnamed),
+                addresses: Vec::new(),
+            },
+            source: Source::Kernel,
+            proxy_protocol: None,
+            prefix: None,
+            timeout: Duration::ZERO,
+            retry: Duration::ZERO,
+            tuning: Tuning {
+                keepalive: None,
+                vsock_buffer_bytes: 0,
+            },
+        }
+    }
+
     /// Checks that the source fits the target, and that connections from mapped sources would come back.
     ///
     /// Errors: [`Error::Usage`], [`Error::NoRoute`].

@@ -142,12 +142,6 @@ impl<W: Wire> Connection<W> {
         (&self.peer, &self.target)
     }
 
-    /// Another epoll instance watches both ends from now on.
-    pub fn moved(&mut self) {
-        self.peer.moved();
-        self.target.moved();
-    }
-
     /// Gives those ends of which epoll is to report something else from now on.
     pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Watch, &W)> {
         let is_peer_held_up = self.inbound.is_held_up(&self.target);
@@ -156,6 +150,7 @@ impl<W: Wire> Connection<W> {
             (Side::Peer, &mut self.peer, is_peer_held_up),
             (Side::Target, &mut self.target, is_target_held_up),
         ];
+        // A file has one descriptor for each direction, and what it is watched for stays.
         ends.into_iter()
             .filter(|(_, end, _)| end.wire.family() != Family::File)
             .filter_map(|(side, end, is_held_up)| Some((side, end.rewatch(is_held_up)?, &end.wire)))

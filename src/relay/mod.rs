@@ -1,8 +1,8 @@
 //! Moves bytes between peers and targets, edge-triggered, with nothing that blocks.
 //!
 //! [`event_loop`] waits and dispatches; a [`worker`] has the sessions of one thread, and [`threads`] beside the loop have
-//! those that move much or are too many; a [`session`] is one peer from accept to close; a [`connection`] has the two flows of a session
-//! whose target is reached; a [`flow`] is one direction.
+//! those that move much or are too many; a [`session`] is one peer from accept to close; a [`connection`] has the two
+//! flows of a session whose target is reached; a [`flow`] is one direction.
 
 pub mod burst;
 pub mod busy_poll;

@@ -304,15 +304,13 @@ pub fn read_totals(ledger: &Ledger) -> Totals {
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
-    use std::time::Duration;
 
     use nix::sys::epoll::EpollFlags;
 
     use super::*;
-    use crate::connect::{Dialer, Source, Target};
+    use crate::connect::Dialer;
     use crate::relay::connection::Side;
     use crate::relay::flow::Tools;
-    use crate::stream::Tuning;
 
     const PEER_NAME: Peer = Peer::Unix(Some(7));
 
@@ -328,21 +326,11 @@ mod tests {
 
     /// Lets the session go on with what its peer has sent.
     fn advance(session: &mut Session, keeper: &Arc<Keeper>) {
-        let dialer = Dialer {
-            target: Target::resolve("@nobody".parse().unwrap(), None).unwrap(),
-            source: Source::Kernel,
-            proxy_protocol: None,
-            prefix: None,
-            timeout: Duration::ZERO,
-            retry: Duration::ZERO,
-            tuning: Tuning {
-                keepalive: None,
-                vsock_buffer_bytes: 0,
-            },
-        };
         session.note(Side::Peer, EpollFlags::EPOLLIN);
         let mut tools = Tools::new(keeper.clone());
-        session.advance(&dialer, &mut tools, Moment::now(), &mut |_| Ok(()));
+        session.advance(&Dialer::to_nobody(), &mut tools, Moment::now(), &mut |_| {
+            Ok(())
+        });
     }
 
     /// What the next process makes of what this one has left.

@@ -225,13 +225,6 @@ impl Session {
         }
     }
 
-    /// Another epoll instance watches it from now on.
-    pub fn moved(&mut self) {
-        if let Phase::Relaying(connection) = &mut self.phase {
-            connection.moved();
-        }
-    }
-
     /// Gives those streams of which epoll is to report something else from now on.
     pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Watch, &Stream)> {
         let connection = match &mut self.phase {

@@ -146,12 +146,9 @@ impl Threads {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Tells how many sessions the threads of a job have.
-    pub fn open_of(&self, job: Job) -> usize {
-        match job {
-            Job::Bulk => self.bulk.open,
-            Job::Relief => self.relief.open,
-        }
+    /// Tells how many sessions the relief threads have.
+    pub fn relieved(&self) -> usize {
+        self.relief.open
     }
 
     /// Tells how many threads there are for a job, after making them if there are none.

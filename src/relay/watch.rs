@@ -29,11 +29,44 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Gives what a socket is watched for from the beginning.
+    const INPUT: Watch = Watch {
+        input: true,
+        room: false,
+    };
+    const ROOM: Watch = Watch {
+        input: false,
+        room: true,
+    };
+    const ALL: Watch = Watch {
+        input: true,
+        room: true,
+    };
+
+    /// Gives what a connected stream is watched for from the beginning.
     pub fn new(family: Family) -> Watch {
-        Watch {
-            input: true,
-            room: !matches!(family, Family::Unix | Family::Vsock),
+        match family {
+            Family::Unix | Family::Vsock => Watch::INPUT,
+            _ => Watch::ALL,
+        }
+    }
+
+    /// The same while it is connected: room to write tells that it is, but for a unix socket, which is at once.
+    pub fn connecting(family: Family) -> Watch {
+        match family {
+            Family::Unix => Watch::INPUT,
+            _ => Watch::ALL,
+        }
+    }
+
+    /// Begins to watch a stream; what is there already is reported at once. A file cannot be watched, and need not be.
+    pub fn add(self, epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
+        let token = Token::Session(key, side);
+        match stream.separate_output() {
+            None => register(epoll, stream.input(), self, token),
+            Some(output) => {
+                register(epoll, stream.input(), Watch::INPUT, token)?;
+                register(epoll, output, Watch::ROOM, token)
+            }
         }
     }
 
@@ -49,30 +82,6 @@ impl Watch {
         flags.set(EpollFlags::EPOLLOUT, self.room);
         flags
     }
-}
-
-/// Begins to watch a stream. A file cannot be watched, and need not be.
-pub fn add(epoll: &Epoll, stream: &Stream, key: Key, side: Side) -> Result<()> {
-    let token = Token::Session(key, side);
-    match stream.separate_output() {
-        None => register(epoll, stream.input(), Watch::new(stream.family()), token),
-        Some(output) => {
-            let (input, room) = (true, false);
-            register(epoll, stream.input(), Watch { input, room }, token)?;
-            let (input, room) = (false, true);
-            register(epoll, output, Watch { input, room }, token)
-        }
-    }
-}
-
-/// Begins to watch a stream to the target. Room to write tells that it is connected, which a unix socket is at once.
-pub fn add_dialed(epoll: &Epoll, stream: &Stream, key: Key) -> Result<()> {
-    let watch = Watch {
-        input: true,
-        room: stream.family() != Family::Unix,
-    };
-    let token = Token::Session(key, Side::Target);
-    register(epoll, stream.input(), watch, token)
 }
 
 fn register(epoll: &Epoll, fd: BorrowedFd<'_>, watch: Watch, token: Token) -> Result<()> {
@@ -107,12 +116,9 @@ mod tests {
 
     #[test]
     fn a_message_that_was_read_at_the_other_end_is_no_event() {
-        for side in [Side::Peer, Side::Target] {
+        for watch in [Watch::new(Family::Unix), Watch::connecting(Family::Unix)] {
             let (epoll, stream, mut here, mut there) = place();
-            match side {
-                Side::Peer => add(&epoll, &stream, Key::new(1, 1), side).unwrap(),
-                Side::Target => add_dialed(&epoll, &stream, Key::new(1, 1)).unwrap(),
-            }
+            (watch.add(&epoll, &stream, Key::new(1, 1), Side::Peer)).unwrap();
             here.write_all(b"message").unwrap();
             there.read_exact(&mut [0; 7]).unwrap();
             assert_eq!(reported(&epoll), None);
@@ -125,7 +131,8 @@ mod tests {
     fn room_that_came_before_it_was_asked_for_is_reported() {
         let (epoll, stream, mut here, mut there) = place();
         let key = Key::new(1, 1);
-        add(&epoll, &stream, key, Side::Peer).unwrap();
+        let watch = Watch::new(Family::Unix);
+        watch.add(&epoll, &stream, key, Side::Peer).unwrap();
         let mut written = 0;
         let error = loop {
             match here.write(&[0; 4096]) {
@@ -136,11 +143,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
         there.read_exact(&mut vec![0; written]).unwrap();
         assert_eq!(reported(&epoll), None);
-        let all = Watch {
-            input: true,
-            room: true,
-        };
-        all.change(&epoll, &stream, key, Side::Peer).unwrap();
+        Watch::ALL.change(&epoll, &stream, key, Side::Peer).unwrap();
         let event = (Token::Session(key, Side::Peer), EpollFlags::EPOLLOUT);
         assert_eq!(reported(&epoll), Some(event));
     }
@@ -149,21 +152,19 @@ mod tests {
     fn bytes_that_came_before_they_were_asked_for_are_reported() {
         let (epoll, stream, _here, mut there) = place();
         let key = Key::new(1, 1);
-        let watch = |input| Watch { input, room: false };
-        add(&epoll, &stream, key, Side::Peer).unwrap();
-        watch(false)
-            .change(&epoll, &stream, key, Side::Peer)
-            .unwrap();
+        let change = |watch: Watch| watch.change(&epoll, &stream, key, Side::Peer).unwrap();
+        Watch::INPUT.add(&epoll, &stream, key, Side::Peer).unwrap();
+        change(Watch::ROOM);
+        assert_eq!(
+            reported(&epoll).map(|(_, flags)| flags),
+            Some(EpollFlags::EPOLLOUT)
+        );
         there.write_all(b"message").unwrap();
         assert_eq!(reported(&epoll), None);
-        watch(true)
-            .change(&epoll, &stream, key, Side::Peer)
-            .unwrap();
+        change(Watch::INPUT);
         let event = (Token::Session(key, Side::Peer), EpollFlags::EPOLLIN);
         assert_eq!(reported(&epoll), Some(event));
-        watch(false)
-            .change(&epoll, &stream, key, Side::Peer)
-            .unwrap();
+        change(Watch::ROOM);
         drop(there);
         assert!(reported(&epoll).is_some_and(|(_, flags)| flags.contains(EpollFlags::EPOLLRDHUP)));
     }

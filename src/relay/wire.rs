@@ -144,11 +144,6 @@ impl<W: Wire> End<W> {
         }
     }
 
-    /// Another epoll instance watches it from now on.
-    pub fn moved(&mut self) {
-        self.watch = Watch::new(self.wire.family());
-    }
-
     /// Tells what epoll is to report from now on, if that is something else. `is_held_up`: what was read here waits for
     /// room at the other end, and more is not read before.
     pub fn rewatch(&mut self, is_held_up: bool) -> Option<Watch> {

@@ -58,7 +58,7 @@ impl Loop {
             return;
         }
         let others = self.ready(Job::Relief);
-        let surplus = load::surplus(busy.len(), self.threads.open_of(Job::Relief), others);
+        let surplus = load::surplus(busy.len(), self.threads.relieved(), others);
         for key in busy.into_iter().take(surplus) {
             if let Some(session) = self.worker.release(key) {
                 self.threads.give(Job::Relief, session);
