@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::net::Shutdown;
 use std::thread;
 
 use common::bridge::Bridge;
@@ -187,4 +188,61 @@ fn bulk_of_one_client_delays_no_other() {
     });
     ping(&mut second, &mut second_server);
     drop(bridge);
+}
+
+/// Enough for splice(2), which stops in front of an urgent byte for ever, and calls it an end if there is one behind it.
+const BEFORE: u64 = 3 << 20;
+const BEHIND: u64 = 1 << 20;
+
+/// Every pair of sockets between which a byte can be urgent, and each with either end as its sender.
+fn each_urgent_pair(test: impl Fn(&socket2::Socket, &socket2::Socket)) {
+    for (from, to) in [
+        (Kind::Tcp6, Kind::Tcp6),
+        (Kind::Tcp6, Kind::Unix),
+        (Kind::Unix, Kind::Tcp6),
+        (Kind::Unix, Kind::Unix),
+    ] {
+        for accept in Accept::BOTH {
+            eprintln!("{from:?} to {to:?}, Accept={accept:?}");
+            let (client, server, _ends) = Pair::new(accept, from, to, &[]).split();
+            test(&client, &server);
+            let (client, server, _ends) = Pair::new(accept, from, to, &[]).split();
+            test(&server, &client);
+        }
+    }
+}
+
+/// Sends bytes of which one is urgent, and compares what arrives; the urgent one may come in line or not at all.
+fn send_with_urgent(from: &socket2::Socket, to: &socket2::Socket, end: impl FnOnce() + Send) {
+    let content = Content::new(82);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            content.send(&mut &*from, BEFORE);
+            from.send_out_of_band(b"!").unwrap();
+            content.send(&mut &*from, BEHIND);
+            end();
+        });
+        content.expect(&mut &*to, BEFORE);
+        let mut behind = vec![0; BEHIND as usize];
+        std::io::Read::read_exact(&mut &*to, &mut behind).unwrap();
+        if behind[0] == b'!' && behind[1..] == content.first(BEHIND as usize - 1) {
+            behind.remove(0);
+            behind.push(0);
+            std::io::Read::read_exact(&mut &*to, &mut behind[BEHIND as usize - 1..]).unwrap();
+        }
+        assert!(behind == content.first(BEHIND as usize));
+    });
+}
+
+#[test]
+fn an_urgent_byte_in_bulk_then_the_end_all_arrives_before_the_end() {
+    each_urgent_pair(|from, to| {
+        send_with_urgent(from, to, || from.shutdown(Shutdown::Write).unwrap());
+        assert_eq!(drain(to), End::Clean);
+    });
+}
+
+#[test]
+fn an_urgent_byte_in_bulk_without_an_end_all_arrives() {
+    each_urgent_pair(|from, to| send_with_urgent(from, to, || ()));
 }

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::epoll::EpollFlags;
 use nix::unistd::{read, write};
 use proptest::prelude::*;
@@ -28,6 +29,8 @@ enum Arrival {
     Bytes(usize),
     Nothing,
     Interrupt,
+    /// An urgent byte, which is not delivered: a read stops in front of it once, splice(2) always (tcp(7)).
+    Urgent,
 }
 
 /// How the stream goes on after all arrivals.
@@ -120,6 +123,7 @@ impl Model {
         let is_over = self.arrivals.borrow().is_empty();
         match self.last {
             _ if !is_over && !self.watch.get().input => {}
+            _ if self.is_at_urgent() => self.report(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI),
             _ if !is_over => self.report(EpollFlags::EPOLLIN),
             Last::Silence => {}
             Last::End => self.report(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
@@ -127,9 +131,29 @@ impl Model {
         }
     }
 
+    fn is_at_urgent(&self) -> bool {
+        matches!(self.arrivals.borrow().front(), Some(Arrival::Urgent))
+    }
+
+    /// How many bytes a splice of so many gets.
+    fn arrive_spliced(&self, length: usize) -> Result<usize, Errno> {
+        if !self.is_at_urgent() {
+            return self.arrive(length);
+        }
+        let is_open = |arrival: &Arrival| matches!(arrival, Arrival::Nothing);
+        if self.last == Last::End && !self.arrivals.borrow().iter().any(is_open) {
+            return Ok(0);
+        }
+        self.report_arrival();
+        Err(Errno::EAGAIN)
+    }
+
     /// How many bytes a read of so many gets.
     fn arrive(&self, room: usize) -> Result<usize, Errno> {
         let mut arrivals = self.arrivals.borrow_mut();
+        while matches!(arrivals.front(), Some(Arrival::Urgent)) {
+            arrivals.pop_front();
+        }
         if self.last == Last::EarlyError
             && arrivals.len() <= 1
             && !self.has_told_error.replace(true)
@@ -154,7 +178,7 @@ impl Model {
                 Err(Errno::EAGAIN)
             }
             Some(Arrival::Interrupt) => Err(Errno::EINTR),
-            None => match self.last {
+            Some(Arrival::Urgent) | None => match self.last {
                 Last::Silence => Err(Errno::EAGAIN),
                 Last::Error if !self.has_told_error.replace(true) => Err(Errno::ECONNRESET),
                 _ => {
@@ -218,8 +242,9 @@ impl Wire for Model {
     }
 
     fn fill(&self, pipe: &mut Pipe, length: usize) -> Result<usize, Errno> {
-        // No more than a pipe of the least size takes.
-        let count = self.arrive(length.min(4096))?;
+        // A user with many pipes gets small ones (pipe(7)), in which no burst lasts.
+        let room = fcntl(pipe.input(), FcntlArg::F_GETPIPE_SZ)? as usize;
+        let count = self.arrive_spliced(length.min(room))?;
         assert_eq!(write(pipe.input(), &self.send(count)), Ok(count));
         pipe.held_bytes += count;
         Ok(count)
@@ -337,6 +362,7 @@ fn script() -> impl Strategy<Value = Script> {
         2 => (100_000..300_000usize).prop_map(Arrival::Bytes),
         2 => Just(Arrival::Nothing),
         1 => Just(Arrival::Interrupt),
+        1 => Just(Arrival::Urgent),
     ];
     let room = prop_oneof![
         4 => (1..100_000usize).prop_map(Room::Bytes),
@@ -361,8 +387,11 @@ fn script() -> impl Strategy<Value = Script> {
     (arrivals, last, rooms, broken, family()).prop_map(
         |(arrivals, last, mut rooms, broken, family)| {
             rooms.extend(broken.map(Room::Broken));
+            let is_there =
+                |arrival: &Arrival| family == Family::Tcp || !matches!(arrival, Arrival::Urgent);
             Script {
-                arrivals,
+                // vsock has no urgent bytes, and a unix socket passes over them.
+                arrivals: arrivals.into_iter().filter(is_there).collect(),
                 // Only vsock hides errors behind an end.
                 last: match last {
                     Last::HiddenError if family != Family::Vsock => Last::Error,
