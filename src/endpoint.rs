@@ -9,6 +9,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, Result};
 use crate::names::Machine;
+use crate::unix_path::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::vsock::{VsockAddr, VsockPort, decimal};
 
 /// An address of any family that a bridge can listen on or connect to.
@@ -50,7 +51,7 @@ pub enum Endpoint {
 /// The name of a unix socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum UnixName {
-    /// An absolute path of at most 107 bytes.
+    /// An absolute path.
     Path(PathBuf),
     /// An abstract name of 1 to 107 bytes, without the leading NUL that the kernel adds.
     Abstract(String),
@@ -58,22 +59,25 @@ pub enum UnixName {
     Unnamed,
 }
 
-/// sun_path has 108 bytes, and a path needs a NUL at the end, an abstract name one at the start.
-const UNIX_NAME_MAX: usize = 107;
-
 impl UnixName {
     /// Reads `/path` or `@name`; nothing else is the name of a unix socket.
     pub fn parse(text: &str) -> Result<UnixName> {
         let fail = |hint: &str| Err(Error::invalid("unix socket", text, hint));
-        if text.len() > UNIX_NAME_MAX + usize::from(text.starts_with('@')) {
-            return fail("longer than the 107 bytes that the kernel allows");
-        }
         if text.contains('\0') {
             return fail("contains a NUL byte");
         }
         match text.as_bytes() {
             [b'@'] => fail("the abstract name is empty"),
+            [b'@', name @ ..] if name.len() > ADDRESS_BYTES_MAX => {
+                fail("longer than the 107 bytes that the kernel allows an abstract name")
+            }
             [b'@', ..] => Ok(UnixName::Abstract(text[1..].to_owned())),
+            [b'/', ..] if text.len() > PATH_BYTES_MAX => {
+                fail("longer than the 4095 bytes that the kernel allows a path")
+            }
+            [b'/', ..] if text.split('/').any(|name| name.len() > NAME_BYTES_MAX) => {
+                fail("a name in it is longer than the 255 bytes that the kernel allows")
+            }
             [b'/', _, ..] => Ok(UnixName::Path(Path::new(text).to_owned())),
             _ => fail("expected an absolute path or @name"),
         }
@@ -394,9 +398,14 @@ mod tests {
 
     #[test]
     fn unix_names_fit_the_kernel() {
-        let path = |len: usize| format!("/{}", "x".repeat(len - 1));
-        assert!(path(107).parse::<Endpoint>().is_ok());
-        assert!(path(108).parse::<Endpoint>().is_err());
+        let path = |len: usize| "/x".repeat(2048)[..len].to_owned();
+        for length in [107, 108, 4095] {
+            assert!(path(length).parse::<Endpoint>().is_ok(), "{length}");
+        }
+        assert!(path(4096).parse::<Endpoint>().is_err());
+        let name = |len: usize| format!("/run/{}/x", "x".repeat(len));
+        assert!(name(255).parse::<Endpoint>().is_ok());
+        assert!(name(256).parse::<Endpoint>().is_err());
         assert!(format!("@{}", "x".repeat(107)).parse::<Endpoint>().is_ok());
         assert!(format!("@{}", "x".repeat(108)).parse::<Endpoint>().is_err());
     }

@@ -36,7 +36,7 @@
 //! | [`config`] | options and environment → what a bridge runs with |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`managers`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
-//! | [`stream`] [`peer`] [`sys`] | sockets and their addresses; the only `unsafe` |
+//! | [`stream`] [`peer`] [`unix_path`] [`sys`] | sockets and their addresses; the only `unsafe` |
 //! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 
 pub mod activation;
@@ -70,4 +70,5 @@ pub mod route;
 pub mod server;
 pub mod stream;
 pub mod sys;
+pub mod unix_path;
 pub mod vsock;

@@ -196,8 +196,10 @@ fn the_target_is_missing_or_no_address() {
         refused(Bridge::bare().arguments(&["--to", text]), &[remedy]);
         refused(Bridge::bare().variable("VSOCK_BRIDGE_TO", text), &[remedy]);
     }
-    let long = format!("/{}", "x".repeat(107));
+    let long = format!("@{}", "x".repeat(108));
     refused(Bridge::to(&long), &["107 bytes"]);
+    refused(Bridge::to(&"/x".repeat(2048)), &["4095 bytes"]);
+    refused(Bridge::to(&format!("/{}", "x".repeat(256))), &["255 bytes"]);
     let not_utf8 = OsStr::from_bytes(b"/\xff");
     refused(Bridge::bare().variable("VSOCK_BRIDGE_TO", not_utf8), &[]);
 }

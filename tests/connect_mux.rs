@@ -38,7 +38,17 @@ fn expect_exit_0(mut program: Program, vm: Socket) {
 
 #[test]
 fn every_form_of_the_address_asks_for_the_port() {
-    let place = Place::listening(Kind::Unix);
+    ask_in_every_form(&Place::listening(Kind::Unix));
+}
+
+#[test]
+fn every_form_of_the_address_asks_for_the_port_at_a_path_longer_than_an_address() {
+    let place = Place::far();
+    place.socket.listen(1).unwrap();
+    ask_in_every_form(&place);
+}
+
+fn ask_in_every_form(place: &Place) {
     let path = &place.text;
     for (arguments, port) in [
         (vec![format!("vsock-mux{path}")], "22"),
@@ -51,7 +61,7 @@ fn every_form_of_the_address_asks_for_the_port() {
         (vec![format!("vsock-mux:{path}:445")], "445"),
     ] {
         let program = piped(&arguments);
-        let mut vm = vmm(&place, port);
+        let mut vm = vmm(place, port);
         vm.write_all(b"OK 1\n").unwrap();
         expect_exit_0(program, vm);
     }

@@ -145,8 +145,8 @@ fn what_names_no_machine_exits_2_with_one_line() {
         let finished = finish(connect(&["--", host]));
         expect_line(&finished, 2, &[]);
     }
-    let long = format!("unix/{}", "x".repeat(108));
-    expect_line(&finish(connect(&[long])), 2, &["107 bytes"]);
+    let long = format!("unix/{}", "x/".repeat(2048));
+    expect_line(&finish(connect(&[long])), 2, &["4095 bytes"]);
 }
 
 #[test]

@@ -247,6 +247,42 @@ fn unix_path_is_missing_client_is_reset_and_the_line_asks_for_the_service() {
 }
 
 #[test]
+fn unix_path_is_longer_than_an_address_client_is_served() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::far());
+    target.socket.listen(1).unwrap();
+    let bridge = Bridge::to(&target.text).listener(&listener).start();
+    for _ in 0..3 {
+        ping(&mut listener.connect(), &mut target.accept());
+    }
+    bridge.stop();
+}
+
+#[test]
+fn long_unix_path_fails_client_is_reset_and_the_line_says_why_as_for_a_short_one() {
+    let target = Place::far();
+    let refused = |target: &str, words: &[&str]| {
+        expect_refused(Kind::Tcp6, Bridge::to(target), target, words);
+    };
+    refused(&target.text, &["nothing listens on that socket"]);
+    let missing = target.text.replace("/sss", "/s/sss");
+    refused(&missing, &["No such file", "is its service"]);
+}
+
+#[test]
+fn long_unix_path_without_proc_client_is_reset_and_the_line_names_proc() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::far());
+    target.socket.listen(1).unwrap();
+    let Some(bridge) = Bridge::to(&target.text).with_hidden(&["/proc"]) else {
+        return skipped("no mount namespaces here");
+    };
+    let mut bridge = bridge.listener(&listener).start();
+    listener.expect_refusal();
+    let line = bridge.wait_for_line("cannot connect");
+    assert!(line.contains("over 107 bytes need /proc"), "{line}");
+    bridge.stop();
+}
+
+#[test]
 fn unix_socket_is_stale_client_is_reset_and_the_line_says_nothing_listens() {
     let mut stale = Place::listening(Kind::Unix);
     // Closed, but its path stays.

@@ -1,7 +1,7 @@
 //! One address of a target: its socket, and what its errors mean.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::peer::Family;
 use crate::stream::{Stream, Tuning};
 use crate::sys;
+use crate::unix_path;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// One place to connect to, without names.
@@ -71,10 +72,28 @@ impl Address {
             let limit = TimeVal::new(timeout.as_secs() as i64, timeout.subsec_micros().into());
             setsockopt(&socket, sys::vsock_option::ConnectTimeout, &limit).map_err(refused)?;
         }
-        match sys::connect(socket.as_fd(), &*sockaddr(self).map_err(refused)?) {
+        match self.connect(socket.as_fd()) {
             Ok(()) => Ok((Stream::socket(socket, kind), true)),
             Err(Errno::EINPROGRESS) => Ok((Stream::socket(socket, kind), false)),
             Err(errno) => Err(refused(errno)),
+        }
+    }
+
+    fn connect(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+        match self {
+            Address::Tcp(addr) => sys::connect(socket, &*inet_sockaddr(*addr)),
+            Address::Vsock(addr) => {
+                let cid = addr.cid.map_or(libc::VMADDR_CID_ANY, |cid| cid.number());
+                let addr = nix::sys::socket::VsockAddr::new(cid, addr.port.number());
+                sys::connect(socket, &addr)
+            }
+            Address::Unix(name) | Address::Mux(name, _) => match name {
+                UnixName::Path(path) => unix_path::connect(socket, path),
+                UnixName::Abstract(name) => {
+                    sys::connect(socket, &UnixAddr::new_abstract(name.as_bytes())?)
+                }
+                UnixName::Unnamed => Err(Errno::EDESTADDRREQ),
+            },
         }
     }
 
@@ -125,6 +144,9 @@ impl Address {
                 " (may this user write to the socket and search its directories?)"
             }
             (Address::Unix(_) | Address::Mux(..), Errno::EAGAIN) => " (its queue is full)",
+            (Address::Unix(_) | Address::Mux(..), Errno::ENAMETOOLONG) => {
+                " (paths over 107 bytes need /proc, which is not mounted here)"
+            }
             _ => "",
         };
         Error::Connect {
@@ -143,21 +165,6 @@ fn bind_source(socket: &impl AsFd, ip: IpAddr) -> Result<(), Errno> {
     // The port is chosen at connect, when the target is known: else 28 000 connections would be all, whatever the target.
     setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?;
     sys::bind(socket.as_fd(), &*inet_sockaddr(SocketAddr::new(ip, 0)))
-}
-
-fn sockaddr(address: &Address) -> Result<Box<dyn SockaddrLike>, Errno> {
-    Ok(match address {
-        Address::Tcp(addr) => inet_sockaddr(*addr),
-        Address::Vsock(addr) => {
-            let cid = addr.cid.map_or(libc::VMADDR_CID_ANY, |cid| cid.number());
-            Box::new(nix::sys::socket::VsockAddr::new(cid, addr.port.number()))
-        }
-        Address::Unix(name) | Address::Mux(name, _) => Box::new(match name {
-            UnixName::Path(path) => UnixAddr::new(path)?,
-            UnixName::Abstract(name) => UnixAddr::new_abstract(name.as_bytes())?,
-            UnixName::Unnamed => return Err(Errno::EDESTADDRREQ),
-        }),
-    })
 }
 
 fn inet_sockaddr(addr: SocketAddr) -> Box<dyn SockaddrLike> {

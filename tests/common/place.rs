@@ -80,6 +80,24 @@ impl Place {
         }
     }
 
+    /// A unix socket at a path that does not fit into its address, with a last name that does not either.
+    pub fn far() -> Place {
+        let directory = tempfile::tempdir().unwrap();
+        let folder = directory.path().join("f".repeat(120));
+        std::fs::create_dir(&folder).unwrap();
+        let socket = stream(Kind::Unix);
+        let (bound, path) = (folder.join("socket"), folder.join("s".repeat(200)));
+        vsock_bridge::unix_path::bind(socket.as_fd(), &bound).unwrap();
+        std::fs::rename(&bound, &path).unwrap();
+        Place {
+            kind: Kind::Unix,
+            address: socket.local_addr().unwrap(),
+            socket,
+            text: path.to_str().unwrap().to_owned(),
+            directory: Some(directory),
+        }
+    }
+
     /// A TCP address; port 0 chooses a free one.
     pub fn bound_to(address: &str) -> Place {
         let address: SocketAddr = address.parse().unwrap();

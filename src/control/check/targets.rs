@@ -6,8 +6,9 @@ use super::finding::{Finding, Level};
 use super::listeners::Listeners;
 use super::units::Unit;
 use crate::config_file;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, UnixName};
 use crate::error::Error;
+use crate::unix_path::ADDRESS_BYTES_MAX;
 use crate::vsock::Cid;
 
 /// `--to` as an environment variable.
@@ -108,6 +109,10 @@ fn look(id: &str, target: &Target, sockets: &[Endpoint], listeners: &Listeners) 
     };
     let is_served = match &endpoint {
         Endpoint::Tcp(address) if address.ip().is_loopback() => listeners.serve(*address),
+        // The kernel lists it under the name that it was bound by, which cannot have been this path.
+        Endpoint::Unix(UnixName::Path(path)) if path.as_os_str().len() > ADDRESS_BYTES_MAX => {
+            return None;
+        }
         Endpoint::Unix(name) => listeners.serve_unix(name),
         // On another machine, or to be resolved first.
         _ => return None,
@@ -206,7 +211,14 @@ mod tests {
 
     #[test]
     fn targets_elsewhere_are_not_looked_at() {
-        for to in ["vsock:2:445", "vsock:mapped", "192.0.2.1:445", "name:445"] {
+        let far = "/run/x".repeat(20);
+        for to in [
+            "vsock:2:445",
+            "vsock:mapped",
+            "192.0.2.1:445",
+            "name:445",
+            &far,
+        ] {
             assert_eq!(levels(to), [], "{to}");
         }
         let mut units = units("[::1]:446");
