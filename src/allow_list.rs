@@ -1,17 +1,29 @@
 //! The machines that may connect: the list as it is written, and the CIDs that it comes to.
+//!
+//! `any` is every other machine. This machine itself, as which any local user may come where vsock loopback is loaded,
+//! is in no list that does not name it.
 
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::names::{Machine, Names};
 use crate::vsock::{Cid, decimal};
 
+/// `--allow-cid` as an environment variable.
+pub const VARIABLE: &str = "VSOCK_BRIDGE_ALLOW_CID";
+/// What the list is where none is given.
+pub const DEFAULT: &str = "any";
+
 /// `--allow-cid` as written, with names not looked up.
 ///
-/// Text form: `any`, or a list such as `3,7,100-200,host,web`.
+/// Text form: `any`, or a list such as `3,7,100-200,host,local,web`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllowList(Vec<Item>);
+pub struct AllowList {
+    text: Arc<str>,
+    items: Vec<Item>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
@@ -25,18 +37,23 @@ impl AllowList {
     ///
     /// Errors: those of [`Machine::cid`].
     pub fn resolve(&self, given: Option<&Names>) -> Result<AllowedCids> {
-        let mut ranges = Vec::new();
-        for item in &self.0 {
+        let mut allowed = AllowedCids {
+            list: self.text.clone(),
+            is_any: false,
+            ranges: Vec::new(),
+            has_local: false,
+        };
+        for item in &self.items {
             match item {
-                Item::Any => return Ok(AllowedCids::Any),
-                Item::Range(range) => ranges.push(range.clone()),
-                Item::Machine(machine) => {
-                    let cid = machine.cid(given)?;
-                    ranges.push(cid..=cid);
-                }
+                Item::Any => allowed.is_any = true,
+                Item::Range(range) => allowed.ranges.push(range.clone()),
+                Item::Machine(machine) => match machine.cid(given)? {
+                    Cid::LOCAL => allowed.has_local = true,
+                    cid => allowed.ranges.push(cid..=cid),
+                },
             }
         }
-        Ok(AllowedCids::Only(ranges))
+        Ok(allowed)
     }
 }
 
@@ -47,15 +64,15 @@ impl FromStr for AllowList {
         let item = |item: &str| {
             read_item(item).ok_or_else(|| {
                 let hint = format!(
-                    "{item:?} is neither a machine nor a range of CIDs; expected e.g. 3,7,100-200,host,web or any"
+                    "{item:?} is neither a machine nor a range of CIDs; expected e.g. 3,7,100-200,host,web, any or any,local"
                 );
                 Error::invalid("list of machines", text, hint)
             })
         };
-        text.split(',')
-            .map(item)
-            .collect::<Result<_>>()
-            .map(AllowList)
+        Ok(AllowList {
+            items: text.split(',').map(item).collect::<Result<_>>()?,
+            text: text.into(),
+        })
     }
 }
 
@@ -76,19 +93,45 @@ fn read_item(text: &str) -> Option<Item> {
 
 /// The machines that may connect over vsock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedCids {
-    /// Every machine.
-    Any,
-    /// Those in one of the ranges.
-    Only(Vec<RangeInclusive<Cid>>),
+pub struct AllowedCids {
+    list: Arc<str>,
+    is_any: bool,
+    ranges: Vec<RangeInclusive<Cid>>,
+    has_local: bool,
 }
 
 impl AllowedCids {
-    /// Tells whether the machine is among them.
+    /// Returns the list with every other machine in it.
+    pub fn any() -> AllowedCids {
+        AllowedCids {
+            list: DEFAULT.into(),
+            is_any: true,
+            ranges: Vec::new(),
+            has_local: false,
+        }
+    }
+
+    /// Tells whether another machine is among them.
     pub fn contains(&self, cid: Cid) -> bool {
-        match self {
-            AllowedCids::Any => true,
-            AllowedCids::Only(ranges) => ranges.iter().any(|range| range.contains(&cid)),
+        self.is_any || self.ranges.iter().any(|range| range.contains(&cid))
+    }
+
+    /// Tells whether this machine itself is: only by name, never by a range that CID 1 or its own CID is in.
+    pub fn contains_local(&self) -> bool {
+        self.has_local
+    }
+
+    /// Returns the list as it was written.
+    pub fn list(&self) -> &Arc<str> {
+        &self.list
+    }
+
+    /// Returns it in words.
+    pub fn described(&self) -> &str {
+        match (self.is_any, self.has_local) {
+            (true, false) => "every other machine",
+            (true, true) => "every machine and this one itself",
+            (false, _) => &self.list,
         }
     }
 }
@@ -126,9 +169,46 @@ mod tests {
     }
 
     #[test]
-    fn any_allows_every_machine() {
+    fn any_allows_every_other_machine() {
         assert!(allows("any", 99));
         assert!(allows("3,any", 99));
+        assert!(allows("local,any", 99));
+    }
+
+    #[test]
+    fn this_machine_itself_is_in_a_list_only_by_name() {
+        let names: Names = "web=5 me=1".parse().unwrap();
+        for (list, has_local) in [
+            ("any", false),
+            ("any,local", true),
+            ("local", true),
+            ("3,1", true),
+            ("Local.vsock,3", true),
+            ("me", true),
+            ("1-5", false),
+            ("1-1", false),
+            ("1-4294967294,host,web", false),
+        ] {
+            let allowed = list.parse::<AllowList>().unwrap();
+            let allowed = allowed.resolve(Some(&names)).unwrap();
+            assert_eq!(allowed.contains_local(), has_local, "{list}");
+            assert_eq!(&**allowed.list(), list);
+        }
+        assert!(!allows("local", 3));
+    }
+
+    #[test]
+    fn a_list_is_told_in_words() {
+        for (list, words) in [
+            ("any", "every other machine"),
+            ("3,any", "every other machine"),
+            ("any,local", "every machine and this one itself"),
+            ("3,web,local", "3,web,local"),
+        ] {
+            let names: Names = "web=5".parse().unwrap();
+            let allowed = list.parse::<AllowList>().unwrap();
+            assert_eq!(allowed.resolve(Some(&names)).unwrap().described(), words);
+        }
     }
 
     #[test]
@@ -139,9 +219,11 @@ mod tests {
 
     #[test]
     fn a_name_that_nobody_has_is_an_error() {
-        let list: AllowList = "3,nobody".parse().unwrap();
-        let error = list.resolve(Some(&Names::default())).unwrap_err();
-        assert!(matches!(error, Error::UnknownMachine { name } if name == "nobody"));
+        for list in ["3,nobody", "any,nobody"] {
+            let list: AllowList = list.parse().unwrap();
+            let error = list.resolve(Some(&Names::default())).unwrap_err();
+            assert!(matches!(error, Error::UnknownMachine { name } if name == "nobody"));
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::{ArgAction, CommandFactory, Parser};
 
-use crate::allow_list::AllowList;
+use crate::allow_list::{self, AllowList};
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -55,12 +55,13 @@ pub struct Arguments {
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
     pub names: Option<Names>,
-    /// Machines that may connect over vsock: any, or a list such as 3,7,100-200,host,web
+    /// Machines that may connect over vsock: any (every other machine), or a list such as 3,7,100-200,host,web; this
+    /// machine itself only by local, as in any,local
     #[arg(
         long,
-        env = "VSOCK_BRIDGE_ALLOW_CID",
+        env = allow_list::VARIABLE,
         value_name = "LIST",
-        default_value = "any"
+        default_value = allow_list::DEFAULT
     )]
     pub allow_cid: AllowList,
     /// Connections in all

@@ -102,7 +102,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
 fn relay(target: Stream, dialer: Dialer) -> Result<()> {
     let stdio = sys::take_stdio().and_then(|(input, output)| Stream::stdio(input, output));
     let stdio = stdio.map_err(Error::system("use stdin and stdout; are both open?"))?;
-    let gate = Gate::new(AllowedCids::Any, 1, 1, None);
+    let gate = Gate::new(AllowedCids::any(), 1, 1, None);
     let settings = LoopSettings {
         limits: Limits::default(),
         exit_idle: None,

@@ -89,7 +89,7 @@ impl fmt::Display for Peer {
 }
 
 /// Reads a vsock address; the CID is none for "any".
-fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
+pub fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
     let addr = address.as_vsock_addr()?;
     Some(VsockAddr {
         cid: Cid::new(addr.cid()),

@@ -5,8 +5,9 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use crate::allow_list::AllowedCids;
+use crate::allow_list::{self, AllowedCids};
 use crate::peer::Peer;
 use crate::prefix::Prefix;
 use crate::vsock::Cid;
@@ -48,10 +49,14 @@ impl fmt::Display for PeerKey {
 }
 
 /// Why a peer may not come in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Its CID is not in `--allow-cid`.
     Cid,
+    /// It is a process of this machine, which `--allow-cid`, given here, does not name.
+    Local(Arc<str>),
+    /// Its CID names no machine, so no list can have it and no address can stand for it.
+    NoMachine,
     /// It came from another network to an address of the prefix, which is for this machine alone.
     Foreign,
     /// `--max-connections` are open.
@@ -64,6 +69,12 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::Cid => write!(f, "its CID is not in --allow-cid"),
+            Refusal::Local(list) => write!(
+                f,
+                "this machine itself is not in --allow-cid; {}={list},local lets it in",
+                allow_list::VARIABLE
+            ),
+            Refusal::NoMachine => write!(f, "its CID names no machine"),
             Refusal::Foreign => write!(f, "it reached the prefix from another machine"),
             Refusal::Full(limit) => write!(
                 f,
@@ -112,11 +123,14 @@ impl Gate {
         }
     }
 
-    /// Counts the peer in; [`Gate::leave`] counts it out.
-    pub fn enter(&mut self, peer: &Peer, destination: Option<SocketAddr>) -> Result<(), Refusal> {
-        if peer.cid().is_some_and(|cid| !self.allowed.contains(cid)) {
-            return Err(Refusal::Cid);
-        }
+    /// Counts the peer in; [`Gate::leave`] counts it out. `own`: as which CID a vsock peer has reached this machine.
+    pub fn enter(
+        &mut self,
+        peer: &Peer,
+        own: Option<Cid>,
+        destination: Option<SocketAddr>,
+    ) -> Result<(), Refusal> {
+        self.check_machine(peer, own)?;
         if self.is_foreign(peer, destination) {
             return Err(Refusal::Foreign);
         }
@@ -162,6 +176,22 @@ impl Gate {
         }
     }
 
+    /// On a transport that knows the machine itself by its number, it comes from the CID that it went to. The number
+    /// alone would not tell: on a host that is a guest, a guest of its own may have the CID that it has itself.
+    fn check_machine(&self, peer: &Peer, own: Option<Cid>) -> Result<(), Refusal> {
+        let Peer::Vsock(addr) = peer else {
+            return Ok(());
+        };
+        let cid = addr.cid.ok_or(Refusal::NoMachine)?;
+        let is_local = cid == Cid::LOCAL || own == Some(cid);
+        match is_local {
+            true if self.allowed.contains_local() => Ok(()),
+            true => Err(Refusal::Local(self.allowed.list().clone())),
+            false if self.allowed.contains(cid) => Ok(()),
+            false => Err(Refusal::Cid),
+        }
+    }
+
     /// The local route is valid on every interface, so a neighbour who routes the prefix here would get in.
     fn is_foreign(&self, peer: &Peer, destination: Option<SocketAddr>) -> bool {
         let (Some(prefix), Peer::Tcp(from, _), Some(to)) = (self.prefix, peer, destination) else {
@@ -198,27 +228,66 @@ mod tests {
     #[test]
     fn only_allowed_cids_come_in() {
         let mut gate = gate("3,100-200", 100, 100);
-        assert!(gate.enter(&guest(3), None).is_ok());
-        assert_eq!(gate.enter(&guest(4), None), Err(Refusal::Cid));
+        assert!(gate.enter(&guest(3), None, None).is_ok());
+        assert_eq!(gate.enter(&guest(4), None, None), Err(Refusal::Cid));
+    }
+
+    #[test]
+    fn this_machine_itself_comes_in_only_where_it_is_named() {
+        let host = Some(Cid::HOST);
+        for (list, number, own, result) in [
+            ("any", 1, host, Err("any,local")),
+            ("any", 1, None, Err("any,local")),
+            ("any", 2, host, Err("any,local")),
+            ("any", 3, Cid::new(3), Err("any,local")),
+            ("3", 3, Cid::new(3), Err("3,local")),
+            ("1-9", 1, host, Err("1-9,local")),
+            ("any,local", 1, host, Ok(())),
+            ("local", 3, Cid::new(3), Ok(())),
+            // A guest whose host is a guest with the same CID.
+            ("any", 3, host, Ok(())),
+            ("any", 2, Cid::new(3), Ok(())),
+            // A transport that does not tell.
+            ("any", 2, None, Ok(())),
+        ] {
+            let result = result.map_err(|list: &str| {
+                format!(
+                    "this machine itself is not in --allow-cid; VSOCK_BRIDGE_ALLOW_CID={list} lets it in"
+                )
+            });
+            let entered = gate(list, 9, 9).enter(&guest(number), own, None);
+            let entered = entered.map_err(|refusal| refusal.to_string());
+            assert_eq!(entered, result, "{list}: {number} to {own:?}");
+        }
+        let stranger = gate("local", 9, 9).enter(&guest(4), host, None);
+        assert_eq!(stranger, Err(Refusal::Cid));
+    }
+
+    #[test]
+    fn a_vsock_peer_whose_cid_names_no_machine_comes_in_nowhere() {
+        for list in ["any", "any,local", "3", "1-4294967294"] {
+            let entered = gate(list, 9, 9).enter(&guest(0), Some(Cid::HOST), None);
+            assert_eq!(entered, Err(Refusal::NoMachine), "{list}");
+        }
     }
 
     #[test]
     fn a_peer_at_its_limit_leaves_room_for_others_and_comes_back_after_leaving() {
         let mut gate = gate("any", 3, 2);
-        gate.enter(&guest(3), None).unwrap();
-        gate.enter(&guest(3), None).unwrap();
-        assert_eq!(gate.enter(&guest(3), None), Err(Refusal::PeerFull(2)));
-        gate.enter(&guest(4), None).unwrap();
-        assert_eq!(gate.enter(&guest(5), None), Err(Refusal::Full(3)));
+        gate.enter(&guest(3), None, None).unwrap();
+        gate.enter(&guest(3), None, None).unwrap();
+        assert_eq!(gate.enter(&guest(3), None, None), Err(Refusal::PeerFull(2)));
+        gate.enter(&guest(4), None, None).unwrap();
+        assert_eq!(gate.enter(&guest(5), None, None), Err(Refusal::Full(3)));
         gate.leave(&guest(3));
-        assert!(gate.enter(&guest(3), None).is_ok());
+        assert!(gate.enter(&guest(3), None, None).is_ok());
     }
 
     #[test]
     fn the_prefix_is_for_this_machine_alone() {
         let mut gate = gate("any", 10, 10);
         let mut enter = |from: &str, to: &str| {
-            gate.enter(&Peer::Tcp(from.parse().unwrap(), 5), to.parse().ok())
+            gate.enter(&Peer::Tcp(from.parse().unwrap(), 5), None, to.parse().ok())
         };
         assert_eq!(
             enter("2001:db8::1", "[fd00:1::2]:445"),

@@ -11,9 +11,11 @@ use crate::config::{Arguments, Settings};
 use crate::error::{Error, Result};
 use crate::handover::{Estate, Keeper};
 use crate::notify;
+use crate::peer::Family;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
 use crate::relay::{Loop, Totals};
+use crate::stream::Listener;
 
 /// Descriptors of a connection: its two ends.
 const PER_CONNECTION: u64 = 2;
@@ -33,11 +35,7 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         settings.gate.limit = promised(settings.gate.limit);
     }
     for listener in &activation.listeners {
-        log::info!(
-            "bridging {} to {}",
-            listener.local(),
-            settings.dialer.target.endpoint
-        );
+        tell(listener, &settings);
     }
     let (keeper, estate) = keeper(activation.stored, is_listening)?;
     let mut event_loop = Loop::new(
@@ -71,6 +69,18 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+/// Says what is bridged, and who may come over vsock.
+fn tell(listener: &Listener, settings: &Settings) {
+    let (local, target) = (listener.local(), &settings.dialer.target.endpoint);
+    match listener.family() {
+        Family::Vsock => {
+            let allowed = settings.gate.allowed.described();
+            log::info!("bridging {local} to {target}, open to {allowed}");
+        }
+        _ => log::info!("bridging {local} to {target}"),
+    }
 }
 
 /// Goes on with what the process before has left, else begins anew.

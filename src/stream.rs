@@ -11,8 +11,9 @@ use nix::sys::socket::{Shutdown, SockaddrStorage, getsockopt, setsockopt, sockop
 use nix::sys::stat::Mode;
 
 use crate::endpoint::Endpoint;
-use crate::peer::{Family, Peer};
+use crate::peer::{self, Family, Peer};
 use crate::sys;
+use crate::vsock::Cid;
 
 /// Options that every socket of a bridge gets; on a listener its connections inherit them.
 #[derive(Clone, Copy, Debug)]
@@ -225,6 +226,16 @@ impl Stream {
     /// Gives the address that the peer connected to.
     pub fn local_address(&self) -> Result<SockaddrStorage, Errno> {
         sys::local_address(self.input.as_fd())
+    }
+
+    /// Returns the CID of this machine that a vsock peer connected to.
+    ///
+    /// Asked of the connection and not of /dev/vsock: a host that is a guest has two, and a bridge may not open it.
+    pub fn own_cid(&self) -> Option<Cid> {
+        if self.family != Family::Vsock {
+            return None;
+        }
+        peer::vsock_addr(&self.local_address().ok()?)?.cid
     }
 
     /// Closes so that the other end sees an error and no clean end: over TCP by RST. Bytes not yet sent are dropped.

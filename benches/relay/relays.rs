@@ -92,6 +92,8 @@ impl Relay {
                 format!("--to={outbound}"),
                 format!("--max-connections={MAX_CONNECTIONS}"),
                 format!("--max-connections-per-peer={MAX_CONNECTIONS}"),
+                // Over vsock loopback, the load comes from this machine itself.
+                "--allow-cid=any,local".to_owned(),
             ],
             Self::Proxyd => vec![
                 format!("--connections-max={MAX_CONNECTIONS}"),

@@ -252,6 +252,7 @@ pub fn example() -> Vec<Bridge> {
         state: "serving".to_owned(),
         listeners: vec!["vsock::445".to_owned()],
         target: "[::1]:445".to_owned(),
+        allow_cid: Some("any".to_owned()),
         open: 3,
         served: 1204,
         refused: 2,

@@ -110,7 +110,7 @@ mod tests {
         let expected = concat!(
             r#"[{"bridge":"vsock-bridge-ipv6@445","state":"waiting","listeners":["[fd00::2]:445"]},"#,
             r#"{"bridge":"vsock-bridge@445","pid":4711,"state":"serving","listeners":["vsock::445"],"#,
-            r#""target":"[::1]:445","open":3,"served":1204,"refused":2,"unreachable":0,"#,
+            r#""target":"[::1]:445","allow_cid":"any","open":3,"served":1204,"refused":2,"unreachable":0,"#,
             r#""inbound_bytes":1000,"outbound_bytes":2000,"connections":["#,
             r#"{"peer":"vsock:3:1025","cid":3,"target":"[::1]:445","stage":"open","#,
             r#""inbound_bytes":1610612736,"outbound_bytes":12,"age_seconds":3720.5,"idle_seconds":0.25},"#,

@@ -28,12 +28,15 @@ pub fn overview(bridges: &[Bridge], width: Option<usize>) -> String {
         Column::text("STATE"),
         Column::text("LISTENER"),
         Column::text("TARGET"),
+        Column::text("ALLOWED").optional(),
         Column::number("OPEN"),
         Column::number("SERVED").optional(),
         Column::number("REFUSED").optional(),
         Column::number("FAILED").optional(),
     ];
-    let rows: Vec<_> = bridges.iter().map(bridge).collect();
+    let rows: Vec<_> = (bridges.iter())
+        .map(|one| bridge(one, columns.len()))
+        .collect();
     let mut lines = table(&columns, &rows, "", width);
     for bridge in bridges {
         if let Activity::Running(snapshot) = &bridge.activity {
@@ -43,13 +46,14 @@ pub fn overview(bridges: &[Bridge], width: Option<usize>) -> String {
     lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
-fn bridge(bridge: &Bridge) -> Vec<Cell> {
+fn bridge(bridge: &Bridge, columns: usize) -> Vec<Cell> {
     let mut cells = vec![Cell::new(&bridge.name)];
     match &bridge.activity {
         Activity::Running(snapshot) => cells.extend([
             state(&snapshot.state),
             Cell::new(snapshot.listeners.join(" ")),
             Cell::new(&snapshot.target),
+            allowed(snapshot),
             Cell::new(snapshot.connections.len()),
             Cell::new(snapshot.served),
             trouble(snapshot.refused),
@@ -60,7 +64,7 @@ fn bridge(bridge: &Bridge) -> Vec<Cell> {
             listeners,
         } => {
             cells.extend([state(word), Cell::new(listeners.join(" "))]);
-            cells.resize_with(8, || Cell::new("-").style(QUIET));
+            cells.resize_with(columns, nothing);
         }
     }
     cells
@@ -74,6 +78,15 @@ fn state(word: &str) -> Cell {
         _ => CHANGING,
     };
     Cell::new(word).style(style)
+}
+
+/// The machines that may connect, which only vsock tells.
+fn allowed(snapshot: &Snapshot) -> Cell {
+    snapshot.allow_cid.as_ref().map_or_else(nothing, Cell::new)
+}
+
+fn nothing() -> Cell {
+    Cell::new("-").style(QUIET)
 }
 
 fn trouble(count: u64) -> Cell {
@@ -154,9 +167,9 @@ mod tests {
     #[test]
     fn bridges_and_connections_are_tables() {
         let expected = "\
-BRIDGE                 STATE    LISTENER       TARGET     OPEN  SERVED  REFUSED  FAILED
-vsock-bridge-ipv6@445  waiting  [fd00::2]:445  -             -       -        -       -
-vsock-bridge@445       serving  vsock::445     [::1]:445     3    1204        2       0
+BRIDGE                 STATE    LISTENER       TARGET     ALLOWED  OPEN  SERVED  REFUSED  FAILED
+vsock-bridge-ipv6@445  waiting  [fd00::2]:445  -          -           -       -        -       -
+vsock-bridge@445       serving  vsock::445     [::1]:445  any         3    1204        2       0
 
 vsock-bridge@445
   PEER          TARGET     STAGE          IN   OUT     AGE   IDLE
@@ -169,7 +182,7 @@ vsock-bridge@445
 
     #[test]
     fn a_narrow_terminal_gets_no_totals() {
-        let wide = overview(&example(), Some(87));
+        let wide = overview(&example(), Some(96));
         assert_eq!(plain(&wide), plain(&overview(&example(), None)));
         let narrow = plain(&overview(&example(), Some(62)));
         assert!(

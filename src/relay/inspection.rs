@@ -41,6 +41,9 @@ pub struct Snapshot {
     pub listeners: Vec<String>,
     /// Where connections go.
     pub target: String,
+    /// The machines that may connect, as `--allow-cid` has them; none without a vsock listener, or from an older bridge.
+    #[serde(default)]
+    pub allow_cid: Option<String>,
     /// Connections that were open when this was counted; one of another thread may have ended before it told its part.
     pub open: usize,
     /// Connections that reached their target and are over.

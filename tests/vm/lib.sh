@@ -244,6 +244,8 @@ start_guest() {
     stage "guest: $suite boots ($(accelerator))" booted 180
     stage 'guest: package installed' install_payload
     guest 30 'modprobe vsock_loopback' >&2
+    # The guest is both ends of its bridges, and by default they do not let their own machine in.
+    guest 30 'systemctl set-environment VSOCK_BRIDGE_ALLOW_CID=any,local' >&2
 }
 
 # ---- cases --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 //! nobody is connected to. Only what is in use can fail. The order is that of mending: what a line needs stands above
 //! it, and what follows from a fault has no line of its own, where that is certain.
 
+mod allowed;
 mod device;
 mod finding;
 mod kernel;
@@ -11,6 +12,7 @@ mod listeners;
 mod ports;
 mod prefix;
 mod routes;
+mod settings;
 mod sshd;
 mod states;
 mod system;
@@ -88,6 +90,7 @@ fn look(
             findings.extend(ports::check(&clashes, units));
             findings.extend(states::check(units, is_explained));
             findings.extend(targets::check(units, &listeners));
+            findings.extend(allowed::check(units));
         }
     }
     findings

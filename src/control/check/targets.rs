@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::finding::{Finding, Level};
 use super::listeners::Listeners;
+use super::settings::{Setting, services, setting, sockets_of};
 use super::units::Unit;
-use crate::config_file;
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::Error;
 use crate::unix_path::ADDRESS_BYTES_MAX;
@@ -13,12 +13,6 @@ use crate::vsock::Cid;
 
 /// `--to` as an environment variable.
 const VARIABLE: &str = "VSOCK_BRIDGE_TO";
-
-/// Where a bridge connects to, and where that was written: a file with its line, or the unit.
-struct Target {
-    text: String,
-    place: String,
-}
 
 /// Gives a line for each bridge in use whose target is on this machine.
 pub fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
@@ -44,57 +38,17 @@ pub fn has_host(units: &[Unit]) -> bool {
         .any(is_host)
 }
 
-/// The services of the sockets in use.
-fn services(units: &[Unit]) -> impl Iterator<Item = &Unit> {
-    let sockets = units
-        .iter()
-        .filter(|unit| unit.is_in_use())
-        .filter_map(|unit| unit.id.strip_suffix(".socket"));
-    sockets.filter_map(|name| {
-        units
-            .iter()
-            .find(|unit| unit.id == format!("{name}.service"))
-    })
+/// Reads where a bridge connects to.
+pub fn target(service: &Unit) -> Result<Option<Setting>, Error> {
+    setting(service, VARIABLE, " --to")
 }
 
-/// Reads the target as systemd would set it: Environment=, overruled by each file in turn.
-fn target(service: &Unit) -> Result<Option<Target>, Error> {
-    // The command line overrules all of them.
-    if service.command.contains(" --to") {
-        return Ok(None);
-    }
-    let mut target = service
-        .environment
-        .iter()
-        .filter_map(|assignment| assignment.split_once('='))
-        .rfind(|(name, _)| *name == VARIABLE)
-        .map(|(_, text)| Target {
-            text: text.to_owned(),
-            place: service.id.clone(),
-        });
-    for path in &service.environment_files {
-        let (settings, _) = config_file::load(path)?;
-        if let Some(setting) = settings.into_iter().rfind(|s| s.name == VARIABLE) {
-            target = Some(Target {
-                text: setting.value,
-                place: format!("{}:{}", path.display(), setting.line),
-            });
-        }
-    }
-    Ok(target)
-}
-
-/// Gives the addresses that the socket of a service listens on.
-fn sockets_of(service: &Unit, units: &[Unit]) -> Vec<Endpoint> {
-    let name = service.id.trim_end_matches(".service");
-    let socket = units
-        .iter()
-        .find(|unit| unit.id.strip_suffix(".socket") == Some(name));
-    let addresses = socket.into_iter().flat_map(|socket| &socket.listen);
-    addresses.filter_map(|text| text.parse().ok()).collect()
-}
-
-fn look(id: &str, target: &Target, sockets: &[Endpoint], listeners: &Listeners) -> Option<Finding> {
+fn look(
+    id: &str,
+    target: &Setting,
+    sockets: &[Endpoint],
+    listeners: &Listeners,
+) -> Option<Finding> {
     let endpoint = match target
         .text
         .parse::<Endpoint>()

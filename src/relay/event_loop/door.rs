@@ -56,7 +56,7 @@ impl Loop {
     }
 
     fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Moment) {
-        match self.gate.enter(&peer, destination) {
+        match self.gate.enter(&peer, stream.own_cid(), destination) {
             Ok(()) => self.worker.begin(stream, peer, destination, true, now),
             Err(refusal) => {
                 stream.abort();

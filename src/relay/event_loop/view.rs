@@ -1,7 +1,9 @@
 //! What a loop tells the administrator through its control socket.
 
 use super::{Loop, Mode};
+use crate::peer::Family;
 use crate::relay::inspection::{Material, Snapshot};
+use crate::stream::Listener;
 
 impl Loop {
     pub(super) fn inspect(&self) {
@@ -33,6 +35,7 @@ impl Loop {
                 .map(|l| l.local().to_string())
                 .collect(),
             target: self.worker.dialer().target.endpoint.to_string(),
+            allow_cid: self.allow_cid(),
             open: self.open(),
             served: totals.served,
             refused: totals.refused,
@@ -41,5 +44,10 @@ impl Loop {
             outbound_bytes: totals.outbound_bytes,
             connections: Vec::new(),
         }
+    }
+
+    fn allow_cid(&self) -> Option<String> {
+        let is_vsock = |listener: &Listener| listener.family() == Family::Vsock;
+        (self.listeners.iter().any(is_vsock)).then(|| self.gate.allowed.list().to_string())
     }
 }

@@ -1,0 +1,123 @@
+//! Who may come in over vsock, where that is more than an administrator may think of: the users of this machine.
+//!
+//! A TCP target asks them for a name and a password, or they could connect to it themselves. The permissions of a unix
+//! socket keep them out, and a bridge that lets them in undoes that.
+
+use super::finding::{Finding, Level};
+use super::settings::{Setting, services, setting, sockets_of};
+use super::targets;
+use super::units::Unit;
+use crate::allow_list::{AllowList, AllowedCids, VARIABLE};
+use crate::endpoint::Endpoint;
+use crate::error::Result;
+use crate::names;
+
+/// Gives a line for each bridge in use whose list is none, or that lets this machine itself in to a unix socket.
+pub fn check(units: &[Unit]) -> Vec<Finding> {
+    let has_vsock = |service: &&Unit| {
+        let sockets = sockets_of(service, units);
+        (sockets.iter()).any(|socket| matches!(socket, Endpoint::Vsock(_)))
+    };
+    services(units)
+        .filter(has_vsock)
+        .filter_map(|service| match setting(service, VARIABLE, " --allow-cid") {
+            Ok(list) => look(service, &list?),
+            // The file has its line already, with the target.
+            Err(_) => None,
+        })
+        .collect()
+}
+
+fn look(service: &Unit, list: &Setting) -> Option<Finding> {
+    let allowed = match resolve(service, list) {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            let text = format!("{}: {}", list.place, error.report());
+            return Some(Finding::new(Level::Fail, "allowed", text));
+        }
+    };
+    let target = targets::target(service).ok()??.text.parse().ok()?;
+    let Endpoint::Unix(name) = target else {
+        return None;
+    };
+    let text = format!(
+        "whoever can make a vsock connection on this machine reaches {name} through {}, whatever the permissions of \
+         that socket: `local` is in {VARIABLE}={} ({})",
+        service.id, list.text, list.place
+    );
+    (allowed.contains_local()).then(|| Finding::warn("allowed", text))
+}
+
+fn resolve(service: &Unit, list: &Setting) -> Result<AllowedCids> {
+    let names = match setting(service, names::VARIABLE, " --names")? {
+        Some(setting) => Some(setting.text.parse()?),
+        None => None,
+    };
+    list.text
+        .parse::<AllowList>()
+        .and_then(|list| list.resolve(names.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::units::tests::{active, inactive};
+    use super::*;
+
+    fn findings(listen: &str, to: &str, list: &str) -> Vec<Finding> {
+        let environment = [
+            ("VSOCK_BRIDGE_TO", to),
+            (VARIABLE, list),
+            (names::VARIABLE, "web=3 me=1"),
+        ];
+        let assignment = |(name, value)| format!("{name}={value}");
+        let service = Unit {
+            environment: environment.map(assignment).into(),
+            ..inactive("vsock-bridge@2375.service")
+        };
+        let socket = Unit {
+            listen: vec![listen.to_owned()],
+            ..active("vsock-bridge@2375.socket")
+        };
+        check(&[socket, service])
+    }
+
+    #[test]
+    fn this_machine_itself_let_in_to_a_unix_socket_is_a_warning() {
+        for list in ["any,local", "local", "3,1", "web,me"] {
+            let [finding] = &findings("vsock::2375", "/run/docker.sock", list)[..] else {
+                panic!("{list}: not one finding")
+            };
+            assert_eq!(finding.level, Level::Warn);
+            for part in [
+                "/run/docker.sock",
+                "vsock-bridge@2375.service",
+                "`local`",
+                list,
+            ] {
+                assert!(finding.text.contains(part), "{part}: {}", finding.text);
+            }
+        }
+    }
+
+    #[test]
+    fn what_lets_nobody_past_permissions_is_no_warning() {
+        for (listen, to, list) in [
+            ("vsock::2375", "/run/docker.sock", "any"),
+            ("vsock::2375", "/run/docker.sock", "3,web"),
+            ("vsock::2375", "/run/docker.sock", "1-9"),
+            ("vsock::2375", "[::1]:2375", "any,local"),
+            ("[fd00::2]:2375", "/run/docker.sock", "any,local"),
+        ] {
+            assert_eq!(findings(listen, to, list), [], "{listen} {to} {list}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_none_fails() {
+        for list in ["", "7-3", "0", "nobody"] {
+            let findings = findings("vsock::2375", "[::1]:2375", list);
+            assert_eq!(findings[0].level, Level::Fail, "{list:?}");
+            assert!(findings[0].text.starts_with("vsock-bridge@2375.service: "));
+        }
+    }
+}
