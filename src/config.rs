@@ -16,6 +16,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::names::{self, Names};
+use crate::packets::{PacketArgument, Packets};
 use crate::policy::Gate;
 use crate::prefix::{self, Prefix};
 use crate::proxy_protocol;
@@ -111,6 +112,14 @@ pub struct Arguments {
     /// Receive buffer of vsock sockets
     #[arg(long, env = "VSOCK_BRIDGE_VSOCK_BUFFER", value_name = "SIZE", default_value = "1MiB", value_parser = parse_buffer)]
     pub vsock_buffer: u64,
+    /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_VSOCK_PACKET",
+        value_name = "SIZE",
+        default_value = "auto"
+    )]
+    pub vsock_packet: PacketArgument,
     /// Look for the next event for a moment before sleeping, where that shortens round trips: yes or no
     #[arg(
         long,
@@ -285,6 +294,12 @@ impl Settings {
         let tuning = Tuning {
             keepalive,
             vsock_buffer_bytes: arguments.vsock_buffer,
+            vsock_packets: match has_vsock || target.is_vsock() {
+                true => arguments
+                    .vsock_packet
+                    .resolve(Path::new("/"), log::Level::Info),
+                false => Packets::UNLIMITED,
+            },
         };
         let dialer = Dialer {
             target,

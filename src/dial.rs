@@ -17,6 +17,7 @@ use crate::fdpass;
 use crate::handover::Keeper;
 use crate::managers::Manager;
 use crate::names::{self, Machine, Names};
+use crate::packets::{PacketArgument, Packets};
 use crate::peer::Peer;
 use crate::policy::Gate;
 use crate::prefix::{self, Prefix};
@@ -61,6 +62,14 @@ pub struct Arguments {
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
     pub names: Option<Names>,
+    /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_VSOCK_PACKET",
+        value_name = "SIZE",
+        default_value = "auto"
+    )]
+    pub vsock_packet: PacketArgument,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -76,12 +85,19 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if arguments.fdpass {
         fdpass::check(std::io::stdout().as_fd())?;
     }
+    let target = Target::resolve(target, names)?;
     let tuning = Tuning {
         keepalive: Some(Duration::from_secs(60)),
         vsock_buffer_bytes: 1 << 20,
+        vsock_packets: match target.is_vsock() {
+            true => arguments
+                .vsock_packet
+                .resolve(Path::new("/"), log::Level::Debug),
+            false => Packets::UNLIMITED,
+        },
     };
     let dialer = Dialer {
-        target: Target::resolve(target, names)?,
+        target,
         source: Source::Kernel,
         prefix: None,
         timeout: arguments.connect_timeout,

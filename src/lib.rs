@@ -36,7 +36,7 @@
 //! | [`config`] | options and environment → what a bridge runs with |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`managers`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
-//! | [`stream`] [`peer`] [`unix_path`] [`sys`] | sockets and their addresses; the only `unsafe` |
+//! | [`stream`] [`peer`] [`packets`] [`unix_path`] [`sys`] | sockets, their addresses and packets; the only `unsafe` |
 //! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 
 pub mod activation;
@@ -60,6 +60,7 @@ pub mod managers;
 pub mod mux;
 pub mod names;
 pub mod notify;
+pub mod packets;
 pub mod peer;
 pub mod policy;
 pub mod prefix;

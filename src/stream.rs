@@ -11,6 +11,7 @@ use nix::sys::socket::{Shutdown, SockaddrStorage, getsockopt, setsockopt, sockop
 use nix::sys::stat::Mode;
 
 use crate::endpoint::Endpoint;
+use crate::packets::Packets;
 use crate::peer::{self, Family, Peer};
 use crate::sys;
 use crate::vsock::Cid;
@@ -22,6 +23,8 @@ pub struct Tuning {
     pub keepalive: Option<Duration>,
     /// Size of the vsock receive buffer, in bytes.
     pub vsock_buffer_bytes: u64,
+    /// Size of the packets into vsock.
+    pub vsock_packets: Packets,
 }
 
 /// Between keepalive probes, and how many may be lost: a dead TCP peer is noticed a minute after the idle time.
@@ -41,6 +44,18 @@ impl Tuning {
                 setsockopt(&socket, sys::vsock_option::BufferSize, &bytes)
             }
             Family::Unix | Family::File => Ok(()),
+        }
+    }
+
+    /// Keeps the writes to a stream small enough for the device of this machine. `cid`: where a vsock one leads.
+    pub fn limit_writes(&self, stream: Stream, cid: Option<Cid>) -> Stream {
+        let largest_write = match stream.family {
+            Family::Vsock => self.vsock_packets.bytes_towards(cid),
+            _ => usize::MAX,
+        };
+        Stream {
+            largest_write,
+            ..stream
         }
     }
 
@@ -125,6 +140,7 @@ pub struct Stream {
     input: OwnedFd,
     output: Output,
     family: Family,
+    largest_write: usize,
 }
 
 impl Stream {
@@ -134,6 +150,7 @@ impl Stream {
             input: socket,
             output: Output::Same,
             family,
+            largest_write: usize::MAX,
         }
     }
 
@@ -154,12 +171,18 @@ impl Stream {
             input,
             output: Output::Separate(output),
             family: Family::File,
+            largest_write: usize::MAX,
         })
     }
 
     /// Gives its family.
     pub fn family(&self) -> Family {
         self.family
+    }
+
+    /// Gives the most that one call may write; see [`Tuning::limit_writes`].
+    pub fn largest_write(&self) -> usize {
+        self.largest_write
     }
 
     /// Gives the descriptor that is read from; for a socket the only one.

@@ -30,6 +30,7 @@ fn every_option_can_come_from_the_environment() {
         ("DRAIN_TIMEOUT", "1h"),
         ("KEEPALIVE", "1h 30min"),
         ("VSOCK_BUFFER", "2MiB"),
+        ("VSOCK_PACKET", "16KiB"),
         ("LOG", "debug"),
         ("NAMES", "web=3"),
     ];

@@ -43,6 +43,14 @@ impl Address {
         }
     }
 
+    /// Gives the machine that is reached over vsock.
+    fn cid(&self) -> Option<Cid> {
+        match self {
+            Address::Vsock(addr) => addr.cid,
+            _ => None,
+        }
+    }
+
     /// Makes the socket and begins to connect; the flag tells whether it is connected already.
     ///
     /// Errors: [`Error::Connect`], [`Error::Source`].
@@ -72,11 +80,13 @@ impl Address {
             let limit = TimeVal::new(timeout.as_secs() as i64, timeout.subsec_micros().into());
             setsockopt(&socket, sys::vsock_option::ConnectTimeout, &limit).map_err(refused)?;
         }
-        match self.connect(socket.as_fd()) {
-            Ok(()) => Ok((Stream::socket(socket, kind), true)),
-            Err(Errno::EINPROGRESS) => Ok((Stream::socket(socket, kind), false)),
-            Err(errno) => Err(refused(errno)),
-        }
+        let is_connected = match self.connect(socket.as_fd()) {
+            Ok(()) => true,
+            Err(Errno::EINPROGRESS) => false,
+            Err(errno) => return Err(refused(errno)),
+        };
+        let stream = tuning.limit_writes(Stream::socket(socket, kind), self.cid());
+        Ok((stream, is_connected))
     }
 
     fn connect(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {

@@ -93,6 +93,11 @@ impl Target {
         matches!(self.endpoint, Endpoint::VsockMapped(_))
     }
 
+    /// Tells whether it is reached over vsock.
+    pub fn is_vsock(&self) -> bool {
+        self.is_mapped() || matches!(self.endpoint, Endpoint::Vsock(_))
+    }
+
     /// Tells whether a line each way comes before the stream.
     pub fn is_mux(&self) -> bool {
         matches!(self.endpoint, Endpoint::Mux { .. })
@@ -141,6 +146,7 @@ impl Dialer {
             tuning: Tuning {
                 keepalive: None,
                 vsock_buffer_bytes: 0,
+                vsock_packets: crate::packets::Packets::UNLIMITED,
             },
         }
     }

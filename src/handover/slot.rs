@@ -118,14 +118,15 @@ impl Slot {
         Ok((count, is_part))
     }
 
-    /// Writes what it holds to a socket; gives how much was taken.
-    pub fn send(&mut self, socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    /// Writes what it holds, and no more than `length`, to a socket; gives how much was taken.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, length: usize) -> Result<usize, Errno> {
         // Where this one begins is written beside the last one, whose count must stay until the turn is the other's.
         let turn = (self.word(TURN) as usize & 1) ^ 1;
         self.set_count(OUT[turn], 0);
         self.set_word(START[turn], self.sent as u64);
         self.set_word(TURN, turn as u64);
-        let bytes = self.bytes_at(self.sent, self.received);
+        let end = self.received.min(self.sent.saturating_add(length));
+        let bytes = self.bytes_at(self.sent, end);
         let count = self.place.mapping.send(socket, self.at(OUT[turn]), bytes)?;
         self.sent += count;
         Ok(count)
@@ -242,7 +243,7 @@ mod tests {
         far.write_all(b"abc").unwrap();
         assert_eq!(slot.receive(source.as_fd()), Ok((3, false)));
         assert_eq!(found(&ledger), [(owner, b"abc".to_vec())]);
-        assert_eq!(slot.send(sink.as_fd()), Ok(3));
+        assert_eq!(slot.send(sink.as_fd(), usize::MAX), Ok(3));
         assert_eq!((slot.held_bytes(), found(&ledger)), (0, vec![]));
         let mut arrived = [0; 3];
         near.read_exact(&mut arrived).unwrap();
@@ -259,7 +260,7 @@ mod tests {
         assert_eq!(slot.receive(source.as_fd()), Ok((data.len(), false)));
         let (mut arrived, mut part) = (Vec::new(), vec![0; 30_000]);
         while slot.held_bytes() > 0 {
-            match slot.send(sink.as_fd()) {
+            match slot.send(sink.as_fd(), usize::MAX) {
                 Ok(_) => {}
                 Err(errno) => assert_eq!(errno, Errno::EAGAIN),
             }

@@ -21,7 +21,7 @@ use super::wire::End;
 use crate::clock::Moment;
 use crate::handover::{Estate, Found, Item, Keeper, Ledger, Owner, Ticket};
 use crate::peer::{Family, Peer};
-use crate::stream::Stream;
+use crate::stream::{Stream, Tuning};
 use crate::sys;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
@@ -140,7 +140,11 @@ pub enum Restored {
 }
 
 /// Makes sessions of what another process has left; of one that cannot be gone on with, it tells what is wrong with it.
-pub fn restore(keeper: &Arc<Keeper>, estate: Estate) -> Vec<Result<Restored, String>> {
+pub fn restore(
+    keeper: &Arc<Keeper>,
+    estate: Estate,
+    tuning: &Tuning,
+) -> Vec<Result<Restored, String>> {
     let mut held: HashMap<Owner, Held> = HashMap::new();
     for (owner, slot) in estate.slots {
         held.insert(owner, Held::Copied(slot));
@@ -154,7 +158,7 @@ pub fn restore(keeper: &Arc<Keeper>, estate: Estate) -> Vec<Result<Restored, Str
     }
     let connections = estate.connections.into_iter();
     connections
-        .map(|found| restore_one(keeper, found, &mut held))
+        .map(|found| restore_one(keeper, found, &mut held, tuning))
         .collect()
 }
 
@@ -162,9 +166,13 @@ fn restore_one(
     keeper: &Arc<Keeper>,
     (item, descriptors): Found,
     held: &mut HashMap<Owner, Held>,
+    tuning: &Tuning,
 ) -> Result<Restored, String> {
     let ledger = keeper.ledger();
-    let mut streams: Vec<Stream> = descriptors.into_iter().filter_map(stream).collect();
+    let descriptors = descriptors.into_iter();
+    let mut streams: Vec<Stream> = descriptors
+        .filter_map(|socket| stream(socket, tuning))
+        .collect();
     let problem = match (item, streams.as_slice()) {
         (Item::Connection(ticket), [_, _]) => match Record::read(ledger, ticket) {
             Some(record) => {
@@ -266,9 +274,12 @@ impl Record {
 }
 
 /// Makes a stream of a socket that was handed over; closing it is no abort any more.
-fn stream(socket: OwnedFd) -> Option<Stream> {
+fn stream(socket: OwnedFd, tuning: &Tuning) -> Option<Stream> {
     let family = Family::of(&sys::local_address(socket.as_fd()).ok()?)?;
-    let stream = Stream::socket(socket, family);
+    let far = sys::peer_address(socket.as_fd()).ok();
+    let far = far.and_then(|address| Peer::new(socket.as_fd(), &address));
+    let cid = far.and_then(|far| far.cid());
+    let stream = tuning.limit_writes(Stream::socket(socket, family), cid);
     stream.reset_on_close(false);
     Some(stream)
 }
@@ -337,7 +348,7 @@ mod tests {
     fn next(keeper: &Keeper) -> (Arc<Keeper>, Vec<Result<Restored, String>>) {
         let (keeper, estate) = Keeper::adopt(keeper.stored()).unwrap();
         let keeper = Arc::new(keeper);
-        let restored = restore(&keeper, estate);
+        let restored = restore(&keeper, estate, &Dialer::to_nobody().tuning);
         (keeper, restored)
     }
 

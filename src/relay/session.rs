@@ -126,6 +126,7 @@ impl Session {
     ) -> Result<Session> {
         match dialer.dial(&peer, destination, now) {
             Ok(dial) => {
+                let stream = dialer.tuning.limit_writes(stream, peer.cid());
                 let end = Box::new(End::new(stream));
                 let phase = Phase::Dialing {
                     peer: end,

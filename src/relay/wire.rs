@@ -56,7 +56,7 @@ impl Wire for Stream {
     fn write(&self, slot: &mut Slot) -> Result<usize, Errno> {
         match Stream::family(self) {
             Family::File => slot.write(self.output()?),
-            _ => slot.send(self.output()?),
+            _ => slot.send(self.output()?, self.largest_write()),
         }
     }
 
@@ -72,7 +72,7 @@ impl Wire for Stream {
             None,
             self.output()?,
             None,
-            pipe.held_bytes,
+            pipe.held_bytes.min(self.largest_write()),
             flags(),
         )?;
         pipe.held_bytes -= count;
@@ -164,5 +164,71 @@ impl<W: Wire> End<W> {
         // A write to what has failed must be tried, too, to learn of it.
         self.is_writable |=
             events.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::connect::Dialer;
+    use crate::handover::{Keeper, Owner};
+    use crate::packets::{Device, Packets};
+    use crate::relay::pipes::Pool;
+    use crate::stream::Tuning;
+    use crate::vsock::Cid;
+
+    const PACKET_BYTES: usize = 28 << 10;
+    static BYTES: [u8; 64 << 10] = [7; 64 << 10];
+
+    /// An end that is written to, as if over vsock to that machine, and the one that is to stay open.
+    fn end(device: Device, family: Family, cid: Cid) -> (Stream, UnixStream) {
+        let (here, there) = UnixStream::pair().unwrap();
+        here.set_nonblocking(true).unwrap();
+        let tuning = Tuning {
+            vsock_packets: Packets::for_device(device),
+            ..Dialer::to_nobody().tuning
+        };
+        let stream = Stream::socket(OwnedFd::from(here), family);
+        (tuning.limit_writes(stream, Some(cid)), there)
+    }
+
+    /// What one write and one splice take.
+    fn taken(stream: &Stream) -> [usize; 2] {
+        let keeper = Arc::new(Keeper::private().unwrap());
+        let mut slot = Slot::new(keeper.ledger()).unwrap();
+        slot.clear(Owner::NOBODY);
+        assert_eq!(slot.load(&BYTES), BYTES.len());
+        let written = Wire::write(stream, &mut slot).unwrap();
+        assert_eq!(slot.held_bytes(), BYTES.len() - written);
+        let mut pipe = Pool::default().take(&keeper).unwrap();
+        pipe.held_bytes = nix::unistd::write(pipe.input(), &BYTES).unwrap();
+        let spliced = stream.drain(&mut pipe).unwrap();
+        assert_eq!(pipe.held_bytes, BYTES.len() - spliced);
+        [written, spliced]
+    }
+
+    #[test]
+    fn a_device_that_drops_large_packets_gets_none() {
+        for device in [Device::Program, Device::Unknown] {
+            let (stream, _far) = end(device, Family::Vsock, Cid::HOST);
+            assert_eq!(taken(&stream), [PACKET_BYTES; 2], "{device:?}");
+        }
+    }
+
+    #[test]
+    fn writes_are_whole_where_no_device_drops_them() {
+        for (device, family, cid) in [
+            (Device::Kernel, Family::Vsock, Cid::HOST),
+            (Device::None, Family::Vsock, Cid::HOST),
+            (Device::Program, Family::Vsock, Cid::LOCAL),
+            (Device::Program, Family::Unix, Cid::HOST),
+        ] {
+            let (stream, _far) = end(device, family, cid);
+            assert_eq!(taken(&stream), [BYTES.len(); 2], "{device:?} {family:?}");
+        }
     }
 }

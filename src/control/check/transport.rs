@@ -1,11 +1,11 @@
 //! The way to other machines, and the CID of this one: as a guest, as a host, or to itself alone.
 
-use std::fs;
 use std::path::Path;
 
 use super::device::{self, Device};
 use super::finding::{Finding, Level};
 use super::units::Use;
+use crate::packets::{self, Packets};
 use crate::route;
 use crate::vsock::Cid;
 
@@ -15,16 +15,14 @@ const GUEST_TRANSPORTS: [&str; 3] = [
     "vmw_vsock_vmci_transport",
     "hv_sock",
 ];
-/// VIRTIO_ID_VSOCK (include/uapi/linux/virtio_ids.h), as sysfs writes it.
-const VIRTIO_VSOCK: &str = "0x0013";
 
 /// What this machine has.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     /// The loaded transport of a guest.
     pub guest_transport: Option<&'static str>,
-    /// A virtio vsock device is there, with or without its driver.
-    pub has_virtio_device: bool,
+    /// The virtio vsock device, with or without its driver.
+    pub virtio_device: packets::Device,
     /// The transport of a host is loaded.
     pub has_host_transport: bool,
     /// The transport of a host would be loaded for the first VM.
@@ -40,22 +38,12 @@ pub fn gather() -> Facts {
     let has_module = |name: &str| Path::new("/sys/module").join(name).exists();
     Facts {
         guest_transport: GUEST_TRANSPORTS.into_iter().find(|name| has_module(name)),
-        has_virtio_device: has_virtio_device(),
+        virtio_device: packets::Device::find(Path::new("/")),
         has_host_transport: has_module("vhost_vsock"),
         can_be_host: Path::new("/dev/vhost-vsock").exists(),
         has_loopback: has_module("vsock_loopback"),
         cid: route::own_cid(),
     }
-}
-
-fn has_virtio_device() -> bool {
-    let Ok(devices) = fs::read_dir("/sys/bus/virtio/devices") else {
-        return false;
-    };
-    devices.flatten().any(|entry| {
-        fs::read_to_string(entry.path().join("device"))
-            .is_ok_and(|text| text.trim_end() == VIRTIO_VSOCK)
-    })
 }
 
 impl Facts {
@@ -72,6 +60,22 @@ impl Facts {
         }
     }
 
+    fn has_virtio_device(&self) -> bool {
+        use packets::Device::{Kernel, Program};
+        matches!(self.virtio_device, Kernel | Program)
+    }
+
+    /// Says how large the packets are that bridges send, where they do not leave that to the kernel.
+    fn packets(&self) -> String {
+        match Packets::for_device(self.virtio_device).limit_bytes() {
+            Some(bytes) => format!(
+                "; its device is not the kernel of a host: bridges send packets of at most {} KiB",
+                bytes >> 10
+            ),
+            None => String::new(),
+        }
+    }
+
     fn is_host(&self) -> bool {
         self.has_host_transport || self.cid == Some(Cid::HOST)
     }
@@ -83,12 +87,13 @@ pub fn check(facts: &Facts, device: &Device, is_used: &Use) -> Finding {
     let warn = |text: &str| Finding::warn("transport", text);
     let fault = |text: &str| Finding::new(Level::of_fault(is_used.vsock), "transport", text);
     if facts.is_guest(device) {
+        let packets = facts.packets();
         return ok(match facts.guest_transport {
-            Some(module) => format!("guest, with {module}"),
-            None => "guest".to_owned(),
+            Some(module) => format!("guest, with {module}{packets}"),
+            None => format!("guest{packets}"),
         });
     }
-    if facts.has_virtio_device {
+    if facts.has_virtio_device() {
         return fault("this VM has a vsock device that no driver serves")
             .run("modprobe vmw_vsock_virtio_transport");
     }
@@ -125,7 +130,7 @@ pub fn cid(facts: &Facts, device: &Device) -> Finding {
             "CID",
             format!("cannot be asked of {}; see device", device::PATH),
         ),
-        None if facts.can_be_host && !facts.has_virtio_device => {
+        None if facts.can_be_host && !facts.has_virtio_device() => {
             Finding::ok("CID", "none until the first VM")
         }
         None => Finding::warn("CID", "none; see transport"),
@@ -147,7 +152,7 @@ mod tests {
     };
     const NOTHING: Facts = Facts {
         guest_transport: None,
-        has_virtio_device: false,
+        virtio_device: packets::Device::None,
         has_host_transport: false,
         can_be_host: false,
         has_loopback: false,
@@ -163,7 +168,7 @@ mod tests {
     fn guest() -> Facts {
         Facts {
             guest_transport: Some(GUEST_TRANSPORTS[0]),
-            has_virtio_device: true,
+            virtio_device: packets::Device::Kernel,
             cid: Cid::new(3),
             ..NOTHING
         }
@@ -187,6 +192,26 @@ mod tests {
             for finding in look(&facts, &is_used) {
                 assert_eq!(finding.level, Level::Ok, "{finding:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_guest_of_a_program_is_told_how_large_its_packets_are() {
+        use packets::Device::{Kernel, None, Program, Unknown};
+        for (virtio_device, is_told) in [
+            (None, false),
+            (Kernel, false),
+            (Program, true),
+            (Unknown, true),
+        ] {
+            let facts = Facts {
+                virtio_device,
+                ..guest()
+            };
+            let [transport, _] = look(&facts, &TO_HOST);
+            assert_eq!(transport.level, Level::Ok);
+            let text = "packets of at most 28 KiB";
+            assert_eq!(transport.text.contains(text), is_told, "{transport:?}");
         }
     }
 

@@ -18,7 +18,8 @@ impl Loop {
     pub fn restore(&mut self, estate: Estate) {
         let (now, mut taken) = (Moment::now(), 0u64);
         self.reporter.totals = record::read_totals(self.worker.keeper().ledger());
-        for session in record::restore(self.worker.keeper(), estate) {
+        let tuning = self.worker.dialer().tuning;
+        for session in record::restore(self.worker.keeper(), estate, &tuning) {
             taken += u64::from(session.is_ok());
             match session {
                 Ok(session) => self.restore_one(session, now),
