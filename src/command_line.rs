@@ -10,6 +10,11 @@ const USAGE: u8 = 2;
 
 /// Parses the arguments of the program, or prints help, version or error and gives the exit status.
 pub fn parse<A: Parser>() -> Result<A, ExitCode> {
+    parse_or(|line| eprintln!("{line}"))
+}
+
+/// Parses as [`parse`] does; `complain` gets the line that says what is wrong.
+pub fn parse_or<A: Parser>(complain: impl FnOnce(&str)) -> Result<A, ExitCode> {
     A::try_parse().map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // Nobody reads stdout any more: nothing is lost.
@@ -21,11 +26,8 @@ pub fn parse<A: Parser>() -> Result<A, ExitCode> {
             ExitCode::from(USAGE)
         }
         _ => {
-            eprintln!(
-                "{}: {}",
-                A::command().get_name(),
-                one_line(&error.to_string())
-            );
+            let name = A::command().get_name().to_owned();
+            complain(&format!("{name}: {}", one_line(&error.to_string())));
             ExitCode::from(USAGE)
         }
     })

@@ -75,6 +75,16 @@ impl<S: PartialEq> Notifier<S> {
     }
 }
 
+/// Says why this process does not get ready, and that it stays for that long before it ends.
+pub fn lingering(status: &str, time: Duration) {
+    let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    send(&[
+        NotifyState::Status(status),
+        // TimeoutStartSec= may be shorter.
+        NotifyState::ExtendTimeoutUsec(microseconds),
+    ]);
+}
+
 /// How long systemd may take to read what was sent to it.
 const BARRIER_TIME: u16 = 5000;
 

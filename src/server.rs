@@ -1,7 +1,6 @@
 //! The body of vsock-bridge: sockets from systemd, settings, loop.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::process::ExitCode;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -9,27 +8,65 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
 use crate::error::{Error, Result};
-use crate::handover::{Estate, Keeper};
-use crate::notify;
+use crate::handover::{self, Estate, Keeper};
 use crate::peer::Family;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
 use crate::relay::{Loop, Totals};
 use crate::stream::Listener;
+use crate::{notify, pace};
 
 /// Descriptors of a connection: its two ends.
 const PER_CONNECTION: u64 = 2;
 /// Descriptors for all else: listeners, epoll, pooled pipes, log, one accept in flight.
 const RESERVE: u64 = 128;
 
-/// Serves until systemd or the idle time says stop.
+/// Why a bridge does not serve.
+#[derive(Debug)]
+struct Failure {
+    error: Error,
+    /// Connections of the process before, which are left to the next one.
+    waiting: usize,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        Failure { error, waiting: 0 }
+    }
+}
+
+/// Serves until systemd or the idle time says stop; gives the status to exit with.
 ///
 /// With Accept=yes, when the one connection is over; then the status tells of a target that could not be
 /// reached, which the log has told already.
-pub fn run(arguments: Arguments) -> Result<ExitCode> {
+pub fn run(arguments: Arguments) -> ExitCode {
+    match serve(arguments) {
+        Ok(status) => status,
+        Err(Failure { error, waiting }) => {
+            let say = |line: &str| log::error!("{line}");
+            pace::give_up(&error.report(), waiting, error.exit_code(), say)
+        }
+    }
+}
+
+/// Gives up before the options are known; `line` says what is wrong with them.
+pub fn refuse(line: &str, status: ExitCode) -> ExitCode {
+    let waiting = Activation::take().map_or(0, |activation| handover::waiting(activation.stored));
+    pace::give_up(line, waiting, status, |line| eprintln!("{line}"))
+}
+
+fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     let activation = Activation::take()?;
-    Arguments::warn_of_unknown_variables();
-    let mut settings = Settings::new(arguments, &activation.locals())?;
+    if !pace::has_failed() {
+        Arguments::warn_of_unknown_variables();
+    }
+    let mut settings = match Settings::new(arguments, &activation.locals()) {
+        Ok(settings) => settings,
+        Err(error) => {
+            let waiting = handover::waiting(activation.stored);
+            return Err(Failure { error, waiting });
+        }
+    };
     let is_listening = !activation.listeners.is_empty();
     if is_listening {
         settings.gate.limit = promised(settings.gate.limit);
@@ -38,37 +75,50 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
         tell(listener, &settings);
     }
     let (keeper, estate) = keeper(activation.stored, is_listening)?;
+    let ledger = keeper.ledger().clone();
+    let waiting = estate.connections.len();
+    // What was taken over is the next process's again, to the last byte.
+    let leave = |error| {
+        ledger.freeze();
+        Failure { error, waiting }
+    };
     let mut event_loop = Loop::new(
         activation.listeners,
         settings.dialer,
         settings.gate,
         keeper,
         settings.times,
-    )?;
-    event_loop.handle_signals()?;
+    )
+    .map_err(leave)?;
+    event_loop.handle_signals().map_err(leave)?;
     if let Some(inspection) = inspection().filter(|_| is_listening) {
-        event_loop.show(inspection)?;
+        event_loop.show(inspection).map_err(leave)?;
     }
     event_loop.restore(estate);
     for passed in activation.connections {
         event_loop.admit(passed.stream, passed.peer, passed.destination);
     }
+    pace::forget();
+    let totals = event_loop.run()?;
+    Ok(status(&totals, is_listening))
+}
+
+/// Logs what was done, and gives the status that tells it.
+fn status(totals: &Totals, is_listening: bool) -> ExitCode {
     let Totals {
         served,
         refused,
         unreachable,
         ..
-    } = event_loop.run()?;
+    } = totals;
     log::info!(
         "stopped: {} served, {refused} refused, {unreachable} without target",
-        connections(served)
+        connections(*served)
     );
-    let has_failed = !is_listening && unreachable > 0;
-    Ok(if has_failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    match !is_listening && *unreachable > 0 {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
+    }
 }
 
 /// Says what is bridged, and who may come over vsock.
@@ -107,15 +157,14 @@ fn keeper(stored: Vec<(String, OwnedFd)>, is_listening: bool) -> Result<(Keeper,
 
 /// Opens the control socket in the folder that RuntimeDirectory= made; without one, nobody can look.
 fn inspection() -> Option<Inspection> {
-    let folders = std::env::var("RUNTIME_DIRECTORY").ok()?;
-    let folder = Path::new(folders.split(':').next()?);
+    let folder = pace::folder()?;
     let report = |error: &std::io::Error| {
         let folder = folder.display();
         log::warn!(
             "no control socket in {folder}, so `vsockctl list` does not show this bridge: {error}"
         );
     };
-    Inspection::open(folder).inspect_err(report).ok()
+    Inspection::open(&folder).inspect_err(report).ok()
 }
 
 /// Gives as many connections as there will be descriptors for, at most those that were asked for.

@@ -6,16 +6,13 @@ use vsock_bridge::config::Arguments;
 use vsock_bridge::{command_line, logging, server};
 
 fn main() -> ExitCode {
-    let arguments: Arguments = match command_line::parse() {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
+    let mut problem = None;
+    let parsed = command_line::parse_or(|line| problem = Some(line.to_owned()));
+    let arguments: Arguments = match (parsed, problem) {
+        (Ok(arguments), _) => arguments,
+        (Err(status), None) => return status,
+        (Err(status), Some(line)) => return server::refuse(&line, status),
     };
     let _log = logging::init("vsock-bridge", arguments.verbose, arguments.quiet);
-    match server::run(arguments) {
-        Ok(status) => status,
-        Err(error) => {
-            log::error!("{}", error.report());
-            error.exit_code()
-        }
-    }
+    server::run(arguments)
 }

@@ -119,6 +119,15 @@ pub fn survey() -> Result<Survey> {
     Ok(survey)
 }
 
+/// Tells whether its process has left a socket behind, as after a kill.
+fn is_gone(unread: &Unread) -> bool {
+    let kind = |error: &Error| match error {
+        Error::Control { source, .. } => Some(source.kind()),
+        _ => None,
+    };
+    kind(&unread.error) == Some(ErrorKind::ConnectionRefused)
+}
+
 /// Asks each in a thread of its own, so that one which does not answer delays no other.
 fn answers(names: &[String]) -> Vec<io::Result<Snapshot>> {
     thread::scope(|scope| {
@@ -141,6 +150,8 @@ fn add_silent(survey: &mut Survey) {
         Vec::new()
     });
     for bridge in sockets::bridges(&units) {
+        // systemd knows better: another process is about to start.
+        (survey.unread).retain(|unread| unread.name != bridge.name || !is_gone(unread));
         let running = survey.bridges.iter().map(|bridge| &bridge.name);
         let mut known = running.chain(survey.unread.iter().map(|unread| &unread.name));
         if !known.any(|name| *name == bridge.name) {

@@ -176,7 +176,26 @@ impl Keeper {
     }
 }
 
-fn adopt(mut stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String> {
+/// Counts the connections that wait in the store, and leaves them there.
+pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
+    let Ok((_, found, ledger)) = open(stored) else {
+        return 0;
+    };
+    let Ok(ledger) = ledger.and_then(Ledger::adopt) else {
+        return 0;
+    };
+    let alive = found.iter().filter(|(item, _)| item.is_alive(&ledger));
+    let tickets = alive.filter_map(|(item, _)| match item {
+        Item::Connection(ticket) | Item::Peer(ticket) => Some(ticket),
+        Item::Ledger | Item::Pipe(_) => None,
+    });
+    tickets.collect::<HashSet<_>>().len()
+}
+
+/// The boxes, what is in them, and the file of the ledger.
+type Opened = (Boxes, Vec<Found>, Result<OwnedFd, String>);
+
+fn open(mut stored: Vec<(String, OwnedFd)>) -> Result<Opened, String> {
     let ends = Boxes::NAMES.map(|wanted| {
         let place = stored.iter().position(|(name, _)| name == wanted);
         place.map(|place| stored.swap_remove(place).1)
@@ -189,6 +208,12 @@ fn adopt(mut stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String>
     let place = found.iter().position(|(item, _)| *item == Item::Ledger);
     let file = place.and_then(|place| found.swap_remove(place).1.pop());
     let ledger = file.ok_or_else(|| "the ledger is missing".to_owned());
+    Ok((boxes, found, ledger))
+}
+
+fn adopt(stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String> {
+    let (boxes, found, ledger) = open(stored)?;
+    let text = |errno: Errno| errno.desc().to_owned();
     let ledger = Arc::new(ledger.and_then(Ledger::adopt).inspect_err(|_| {
         for descriptor in found.iter().flat_map(|(_, descriptors)| descriptors) {
             // So that nobody takes it for a clean end; pipes, and sockets that are not TCP, have no other.
@@ -246,6 +271,30 @@ mod tests {
         assert!(problem.starts_with("its format is 1, not "), "{problem}");
         let error = client.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn connections_that_wait_are_counted_once_and_stay() {
+        let keeper = Keeper::with_boxes();
+        let (output, input) = nix::unistd::pipe().unwrap();
+        let ends = [output.as_fd(), input.as_fd()];
+        let ticket = || {
+            let ticket = keeper.ledger.open(Table::Records).unwrap();
+            keeper.ledger.publish(Table::Records, ticket);
+            ticket
+        };
+        let (connected, connecting, over) = (ticket(), ticket(), ticket());
+        keeper.put(Item::Peer(connected), &ends[..1]).unwrap();
+        keeper.put(Item::Connection(connected), &ends).unwrap();
+        keeper.put(Item::Peer(connecting), &ends[..1]).unwrap();
+        keeper.put(Item::Connection(over), &ends).unwrap();
+        keeper.ledger.close(Table::Records, over);
+        for _ in 0..2 {
+            assert_eq!(waiting(keeper.stored()), 2);
+        }
+        let (_, estate) = Keeper::adopt(keeper.stored()).unwrap();
+        assert_eq!(estate.connections.len(), 3);
+        assert_eq!(waiting(Vec::new()), 0);
     }
 
     #[test]
