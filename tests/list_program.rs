@@ -83,7 +83,7 @@ fn list_has_a_line_for_each_bridge_and_each_connection() {
     let text = expect_output(vsockctl(&run, &["list"]));
     let lines: Vec<_> = text.lines().map(words).collect();
     let titles = [
-        "BRIDGE", "STATE", "LISTENER", "TARGET", "ALLOWED", "OPEN", "SERVED", "REFUSED", "FAILED",
+        "BRIDGE", "STATE", "LISTENER", "TARGET", "OPEN", "SERVED", "REFUSED", "FAILED", "ALLOWED",
     ];
     assert_eq!(lines[0], titles);
     for (line, name, served) in [
@@ -91,7 +91,7 @@ fn list_has_a_line_for_each_bridge_and_each_connection() {
         (&lines[2], "b@1", &bridges[0]),
     ] {
         let (listener, target) = (&*served.listener.text, &*served.target.text);
-        let expected = [name, "serving", listener, target, "-", "1", "0", "0", "0"];
+        let expected = [name, "serving", listener, target, "1", "0", "0", "0", "-"];
         assert_eq!(line[..], expected, "{text}");
     }
     let titles = ["PEER", "TARGET", "STAGE", "IN", "OUT", "AGE", "IDLE"];

@@ -28,11 +28,11 @@ pub fn overview(bridges: &[Bridge], width: Option<usize>) -> String {
         Column::text("STATE"),
         Column::text("LISTENER"),
         Column::text("TARGET"),
-        Column::text("ALLOWED").optional(),
         Column::number("OPEN"),
         Column::number("SERVED").optional(),
         Column::number("REFUSED").optional(),
         Column::number("FAILED").optional(),
+        Column::text("ALLOWED").optional(),
     ];
     let rows: Vec<_> = (bridges.iter())
         .map(|one| bridge(one, columns.len()))
@@ -53,11 +53,11 @@ fn bridge(bridge: &Bridge, columns: usize) -> Vec<Cell> {
             state(&snapshot.state),
             Cell::new(snapshot.listeners.join(" ")),
             Cell::new(&snapshot.target),
-            allowed(snapshot),
             Cell::new(snapshot.connections.len()),
             Cell::new(snapshot.served),
             trouble(snapshot.refused),
             trouble(snapshot.unreachable),
+            allowed(snapshot),
         ]),
         Activity::Silent {
             state: word,
@@ -167,9 +167,9 @@ mod tests {
     #[test]
     fn bridges_and_connections_are_tables() {
         let expected = "\
-BRIDGE                 STATE    LISTENER       TARGET     ALLOWED  OPEN  SERVED  REFUSED  FAILED
-vsock-bridge-ipv6@445  waiting  [fd00::2]:445  -          -           -       -        -       -
-vsock-bridge@445       serving  vsock::445     [::1]:445  any         3    1204        2       0
+BRIDGE                 STATE    LISTENER       TARGET     OPEN  SERVED  REFUSED  FAILED  ALLOWED
+vsock-bridge-ipv6@445  waiting  [fd00::2]:445  -             -       -        -       -  -
+vsock-bridge@445       serving  vsock::445     [::1]:445     3    1204        2       0  any
 
 vsock-bridge@445
   PEER          TARGET     STAGE          IN   OUT     AGE   IDLE
