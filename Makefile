@@ -105,7 +105,7 @@ install: ## install what was built, below DESTDIR
 		mode=$${file%%:*}; file=$${file#*:}; source=$${file%%:*}; target=$(DESTDIR)$${file#*:}; \
 		[ -e "$$source" ] || { echo "make install: $$source is missing, run 'make $(BUILT_BY)' first" >&2; exit 1; }; \
 		case $$source in \
-		*.in) sed 's|@LIBEXECDIR@|$(LIBEXECDIR)|g; s|@BINDIR@|$(BINDIR)|g' "$$source" \
+		*.in) sed 's|@LIBEXECDIR@|$(LIBEXECDIR)|g; s|@BINDIR@|$(BINDIR)|g; s|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$source" \
 			| install -D -m "$$mode" /dev/stdin "$$target" ;; \
 		*) install -D -m "$$mode" "$$source" "$$target" ;; \
 		esac; \
