@@ -18,6 +18,10 @@ const USER: &str = "vsock-bridge";
 /// outgoing connection has one by chance.
 const PORT: u16 = 40;
 
+/// What no user can send without CAP_NET_RAW (RFC 4443): errors, and the answer to ping.
+const KERNEL_SAYS: &str =
+    "destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-reply";
+
 /// Gives the rules for this machine as it is.
 ///
 /// Errors: [`Error::PrefixInUse`], [`Error::Route`].
@@ -44,8 +48,8 @@ fn removal() -> String {
 
 fn text(prefix: Prefix, own: Ipv6Addr) -> String {
     let removal = removal();
-    // Refused is whoever is not known to be allowed: a socket without owner has no uid that could be compared.
-    let claim = format!("ip6 saddr {prefix} ip6 saddr != {own} tcp flags & (syn | ack) == syn");
+    let other = format!("ip6 daddr {prefix} ip6 daddr != {own}");
+    let claim = format!("ip6 saddr {prefix} ip6 saddr != {own}");
     format!(
         "# An address of {prefix} names the machine with that CID; this one is {own}.
 {removal}
@@ -53,7 +57,7 @@ table {TABLE} {{
 	# Every port of every other machine: to the listener of vsock-bridge-any.socket. Nobody there: no effect.
 	chain prerouting {{
 		type filter hook prerouting priority mangle; policy accept;
-		iif \"lo\" ip6 daddr {prefix} ip6 daddr != {own} meta l4proto tcp tproxy to [::1]:{PORT}
+		iif \"lo\" {other} meta l4proto tcp tproxy to [::1]:{PORT}
 	}}
 
 	# For this machine alone, although Linux answers for a local address on every interface.
@@ -63,9 +67,15 @@ table {TABLE} {{
 		iif != \"lo\" ip6 saddr {prefix} drop
 	}}
 
-	# Only a bridge speaks for another machine, although the local route lets every user bind its address.
+	# Only a bridge speaks for another machine, although the local route lets every user bind its address: by whatever
+	# protocol, and neither to begin a connection nor to answer one. Refused is who is not known to be allowed, such as
+	# a socket without owner. What passes: vsock has TCP alone to offer; what follows the two packets with SYN cannot be
+	# without them; the kernel's own word.
 	chain output {{
 		type filter hook output priority filter; policy accept;
+		{other} meta l4proto != {{ tcp, icmpv6 }} reject with icmpv6 admin-prohibited
+		{claim} tcp flags & syn == 0 accept
+		{claim} icmpv6 type {{ {KERNEL_SAYS} }} accept
 		{claim} meta skuid {{ root, \"{USER}\" }} accept
 		{claim} reject with icmpv6 admin-prohibited
 	}}
@@ -130,6 +140,15 @@ mod tests {
     }
 
     #[test]
+    fn another_machine_is_sent_nothing_that_vsock_does_not_carry() {
+        assert_eq!(
+            rule("ip6 daddr"),
+            "ip6 daddr fd00:abcd:ef12::/64 ip6 daddr != fd00:abcd:ef12::400 meta l4proto != { tcp, icmpv6 } \
+             reject with icmpv6 admin-prohibited"
+        );
+    }
+
+    #[test]
     fn nothing_of_the_prefix_comes_in_from_another_interface() {
         let prefix = "fd00:abcd:ef12::/64";
         let to = format!("iif != \"lo\" ip6 daddr {prefix}");
@@ -143,13 +162,20 @@ mod tests {
     }
 
     #[test]
-    fn only_root_and_the_bridge_begin_connections_in_the_name_of_another_machine() {
-        let claim = "ip6 saddr fd00:abcd:ef12::/64 ip6 saddr != fd00:abcd:ef12::400 \
-                     tcp flags & (syn | ack) == syn";
-        let allowed = format!("{claim} meta skuid {{ root, \"vsock-bridge\" }} accept");
-        assert_eq!(rule(&format!("{claim} meta")), allowed);
-        let refused = format!("{claim} reject with icmpv6 admin-prohibited");
-        assert_eq!(rule(&format!("{claim} reject")), refused);
+    fn only_root_and_the_bridge_speak_for_another_machine_by_any_protocol() {
+        let claim = "ip6 saddr fd00:abcd:ef12::/64 ip6 saddr != fd00:abcd:ef12::400";
+        let text = rules();
+        let claims: Vec<&str> = (text.lines().map(str::trim))
+            .filter_map(|line| line.strip_prefix(claim))
+            .collect();
+        let expected = [
+            " tcp flags & syn == 0 accept",
+            " icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-reply } \
+             accept",
+            " meta skuid { root, \"vsock-bridge\" } accept",
+            " reject with icmpv6 admin-prohibited",
+        ];
+        assert_eq!(claims, expected);
         let user = include_str!("../../packaging/sysusers.d/vsock-bridge.conf");
         assert!(user.contains(&format!("\nu {USER} ")));
     }

@@ -255,6 +255,13 @@ def expect_reset_of_new(address):
     return port
 
 
+def pose(user, way, source, host, port):
+    """What comes of it when a user goes one way of pose.py, from that source to that place."""
+    command = ["python3", "/run/tests/pose.py", way, source, host, str(port)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60, user=user, group=user)
+    return done.stdout.strip()
+
+
 class Target:
     """A server that echoes each connection and half-closes after the last byte. Remembers who came."""
 
