@@ -32,10 +32,10 @@
 //! | modules | what they are |
 //! | --- | --- |
 //! | `bin/*` | arguments → library → exit status |
-//! | [`server`] [`dial`] [`generator`] [`control`] [`command_line`] | the bodies of the programs |
+//! | [`server`] [`dial`] [`generator`] [`control`] [`command_line`] [`pace`] | the bodies of the programs |
 //! | [`config`] | options and environment → what a bridge runs with |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
-//! | [`activation`] [`connect`] [`managers`] [`policy`] [`notify`] [`pace`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
+//! | [`activation`] [`connect`] [`managers`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
 //! | [`stream`] [`peer`] [`packets`] [`unix_path`] [`sys`] | sockets, their addresses and packets; the only `unsafe` |
 //! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 

@@ -67,6 +67,23 @@ fn serve(run: &OwnRun, name: &str) -> Served {
     }
 }
 
+#[test]
+fn a_bridge_whose_control_path_is_longer_than_an_address_is_listed() {
+    let Some(run) = own_run() else { return };
+    let machine = r"srv-jailer-firecracker-6a1f0c3e\x2d4b7d\x2d4f1e\x2d9c55\x2d0d6f2b8e7a11-root-web.vsock_445";
+    let name = format!("vsock-bridge-mux@{machine}");
+    let served = serve(&run, &name);
+    let listed = expect_output(vsockctl(&run, &["list"]));
+    let target = &served.target.text;
+    assert!(
+        listed.contains(&name) && listed.contains(target),
+        "{listed}"
+    );
+    let metrics = expect_output(vsockctl(&run, &["metrics"]));
+    let one = r#"-root-web.vsock_445",peer="::1"} 1"#;
+    assert!(metrics.contains(one), "{metrics}");
+}
+
 fn peer(served: &Served) -> String {
     let address = served.client.local_addr().unwrap();
     address.as_socket().unwrap().to_string()

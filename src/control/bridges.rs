@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, thread};
 
-use nix::sys::socket::{AddressFamily, UnixAddr};
+use nix::sys::socket::AddressFamily;
 use serde::Serialize;
 
 use super::check::units;
@@ -18,7 +18,7 @@ use super::sockets;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::relay::inspection::{SOCKET_NAME, Snapshot};
-use crate::sys;
+use crate::{sys, unix_path};
 
 /// The folders of all services, see RuntimeDirectory= in their units.
 const FOLDER: &str = "/run/vsock-bridge";
@@ -207,7 +207,7 @@ fn ask(path: &Path) -> io::Result<Snapshot> {
 
 fn ask_once(path: &Path, until: Moment) -> io::Result<Snapshot> {
     let socket = sys::stream_socket(AddressFamily::Unix)?;
-    sys::connect(socket.as_fd(), &UnixAddr::new(path)?).map_err(|errno| match errno {
+    unix_path::connect(socket.as_fd(), path).map_err(|errno| match errno {
         // Its queue is full of others.
         nix::errno::Errno::EAGAIN => ErrorKind::TimedOut.into(),
         errno => io::Error::from(errno),

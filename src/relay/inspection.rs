@@ -16,17 +16,21 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, Backlog, listen};
 use serde::{Deserialize, Serialize};
 
 use super::session::Stage;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::peer::Peer;
+use crate::{sys, unix_path};
 
 /// The name of the socket in the service's folder.
 pub const SOCKET_NAME: &str = "control";
 /// Answers under way at a time; more are closed.
 const ANSWERS_MAX: usize = 4;
+/// Of those who ask at the same moment.
+const QUEUE: i32 = 128;
 /// For another thread to tell its part, and for the reader to take each part.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -159,11 +163,13 @@ impl Inspection {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&path)?;
+        let socket = sys::stream_socket(AddressFamily::Unix)?;
+        // The name of an instance, and with it the path, may be longer than an address.
+        unix_path::bind(socket.as_fd(), &path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
+        listen(&socket, Backlog::new(QUEUE)?)?;
         Ok(Inspection {
-            listener,
+            listener: UnixListener::from(socket),
             path,
             answers: Arc::default(),
         })
