@@ -36,6 +36,10 @@ impl Family {
     }
 }
 
+/// Whom the kernel means by "somebody who has no number here": every user that a user namespace does not map, as with
+/// PrivateUsers=yes (kernel.overflowuid, which the sandbox hides; nobody changes it).
+const OVERFLOW_UID: u32 = 65534;
+
 /// Who connected to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -44,7 +48,7 @@ pub enum Peer {
     Vsock(VsockAddr),
     /// Address and port of a TCP peer; an IPv4 address is never in its IPv6-mapped form.
     Tcp(IpAddr, u16),
-    /// A process of this machine; its user at the time of connect(2), if the kernel told.
+    /// A process of this machine; its user at the time of connect(2), if the kernel told and knows it here.
     Unix(Option<u32>),
     /// Whoever is behind stdin and stdout.
     Stdio,
@@ -59,11 +63,11 @@ impl Peer {
                 let addr = inet_addr(address)?;
                 Some(Peer::Tcp(addr.ip(), addr.port()))
             }
-            _ => Some(Peer::Unix(
-                getsockopt(&socket, sockopt::PeerCredentials)
-                    .ok()
-                    .map(|c| c.uid()),
-            )),
+            _ => {
+                let credentials = getsockopt(&socket, sockopt::PeerCredentials).ok();
+                let uid = credentials.map(|credentials| credentials.uid());
+                Some(Peer::Unix(uid.filter(|&uid| uid != OVERFLOW_UID)))
+            }
         }
     }
 

@@ -63,6 +63,8 @@ pub enum Refusal {
     Full(usize),
     /// `--max-connections-per-peer` of this peer are open.
     PeerFull(usize),
+    /// As many are open of all peers that cannot be told apart.
+    UnknownFull(usize),
 }
 
 impl fmt::Display for Refusal {
@@ -84,6 +86,13 @@ impl fmt::Display for Refusal {
                 write!(
                     f,
                     "{limit} connections of this peer are open, which is --max-connections-per-peer"
+                )
+            }
+            Refusal::UnknownFull(limit) => {
+                write!(
+                    f,
+                    "{limit} connections of users that cannot be told apart are open, which is \
+                    --max-connections-per-peer"
                 )
             }
         }
@@ -140,7 +149,10 @@ impl Gate {
         let key = PeerKey::new(peer);
         let count = self.open.entry(key).or_insert(0);
         if *count >= self.peer_limit {
-            return Err(Refusal::PeerFull(self.peer_limit));
+            return Err(match key {
+                PeerKey::Unknown => Refusal::UnknownFull(self.peer_limit),
+                _ => Refusal::PeerFull(self.peer_limit),
+            });
         }
         *count += 1;
         self.total += 1;

@@ -75,8 +75,9 @@ fn look(
         kernel::check(&kernel::version()),
         system::ipv6(&system, &is_used),
         system::user(&system, &is_used),
-        prefix::check(&prefix, &is_used, units),
     ];
+    findings.extend(system::namespaces(&system, units));
+    findings.push(prefix::check(&prefix, &is_used, units));
     if system.ipv6_disabled == Some(false) {
         findings.extend(routes::check(&prefix, &is_used, own_cid, units));
     }

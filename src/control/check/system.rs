@@ -1,31 +1,40 @@
-//! What the services need of the system: IPv6 on lo, and their user.
+//! What the services need of the system: IPv6 on lo, their user, and namespaces of users.
 
 use std::fs;
+use std::path::Path;
 
 use nix::unistd::User;
 
 use super::finding::{Finding, Level};
-use super::units::Use;
+use super::units::{Unit, Use};
 
 /// The user of the services (sysusers.d/vsock-bridge.conf).
 const USER: &str = "vsock-bridge";
 
-/// What is known of both.
+/// Applies to all our services, by the beginning of their names (systemd.unit(5)).
+const WITHOUT_NAMESPACES: &str = "/etc/systemd/system/vsock-.service.d/50-no-user-namespaces.conf";
+
+/// What is known of these.
 #[derive(Debug)]
 pub struct Facts {
     /// The user is known.
     pub has_user: bool,
     /// `disable_ipv6` of lo; none without IPv6 in the kernel.
     pub ipv6_disabled: Option<bool>,
+    /// A user namespace can be made.
+    pub has_namespaces: bool,
 }
 
 /// Asks the user database and /proc/sys.
 pub fn gather() -> Facts {
     let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").ok();
+    // Missing in a kernel without them.
+    let namespaces = fs::read_to_string("/proc/sys/user/max_user_namespaces");
     Facts {
         // A user database that fails is told as a user that is missing.
         has_user: User::from_name(USER).ok().flatten().is_some(),
         ipv6_disabled: disabled.map(|text| text.trim() == "1"),
+        has_namespaces: namespaces.is_ok_and(|text| text.trim() != "0"),
     }
 }
 
@@ -48,14 +57,35 @@ pub fn user(facts: &Facts, is_used: &Use) -> Finding {
     Finding::new(level, "user", format!("{USER} is missing")).run("systemd-sysusers")
 }
 
+/// Checks that the sandboxes can be made: PrivateUsers= of a service fails where nobody may make a user namespace.
+pub fn namespaces(facts: &Facts, units: &[Unit]) -> Option<Finding> {
+    let wants = |unit: &&Unit| unit.is("vsock-bridge", ".service") && unit.has_private_users;
+    let service = units.iter().find(wants)?;
+    if facts.has_namespaces {
+        return None;
+    }
+    let text = format!(
+        "cannot be made (user.max_user_namespaces), so systemd cannot start {}, which has PrivateUsers=yes",
+        service.id
+    );
+    let folder = Path::new(WITHOUT_NAMESPACES).parent()?.display();
+    let write = format!(
+        "sh -c \"mkdir -p {folder} && printf '[Service]\\nPrivateUsers=no\\n' >{WITHOUT_NAMESPACES}\""
+    );
+    let finding = Finding::new(Level::Fail, "user namespaces", text);
+    Some(finding.run(write).run("systemctl daemon-reload"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::prefix::tests::{USED, expect};
+    use super::super::units::tests::inactive;
     use super::*;
 
     const GOOD: Facts = Facts {
         has_user: true,
         ipv6_disabled: Some(false),
+        has_namespaces: true,
     };
 
     #[test]
@@ -89,5 +119,24 @@ mod tests {
         let command = "systemd-sysusers";
         expect(&user(&facts, &USED), "user", Level::Fail, command);
         expect(&user(&facts, &Use::NOTHING), "user", Level::Warn, command);
+    }
+
+    #[test]
+    fn a_sandbox_that_cannot_be_made_fails_until_a_drop_in_takes_the_namespace_out() {
+        let facts = Facts {
+            has_namespaces: false,
+            ..GOOD
+        };
+        let unit = |has_private_users| Unit {
+            has_private_users,
+            ..inactive("vsock-bridge@445.service")
+        };
+        let finding = namespaces(&facts, &[unit(true)]).unwrap();
+        let command = "sh -c \"mkdir -p /etc/systemd/system/vsock-.service.d && \
+            printf '[Service]\\nPrivateUsers=no\\n' \
+            >/etc/systemd/system/vsock-.service.d/50-no-user-namespaces.conf\" && systemctl daemon-reload";
+        expect(&finding, "user namespaces", Level::Fail, command);
+        assert_eq!(namespaces(&facts, &[unit(false)]), None);
+        assert_eq!(namespaces(&GOOD, &[unit(true)]), None);
     }
 }

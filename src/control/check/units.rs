@@ -10,7 +10,7 @@ pub const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 /// Adds the route; looked at through the route.
 pub const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
-    EnvironmentFiles,ExecStart,RuntimeDirectory";
+    EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers";
 
 /// One loaded unit, as `systemctl show` tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub struct Unit {
     pub command: String,
     /// RuntimeDirectory=.
     pub runtime_directory: String,
+    /// PrivateUsers= is not off.
+    pub has_private_users: bool,
 }
 
 impl Unit {
@@ -167,6 +169,7 @@ fn unit(block: &str) -> Unit {
             "NRestarts" => unit.restarts = value.parse().unwrap_or(0),
             "ExecStart" => unit.command = text,
             "RuntimeDirectory" => unit.runtime_directory = text,
+            "PrivateUsers" => unit.has_private_users = value == "yes",
             "Environment" => unit.environment = words(value),
             "Listen" => unit.listen.push(first()),
             "EnvironmentFiles" => unit.environment_files.push(first().into()),
