@@ -25,7 +25,6 @@ pub mod session;
 pub mod sessions;
 pub mod signals;
 pub mod threads;
-pub mod timers;
 pub mod token;
 pub mod watch;
 pub mod wire;

@@ -1,23 +1,33 @@
 //! All sessions of a loop: their table, their deadlines, and the ring of those that yielded.
+//!
+//! A session has one deadline at most, which is never late: one that comes nearer is set anew, and one that moved away,
+//! as it does with each byte, costs nothing before it has passed and its session is asked again.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use slab::Slab;
 
 use super::connection::Limits;
 use super::session::Session;
-use super::timers::Timers;
 use super::token::Key;
-
 use crate::clock::Moment;
 
 /// The table; a key finds a session until it is removed, and never its successor.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    table: Slab<(u32, Session)>,
+    table: Slab<Place>,
     serial: u32,
-    timers: Timers<Key>,
+    /// What [`Place::armed`] says, earliest first.
+    deadlines: BTreeSet<(Moment, Key)>,
     yielded: VecDeque<Key>,
+}
+
+#[derive(Debug)]
+struct Place {
+    serial: u32,
+    /// When the session is woken.
+    armed: Option<Moment>,
+    session: Session,
 }
 
 impl Sessions {
@@ -35,46 +45,54 @@ impl Sessions {
     pub fn insert(&mut self, session: Session) -> Key {
         let key = self.next_key();
         self.serial = self.serial.wrapping_add(1);
-        self.table.insert((key.serial, session));
+        self.table.insert(Place {
+            serial: key.serial,
+            armed: None,
+            session,
+        });
         key
+    }
+
+    fn place(&mut self, key: Key) -> Option<&mut Place> {
+        let place = self.table.get_mut(key.index as usize)?;
+        (place.serial == key.serial).then_some(place)
     }
 
     /// Finds a session.
     pub fn get(&mut self, key: Key) -> Option<&mut Session> {
-        let (serial, session) = self.table.get_mut(key.index as usize)?;
-        (*serial == key.serial).then_some(session)
+        self.place(key).map(|place| &mut place.session)
     }
 
     /// Takes a session out.
     pub fn remove(&mut self, key: Key) -> Option<Session> {
-        self.get(key)?;
-        Some(self.table.remove(key.index as usize).1)
+        let armed = self.place(key)?.armed;
+        self.disarm(armed, key);
+        Some(self.table.remove(key.index as usize).session)
     }
 
     /// Goes through all.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.table.iter().map(|(_, (_, session))| session)
+        self.table.iter().map(|(_, place)| &place.session)
     }
 
     /// Goes through all.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
-        self.table.iter_mut().map(|(_, (_, session))| session)
+        self.table.iter_mut().map(|(_, place)| &mut place.session)
     }
 
     /// Gives the keys of those that are meant.
     pub fn keys_of(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Key> {
-        let meant = self
-            .table
-            .iter()
-            .filter(|(_, (_, session))| is_meant(session));
+        let places = self.table.iter();
+        let meant = places.filter(|(_, place)| is_meant(&place.session));
         meant
-            .map(|(index, (serial, _))| Key::new(index, *serial))
+            .map(|(index, place)| Key::new(index, place.serial))
             .collect()
     }
 
     /// Takes all out.
     pub fn drain(&mut self) -> impl Iterator<Item = Session> {
-        self.table.drain().map(|(_, session)| session)
+        self.deadlines.clear();
+        self.table.drain().map(|place| place.session)
     }
 
     /// Puts a session at the end of the ring, unless it is in it.
@@ -99,20 +117,97 @@ impl Sessions {
         Some(key)
     }
 
-    /// Wakes the session at its deadline, if it has one.
+    /// Sees to it that the session is woken at its deadline, if it has one.
     pub fn arm(&mut self, key: Key, limits: &Limits) {
-        if let Some(at) = self.get(key).and_then(|session| session.deadline(limits)) {
-            self.timers.arm(at, key);
+        let Some(place) = self.place(key) else {
+            return;
+        };
+        let Some(deadline) = place.session.deadline(limits) else {
+            return;
+        };
+        if place.armed.is_none_or(|armed| deadline < armed) {
+            let armed = place.armed.replace(deadline);
+            self.disarm(armed, key);
+            self.deadlines.insert((deadline, key));
+        }
+    }
+
+    fn disarm(&mut self, armed: Option<Moment>, key: Key) {
+        if let Some(at) = armed {
+            self.deadlines.remove(&(at, key));
         }
     }
 
     /// Gives the earliest deadline.
     pub fn deadline(&self) -> Option<Moment> {
-        self.timers.next()
+        self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Takes a session whose deadline may have passed.
+    /// Takes the session whose deadline passed first, to be armed again if it goes on.
     pub fn woken(&mut self, now: Moment) -> Option<Key> {
-        self.timers.expired(now)
+        if self.deadline()? > now {
+            return None;
+        }
+        let (_, key) = self.deadlines.pop_first()?;
+        if let Some(place) = self.place(key) {
+            place.armed = None;
+        }
+        Some(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::peer::{Family, Peer};
+    use crate::stream::Stream;
+
+    fn session(now: Moment) -> Session {
+        let (one, other) = UnixStream::pair().unwrap();
+        let stream = |own: UnixStream| Stream::passed(own.into(), Family::Unix).unwrap();
+        Session::relay(stream(one), Peer::Unix(None), stream(other), now)
+    }
+
+    fn idle(ms: u64) -> Limits {
+        Limits {
+            idle: Some(Duration::from_millis(ms)),
+            half_close: None,
+        }
+    }
+
+    #[test]
+    fn deadlines_pass_in_order_and_not_before_their_time() {
+        let start = Moment::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut sessions = Sessions::default();
+        let keys = [30, 10, 20].map(|ms| {
+            let key = sessions.insert(session(start));
+            sessions.arm(key, &idle(ms));
+            key
+        });
+        assert_eq!(sessions.deadline(), Some(at(10)));
+        assert_eq!(sessions.woken(at(9)), None);
+        assert_eq!(sessions.woken(at(20)), Some(keys[1]));
+        assert_eq!(sessions.woken(at(20)), Some(keys[2]));
+        assert_eq!(sessions.woken(at(20)), None);
+    }
+
+    #[test]
+    fn a_session_has_one_deadline_and_leaves_none_behind() {
+        let start = Moment::now();
+        let mut sessions = Sessions::default();
+        let key = sessions.insert(session(start));
+        for ms in [1000, 1, 1000, 2, 1] {
+            sessions.arm(key, &idle(ms));
+            assert_eq!(sessions.deadlines.len(), 1);
+        }
+        assert_eq!(sessions.deadline(), Some(start + Duration::from_millis(1)));
+        assert_eq!(sessions.woken(start + Duration::from_secs(1)), Some(key));
+        sessions.arm(key, &idle(1000));
+        drop(sessions.remove(key));
+        assert_eq!(sessions.deadline(), None);
     }
 }

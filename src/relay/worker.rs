@@ -1,4 +1,4 @@
-//! The sessions of one thread and what moves them: an epoll instance, timers, buffer and pipes.
+//! The sessions of one thread and what moves them: an epoll instance, deadlines, buffer and pipes.
 //!
 //! The main loop has one for all that is new, and each thread beside it has one. Whoever owns a worker waits with its
 //! epoll, passes the events of sessions on, and collects what is over.
@@ -275,7 +275,6 @@ impl Worker {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
-        let before = session.deadline(&self.limits);
         let epoll = &self.epoll;
         let mut watch = |stream: &Stream| {
             Watch::connecting(stream.family()).add(epoll, stream, key, Side::Target)
@@ -283,7 +282,6 @@ impl Worker {
         let progress = session.advance(&self.dialer, &mut self.tools, now, &mut watch);
         let watched = (session.rewatch())
             .try_for_each(|(side, watch, stream)| watch.change(epoll, stream, key, side));
-        let after = session.deadline(&self.limits);
         let is_bulk = session.is_bulk();
         match (progress, watched) {
             (Progress::Waiting, Ok(())) => {}
@@ -296,9 +294,7 @@ impl Worker {
         if let (true, Some(bulk)) = (is_bulk, &mut self.bulk) {
             bulk.push(key);
         }
-        if after.is_some_and(|after| before.is_none_or(|before| after < before)) {
-            self.sessions.arm(key, &self.limits);
-        }
+        self.sessions.arm(key, &self.limits);
     }
 
     /// Looks at a session whose deadline may have passed.
@@ -310,7 +306,6 @@ impl Worker {
             return self.close(key, Ok(ending), now);
         }
         self.advance(key, now);
-        self.sessions.arm(key, &self.limits);
     }
 
     fn close(&mut self, key: Key, result: Result<Ending>, now: Moment) {
