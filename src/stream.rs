@@ -27,11 +27,27 @@ pub struct Tuning {
     pub vsock_packets: Packets,
 }
 
-/// Between keepalive probes, and how many may be lost: a dead TCP peer is noticed a minute after the idle time.
+/// Most seconds between keepalive probes, and how many may be lost.
 const KEEPALIVE_INTERVAL_SECONDS: u32 = 10;
 const KEEPALIVE_PROBES: u32 = 6;
 
 impl Tuning {
+    /// Returns the idle time in seconds, of which the kernel takes 1 to 32767 (tcp(7)), and those between probes: all
+    /// of them together take as long as the idle time, and a minute at most.
+    fn keepalive_seconds(idle: Duration) -> (u32, u32) {
+        let seconds = idle.as_secs().clamp(1, 32767) as u32;
+        let interval = (seconds / KEEPALIVE_PROBES).clamp(1, KEEPALIVE_INTERVAL_SECONDS);
+        (seconds, interval)
+    }
+
+    /// Returns how long a TCP peer may say nothing, though it is asked, before it is taken for dead.
+    pub fn silence_limit(&self) -> Option<Duration> {
+        let (seconds, interval) = Tuning::keepalive_seconds(self.keepalive?);
+        Some(Duration::from_secs(u64::from(
+            seconds + interval * KEEPALIVE_PROBES,
+        )))
+    }
+
     /// Sets what a socket needs from its first byte on.
     pub fn apply(&self, socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
         match family {
@@ -65,14 +81,9 @@ impl Tuning {
             return Ok(());
         };
         setsockopt(&socket, sockopt::KeepAlive, &true)?;
-        // The kernel takes 1 s to 32767 s (tcp(7)).
-        let seconds = idle.as_secs().clamp(1, 32767) as u32;
+        let (seconds, interval) = Tuning::keepalive_seconds(idle);
         setsockopt(&socket, sockopt::TcpKeepIdle, &seconds)?;
-        setsockopt(
-            &socket,
-            sockopt::TcpKeepInterval,
-            &KEEPALIVE_INTERVAL_SECONDS,
-        )?;
+        setsockopt(&socket, sockopt::TcpKeepInterval, &interval)?;
         setsockopt(&socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)
     }
 }
@@ -244,6 +255,24 @@ impl Stream {
     /// Asked before an abort, which drops what is not acknowledged; only TCP has such bytes.
     pub fn is_acknowledged(&self) -> bool {
         self.family != Family::Tcp || !sys::unacknowledged_bytes(self.input()).is_ok_and(|n| n > 0)
+    }
+
+    /// Returns for how long the other end has acknowledged nothing, though bytes are on their way to it.
+    ///
+    /// TCP sends no keepalive meanwhile, and tries for a quarter of an hour (tcp_retries2). TCP_USER_TIMEOUT would end it
+    /// earlier, but a living peer that does not read as well: that one answers whenever it is asked whether there is room.
+    pub fn silence(&self) -> Option<Duration> {
+        // One question may be on its way just now.
+        let silence = sys::silence(self.input()).ok()?;
+        (silence.tries > 1).then_some(silence.time)
+    }
+
+    /// Tells whether the other end of a unix or vsock connection neither sends nor takes anything any more, and what it has
+    /// sent was read. One that has only ended its own direction still takes an answer. Of TCP that cannot be told.
+    pub fn is_abandoned(&self) -> bool {
+        matches!(self.family, Family::Unix | Family::Vsock)
+            && sys::refuses_bytes(self.input())
+            && sys::readable_bytes(self.input()).is_ok_and(|count| count == 0)
     }
 
     /// Gives the address that the peer connected to.

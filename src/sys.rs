@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::mman::{self, MapFlags, ProtFlags};
@@ -72,7 +73,44 @@ nix::ioctl_read_bad!(
     libc::c_int
 );
 
-/// Tells how many bytes are in a pipe.
+/// How long the other end of a TCP connection has said nothing, and how often it was asked since.
+#[derive(Clone, Copy, Debug)]
+pub struct Silence {
+    /// Since its last acknowledgement of anything.
+    pub time: Duration,
+    /// Retransmissions, and looks for room, since then.
+    pub tries: u32,
+}
+
+/// Asks a TCP socket about [`Silence`] (TCP_INFO, tcp(7)).
+pub fn silence(socket: BorrowedFd<'_>) -> Result<Silence, Errno> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the pointer is valid for `length` bytes, and the kernel writes no more than that.
+    Errno::result(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &mut length,
+        )
+    })?;
+    // SAFETY: all of it is numbers, and what the kernel has not written is zero.
+    let info = unsafe { info.assume_init() };
+    Ok(Silence {
+        time: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        tries: u32::from(info.tcpi_retransmits) + u32::from(info.tcpi_probes),
+    })
+}
+
+/// Tells whether the other end of a stream takes nothing more: a send of no bytes says so, and else does nothing.
+pub fn refuses_bytes(socket: BorrowedFd<'_>) -> bool {
+    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    socket::send(socket.as_raw_fd(), &[], flags).is_err()
+}
+
+/// Tells how many bytes are in a pipe, or wait in a socket.
 pub fn readable_bytes(pipe: BorrowedFd<'_>) -> Result<usize, Errno> {
     let mut count = 0;
     // SAFETY: the kernel writes one int to the pointer, which is valid for one.

@@ -94,6 +94,8 @@ pub struct Connection<W> {
     burst_bytes: u32,
     /// Of the bytes that the target takes, those at the beginning that are not the peer's.
     header_bytes: u16,
+    /// Something was written since all was last known to be acknowledged.
+    is_owing: bool,
 }
 
 impl<W: Wire> Connection<W> {
@@ -109,6 +111,7 @@ impl<W: Wire> Connection<W> {
             burst_begun: now,
             burst_bytes: 0,
             header_bytes: 0,
+            is_owing: true,
         }
     }
 
@@ -213,6 +216,7 @@ impl<W: Wire> Connection<W> {
         let after = self.delivered_bytes();
         if after != before || self.is_half_closed() != was_half_closed {
             self.active = now;
+            self.is_owing = true;
             self.book(after.0 - before.0 + after.1 - before.1, now);
         }
         // Bytes of one direction answer those of the other.
@@ -272,9 +276,28 @@ impl<W: Wire> Connection<W> {
             }
             _ => None,
         };
-        let failed = |side, end, read_by| Some(Ending::Broken(side, failure(end, read_by)?));
-        told.or_else(|| failed(Side::Peer, &self.peer, &self.inbound))
-            .or_else(|| failed(Side::Target, &self.target, &self.outbound))
+        // A target that stands still must not keep the place of a peer that was reset. What the target itself has sent
+        // before it failed still goes to the peer, whose own place that is.
+        let is_held_up = self.inbound.is_held_up(&self.target);
+        let failed = |side, end, is_unread| Some(Ending::Broken(side, failure(end, is_unread)?));
+        let is_peer_unread = self.inbound.is_over() || is_held_up;
+        told.or_else(|| failed(Side::Peer, &self.peer, is_peer_unread))
+            .or_else(|| failed(Side::Target, &self.target, self.outbound.is_over()))
+    }
+
+    /// Returns how it ends if one of the ends has not answered for so long, though bytes are on their way to it.
+    pub fn silenced(&mut self, limit: Duration) -> Option<Ending> {
+        let ends = [(Side::Peer, &self.peer), (Side::Target, &self.target)];
+        let owing = ends.map(|(side, end)| (!end.wire.is_acknowledged()).then_some((side, end)));
+        self.is_owing = owing.iter().any(Option::is_some);
+        let is_silent = |end: &End<W>| end.wire.silence().is_some_and(|time| time >= limit);
+        let (side, _) = (owing.into_iter().flatten()).find(|(_, end)| is_silent(end))?;
+        Some(Ending::Broken(side, Errno::ETIMEDOUT))
+    }
+
+    /// Tells whether an end may still have to acknowledge something.
+    pub fn is_owing(&self) -> bool {
+        self.is_owing
     }
 
     /// Tells when [`Connection::expired`] and [`Connection::advance`] must be asked.
@@ -335,9 +358,9 @@ fn is_told<W: Wire>(other: &Flow, sink: &End<W>, refuser: &End<W>) -> bool {
     }
 }
 
-/// A reset after the end was read: no read will tell of it.
-fn failure<W: Wire>(end: &End<W>, read_by: &Flow) -> Option<Errno> {
-    if end.has_failed && read_by.is_over() {
+/// A reset that no read will tell of, after the end was read, or soon.
+fn failure<W: Wire>(end: &End<W>, is_unread: bool) -> Option<Errno> {
+    if end.has_failed && is_unread {
         end.wire.take_error()
     } else {
         None

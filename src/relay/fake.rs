@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -135,6 +136,10 @@ impl Wire for Fake {
 
     fn is_acknowledged(&self) -> bool {
         self.is_acknowledged.get()
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        None
     }
 
     fn family(&self) -> Family {

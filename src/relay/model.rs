@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -275,6 +276,10 @@ impl Wire for Model {
 
     fn is_acknowledged(&self) -> bool {
         true
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        None
     }
 
     fn family(&self) -> Family {

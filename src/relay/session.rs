@@ -18,7 +18,7 @@ use crate::connect::{Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
 use crate::handover::{Item, Keeper, Slot, Table, Ticket};
 use crate::peer::{Peer, inet_addr};
-use crate::stream::Stream;
+use crate::stream::{Stream, Tuning};
 
 /// Fits into one segment of every network that carries IPv6 (RFC 8200, section 5), whatever the options of TCP.
 const SEGMENT_BYTES: usize = 1024;
@@ -48,6 +48,8 @@ enum Phase {
         peer: Box<End<Stream>>,
         dial: Box<Dial>,
         seen: EpollFlags,
+        /// Until then a peer that has closed is dialled for all the same.
+        grace: Option<Moment>,
     },
     /// Bytes are relayed.
     Relaying(Connection<Stream>),
@@ -63,6 +65,17 @@ fn readiness(seen: EpollFlags) -> Readiness {
     } else {
         Readiness::Ready
     }
+}
+
+/// A peer that connects and closes at once is seen by a target that can be reached within that time, as one over TCP is.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// Returns why nobody waits for the target any more: the peer was reset, or has closed and left nothing to be delivered.
+fn abandoned(peer: &End<Stream>, has_waited: bool) -> Option<Errno> {
+    if peer.has_failed {
+        return Some(peer.wire.take_error().unwrap_or(Errno::ECONNRESET));
+    }
+    (has_waited && peer.is_ended && peer.wire.is_abandoned()).then_some(Errno::EPIPE)
 }
 
 /// What a turn of a session came to.
@@ -132,6 +145,7 @@ impl Session {
                     peer: end,
                     dial: Box::new(dial),
                     seen: EpollFlags::empty(),
+                    grace: Some(now + GRACE),
                 };
                 Ok(Session::new(peer, phase, now))
             }
@@ -243,7 +257,17 @@ impl Session {
         now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Progress {
-        if let Phase::Dialing { dial, seen, .. } = &mut self.phase {
+        if let Phase::Dialing {
+            peer,
+            dial,
+            seen,
+            grace,
+        } = &mut self.phase
+        {
+            *grace = grace.filter(|&until| now < until);
+            if let Some(errno) = abandoned(peer, grace.is_none()) {
+                return Progress::Over(Ending::Broken(Side::Peer, errno));
+            }
             match dial.advance(dialer, readiness(*seen), now, watch) {
                 Ok(None) => {
                     *seen = EpollFlags::empty();
@@ -325,6 +349,31 @@ impl Session {
         matches!(&self.phase, Phase::Relaying(connection) if connection.active() >= since)
     }
 
+    /// Sets what only connections of some age need, once the target is reached.
+    pub fn settle(&mut self, tuning: &Tuning) {
+        let Some((_, target)) = self.streams() else {
+            return;
+        };
+        if let Err(errno) = tuning.apply_keepalive(target.input(), target.family()) {
+            let cause = errno.desc();
+            log::debug!("cannot set keepalive for {}: {cause}", self.peer);
+        }
+        self.is_settled = true;
+    }
+
+    /// Returns how it ends if one of its ends has not answered for so long, though bytes are on their way to it.
+    pub fn silenced(&mut self, limit: Duration) -> Option<Ending> {
+        match &mut self.phase {
+            Phase::Relaying(connection) => connection.silenced(limit),
+            _ => None,
+        }
+    }
+
+    /// Tells whether one of its ends may still have to acknowledge something.
+    pub fn is_owing(&self) -> bool {
+        matches!(&self.phase, Phase::Relaying(connection) if connection.is_owing())
+    }
+
     /// Gives the peer's stream.
     pub fn peer_stream(&self) -> Option<&Stream> {
         match &self.phase {
@@ -375,7 +424,12 @@ impl Session {
     /// Tells when it must be looked at even if nothing became ready.
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match &self.phase {
-            Phase::Dialing { dial, .. } => dial.deadline(),
+            Phase::Dialing {
+                peer, dial, grace, ..
+            } => {
+                let grace = grace.filter(|_| peer.is_ended);
+                grace.into_iter().chain(dial.deadline()).min()
+            }
             Phase::Relaying(connection) => connection.deadline(limits),
             Phase::Gone => None,
         }
@@ -426,7 +480,7 @@ mod tests {
 
     #[test]
     fn a_connection_costs_little_memory() {
-        // With its place in the table; two descriptors and nothing on the heap besides, while it is idle.
-        assert!(size_of::<(u32, Session)>() <= 192);
+        // Two descriptors, its place in the table, and nothing on the heap besides, while it is idle.
+        assert!(size_of::<Session>() <= 184);
     }
 }

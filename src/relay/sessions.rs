@@ -80,6 +80,12 @@ impl Sessions {
         self.table.iter_mut().map(|(_, place)| &mut place.session)
     }
 
+    /// Goes through all, each with its key.
+    pub fn with_keys(&mut self) -> impl Iterator<Item = (Key, &mut Session)> {
+        let places = self.table.iter_mut();
+        places.map(|(index, place)| (Key::new(index, place.serial), &mut place.session))
+    }
+
     /// Gives the keys of those that are meant.
     pub fn keys_of(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Key> {
         let places = self.table.iter();

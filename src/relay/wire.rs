@@ -1,5 +1,7 @@
 //! What a flow needs of an end of a connection; a stream is one, the tests have another.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::epoll::EpollFlags;
@@ -28,6 +30,8 @@ pub trait Wire {
     fn take_error(&self) -> Option<Errno>;
     /// Tells whether the other end has acknowledged all that was written, and the end if that was sent.
     fn is_acknowledged(&self) -> bool;
+    /// Returns for how long the other end has not answered, though bytes are on their way to it.
+    fn silence(&self) -> Option<Duration>;
     /// Gives the family, from which the way of moving bytes follows.
     fn family(&self) -> Family;
 }
@@ -93,6 +97,10 @@ impl Wire for Stream {
 
     fn is_acknowledged(&self) -> bool {
         Stream::is_acknowledged(self)
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        Stream::silence(self)
     }
 
     fn family(&self) -> Family {

@@ -282,7 +282,7 @@ impl Worker {
         let progress = session.advance(&self.dialer, &mut self.tools, now, &mut watch);
         let watched = (session.rewatch())
             .try_for_each(|(side, watch, stream)| watch.change(epoll, stream, key, side));
-        let is_bulk = session.is_bulk();
+        let (is_bulk, is_owing) = (session.is_bulk(), session.is_owing());
         match (progress, watched) {
             (Progress::Waiting, Ok(())) => {}
             (Progress::Yielded, Ok(())) => self.sessions.queue(key),
@@ -293,6 +293,9 @@ impl Worker {
         }
         if let (true, Some(bulk)) = (is_bulk, &mut self.bulk) {
             bulk.push(key);
+        }
+        if is_owing {
+            self.settle_later(now);
         }
         self.sessions.arm(key, &self.limits);
     }
@@ -342,31 +345,28 @@ impl Worker {
         }
     }
 
-    /// Gives sessions that have lived for a while what short ones do without.
+    /// Looks after sessions that have lived for a while: they get what short ones do without, and those whose other end has
+    /// died with bytes on their way to it are closed.
     fn settle(&mut self, now: Moment) {
         self.next_settling = None;
-        let mut has_young = false;
-        for session in self
-            .sessions
-            .iter_mut()
-            .filter(|session| !session.is_settled)
-        {
-            match session.streams() {
-                Some((_, target)) if session.started + SETTLED_AGE <= now => {
-                    let tuning = &self.dialer.tuning;
-                    if let Err(errno) = tuning.apply_keepalive(target.input(), target.family()) {
-                        log::debug!(
-                            "cannot set keepalive for {}: {}",
-                            session.peer,
-                            errno.desc()
-                        );
-                    }
-                    session.is_settled = true;
-                }
-                _ => has_young = true,
+        let tuning = self.dialer.tuning;
+        let Some(limit) = tuning.silence_limit() else {
+            return;
+        };
+        let (mut silent, mut is_due) = (Vec::new(), false);
+        for (key, session) in self.sessions.with_keys() {
+            if !session.is_settled && session.started + SETTLED_AGE <= now {
+                session.settle(&tuning);
+            }
+            match session.silenced(limit) {
+                Some(ending) => silent.push((key, ending)),
+                None => is_due |= !session.is_settled || session.is_owing(),
             }
         }
-        if has_young {
+        for (key, ending) in silent {
+            self.close(key, Ok(ending), now);
+        }
+        if is_due {
             self.settle_later(now);
         }
     }
