@@ -70,13 +70,17 @@ impl Activation {
 
     /// Gives where the peers of all sockets connect to.
     pub fn locals(&self) -> Vec<Endpoint> {
-        let of_stream = |passed: &Passed| endpoint(&passed.stream.local_address().ok()?);
-        let connections = self.connections.iter().filter_map(of_stream);
         let listeners = self
             .listeners
             .iter()
             .map(|listener| listener.local().clone());
-        listeners.chain(connections).collect()
+        listeners.chain(self.connected()).collect()
+    }
+
+    /// Returns where the peers of the connections have connected to.
+    pub fn connected(&self) -> impl Iterator<Item = Endpoint> {
+        let local = |passed: &Passed| endpoint(&passed.stream.local_address().ok()?);
+        self.connections.iter().filter_map(local)
     }
 
     fn add_stored(

@@ -7,6 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
+use crate::connect::Dialer;
+use crate::connect::circle::{self, Place};
 use crate::error::{Error, Result};
 use crate::handover::{self, Estate, Keeper};
 use crate::peer::Family;
@@ -60,7 +62,7 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     if !pace::has_failed() {
         Arguments::warn_of_unknown_variables();
     }
-    let mut settings = match Settings::new(arguments, &activation.locals()) {
+    let mut settings = match settings(arguments, &activation) {
         Ok(settings) => settings,
         Err(error) => {
             let waiting = handover::waiting(activation.stored);
@@ -101,6 +103,16 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     pace::forget();
     let totals = event_loop.run()?;
     Ok(status(&totals, is_listening))
+}
+
+/// Reads the settings, and checks that they fit what was passed.
+fn settings(arguments: Arguments, activation: &Activation) -> Result<Settings> {
+    let settings = Settings::new(arguments, &activation.locals())?;
+    let Dialer { target, prefix, .. } = &settings.dialer;
+    let listeners = activation.listeners.iter().map(Place::of_listener);
+    let places = listeners.chain(activation.connected().map(Place::of_connection));
+    circle::check(target, &places.collect::<Vec<_>>(), *prefix)?;
+    Ok(settings)
 }
 
 /// Logs what was done, and gives the status that tells it.

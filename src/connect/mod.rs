@@ -3,6 +3,7 @@
 //! A [`Dialer`] is what all connections of a bridge share; a [`Dial`] is one attempt to reach the target.
 
 mod address;
+pub mod circle;
 mod dial;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
@@ -231,25 +232,25 @@ impl Dialer {
     }
 }
 
-/// Asks the kernel how it would reach an address of the prefix: by connecting a UDP socket, which sends nothing.
-///
 /// Without the local route a connection from a mapped source would hang, because the answers go elsewhere.
 fn has_local_route(prefix: Prefix) -> bool {
-    let address = prefix.address(Cid::LOCAL);
+    let source = source_towards(prefix.address(Cid::LOCAL).into());
+    matches!(source, Some(IpAddr::V6(ip)) if prefix.contains(ip) || ip.is_loopback())
+}
+
+/// Asks the kernel from where it would reach an address, which is the address itself if that is this machine's own: by
+/// connecting a UDP socket, which sends nothing.
+fn source_towards(ip: IpAddr) -> Option<IpAddr> {
+    let family = match ip {
+        IpAddr::V4(_) => AddressFamily::Inet,
+        IpAddr::V6(_) => AddressFamily::Inet6,
+    };
     // Not UdpSocket::bind, which the unit's SocketBindDeny= forbids; connect(2) chooses the source by itself.
-    let socket = socket(
-        AddressFamily::Inet6,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    );
-    let source = socket.map_err(std::io::Error::from).and_then(|socket| {
-        let socket = UdpSocket::from(socket);
-        // The discard port; any other would do.
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
-    matches!(source.map(|source| source.ip()), Ok(IpAddr::V6(ip)) if prefix.contains(ip) || ip.is_loopback())
+    let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None);
+    let socket = UdpSocket::from(socket.ok()?);
+    // The discard port; any other would do.
+    socket.connect((ip, 9)).ok()?;
+    socket.local_addr().ok().map(|source| source.ip())
 }
 
 /// A source address binds only to targets of its own kind; none binds to all.
