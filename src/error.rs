@@ -146,6 +146,21 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// IPv6 is switched off for lo.
+    #[error(
+        "cannot {operation}: IPv6 is disabled on lo; enable it with `sysctl -w net.ipv6.conf.lo.disable_ipv6=0` and in \
+         /etc/sysctl.d"
+    )]
+    Ipv6Disabled {
+        /// What was asked for.
+        operation: String,
+    },
+    /// The kernel does without IPv6.
+    #[error("cannot {operation}: this kernel has no IPv6; boot without ipv6.disable=1")]
+    NoIpv6 {
+        /// What was asked for.
+        operation: String,
+    },
     /// nft(8) cannot be run.
     #[error("cannot run nft (is the package nftables installed?)")]
     NoNft {

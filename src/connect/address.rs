@@ -144,6 +144,11 @@ impl Address {
                  vsock_loopback for CID 1)"
             }
             (Address::Tcp(_), Errno::ECONNREFUSED) => " (nothing listens there)",
+            (Address::Tcp(SocketAddr::V6(addr)), Errno::EADDRNOTAVAIL | Errno::ENETUNREACH)
+                if addr.ip().is_loopback() =>
+            {
+                " (is IPv6 disabled on lo? `sysctl net.ipv6.conf.lo.disable_ipv6` tells)"
+            }
             (Address::Unix(_) | Address::Mux(..), Errno::ECONNREFUSED) => {
                 " (nothing listens on that socket)"
             }

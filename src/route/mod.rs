@@ -5,6 +5,7 @@
 //! without which a listener bound to lo would not hear them.
 
 mod netlink;
+mod stand_in;
 
 use std::fs::File;
 use std::io;
@@ -55,12 +56,12 @@ pub fn up(prefix: Prefix) -> Result<()> {
         remove(&mut netlink, old)?;
     }
     remove_addresses(&mut netlink, prefix, Some(own))?;
+    // Before the address that would make it necessary.
+    stand_in::add(&mut netlink, prefix)?;
     let address = RouteNetlinkMessage::NewAddress(address_message(own, netlink.loopback));
-    netlink.change(
-        address,
-        NLM_F_CREATE | NLM_F_REPLACE,
-        &format!("add {own} to lo"),
-    )?;
+    let operation = format!("add {own} to lo");
+    let added = netlink.change(address, NLM_F_CREATE | NLM_F_REPLACE, &operation);
+    added.map_err(without_ipv6)?;
     let mut route = route_message(prefix, netlink.loopback);
     route
         .attributes
@@ -94,7 +95,20 @@ pub fn down() -> Result<()> {
     for prefix in netlink.routes()?.iter().filter_map(ours) {
         remove(&mut netlink, prefix)?;
     }
-    Ok(())
+    stand_in::remove(&mut netlink)
+}
+
+/// Tells what it means that an address of IPv6 cannot be added: whoever lacks the right to hears EPERM.
+fn without_ipv6(error: Error) -> Error {
+    use nix::libc::{EACCES, EAFNOSUPPORT, EOPNOTSUPP};
+    match error {
+        Error::Route { source, operation } => match source.raw_os_error() {
+            Some(EACCES) => Error::Ipv6Disabled { operation },
+            Some(EAFNOSUPPORT | EOPNOTSUPP) => Error::NoIpv6 { operation },
+            _ => Error::Route { source, operation },
+        },
+        other => other,
+    }
 }
 
 /// What the kernel has of a prefix.
@@ -119,7 +133,7 @@ pub fn state(prefix: Prefix) -> Result<State> {
             && route.header.destination_prefix_length == 64
             && destination(route) == Some(prefix.network())
     };
-    let mut addresses = netlink.addresses()?;
+    let mut addresses = netlink.own_addresses()?;
     addresses.retain(|&address| prefix.contains(address));
     Ok(State {
         has_route: routes.iter().any(is_local),
@@ -139,7 +153,7 @@ fn remove(netlink: &mut Netlink, prefix: Prefix) -> Result<()> {
 
 /// Removes the addresses of the prefix from lo, but the one to keep.
 fn remove_addresses(netlink: &mut Netlink, prefix: Prefix, keep: Option<Ipv6Addr>) -> Result<()> {
-    for address in netlink.addresses()? {
+    for address in netlink.own_addresses()? {
         if prefix.contains(address) && Some(address) != keep {
             let removal =
                 RouteNetlinkMessage::DelAddress(address_message(address, netlink.loopback));

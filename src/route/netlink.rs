@@ -50,23 +50,28 @@ impl Netlink {
         Ok(answers.into_iter().filter_map(route).collect())
     }
 
-    /// Lists the IPv6 addresses of lo.
-    pub fn addresses(&mut self) -> Result<Vec<Ipv6Addr>> {
-        let mut request = AddressMessage::default();
-        request.header.family = AddressFamily::Inet6;
+    /// Lists the addresses of all interfaces.
+    pub fn addresses(&mut self) -> Result<Vec<Address>> {
         let answers = self.request(
-            RouteNetlinkMessage::GetAddress(request),
+            RouteNetlinkMessage::GetAddress(AddressMessage::default()),
             NLM_F_DUMP,
             "list the addresses",
         )?;
-        let loopback = self.loopback;
         let address = |message| match message {
-            RouteNetlinkMessage::NewAddress(message) if message.header.index == loopback => {
-                ipv6(&message)
-            }
+            RouteNetlinkMessage::NewAddress(message) => Address::of(&message),
             _ => None,
         };
         Ok(answers.into_iter().filter_map(address).collect())
+    }
+
+    /// Lists the IPv6 addresses of lo.
+    pub fn own_addresses(&mut self) -> Result<Vec<Ipv6Addr>> {
+        let loopback = self.loopback;
+        let address = |address: Address| match address.ip {
+            IpAddr::V6(ip) if address.interface == loopback => Some(ip),
+            _ => None,
+        };
+        Ok(self.addresses()?.into_iter().filter_map(address).collect())
     }
 
     /// Asks for a change; `operation` names it in the error.
@@ -138,12 +143,36 @@ fn take_answers(mut datagram: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> 
     Ok(false)
 }
 
-fn ipv6(message: &AddressMessage) -> Option<Ipv6Addr> {
-    message
-        .attributes
-        .iter()
-        .find_map(|attribute| match attribute {
-            AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+/// An address of an interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// The index of the interface.
+    pub interface: u32,
+    /// The address itself, not that of the other end of a line.
+    pub ip: IpAddr,
+    /// The name that IPv4 addresses have.
+    pub label: Option<String>,
+}
+
+impl Address {
+    fn of(message: &AddressMessage) -> Option<Address> {
+        let attributes = &message.attributes;
+        let local = attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) => Some(*ip),
             _ => None,
+        });
+        let address = attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(ip) => Some(*ip),
+            _ => None,
+        });
+        let label = attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Label(label) => Some(label.clone()),
+            _ => None,
+        });
+        Some(Address {
+            interface: message.header.index,
+            ip: local.or(address)?,
+            label,
         })
+    }
 }

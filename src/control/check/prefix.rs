@@ -149,6 +149,7 @@ pub mod tests {
         to_host: true,
         generated: true,
         prefix: true,
+        ipv6: true,
         route: true,
         ..Use::NOTHING
     };

@@ -40,7 +40,7 @@ pub fn gather() -> Facts {
 
 /// Checks that lo may have addresses of IPv6.
 pub fn ipv6(facts: &Facts, is_used: &Use) -> Finding {
-    let fault = |text: &str| Finding::new(Level::of_fault(is_used.prefix), "IPv6", text);
+    let fault = |text: &str| Finding::new(Level::of_fault(is_used.ipv6), "IPv6", text);
     match facts.ipv6_disabled {
         Some(false) => Finding::ok("IPv6", "is enabled on lo"),
         Some(true) => fault("is disabled on lo").run("sysctl -w net.ipv6.conf.lo.disable_ipv6=0"),

@@ -80,6 +80,8 @@ pub struct Use {
     pub generated: bool,
     /// A prefix, sooner or later.
     pub prefix: bool,
+    /// IPv6 on lo: for the prefix, or for the usual target.
+    pub ipv6: bool,
     /// The route of the prefix, now.
     pub route: bool,
     /// An sshd that serves one connection.
@@ -108,6 +110,7 @@ impl Use {
             to_host: false,
             generated: ipv6,
             prefix: ipv6 || any || bridge,
+            ipv6: ipv6 || any || bridge || used("vsock-bridge-mux@", ".socket"),
             // The service of a vsock port starts the one of the prefix with its first connection.
             route: used(PREFIX_SERVICE, "")
                 || active("vsock-bridge-ipv6@", ".socket")
@@ -207,6 +210,7 @@ pub mod tests {
             to_host: false,
             generated: false,
             prefix: false,
+            ipv6: false,
             route: false,
             sshd: false,
         };
