@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::finding::{Finding, Level};
 use super::units::{SSHD_INSTANCE, Unit, Use};
+use crate::packets::{Device, Packets};
 
 /// Where systemd looks for a command without a path, in its order (systemd.service(5)).
 const PATH: [&str; 5] = [
@@ -32,6 +33,8 @@ pub struct Facts {
     pub unit_makes_directory: bool,
     /// The system has Debian's packages.
     pub is_debian: bool,
+    /// The device of vsock may drop large packets, which sshd makes.
+    pub loses_packets: bool,
 }
 
 /// Asks sshd itself, where root may.
@@ -50,6 +53,9 @@ pub fn gather(units: &[Unit], is_root: bool) -> Facts {
         has_directory: Path::new(DIRECTORY).is_dir(),
         unit_makes_directory: units.iter().any(makes),
         is_debian: Path::new("/etc/debian_version").exists(),
+        loses_packets: Packets::for_device(Device::find(Path::new("/")))
+            .limit_bytes()
+            .is_some(),
     }
 }
 
@@ -108,6 +114,12 @@ fn look(facts: &Facts) -> Finding {
             "sshd",
             format!("{DIRECTORY} is there; {program} -t can be asked by root only"),
         ),
+        None if facts.loses_packets => Finding::warn(
+            "sshd",
+            "writes into vsock itself, and the device of this VM may drop its large packets; \
+             a bridge to sshd on [::1]:22 sends small ones",
+        )
+        .run("systemctl enable --now vsock-bridge@22.socket"),
         None => Finding::ok("sshd", format!("{program} -t has no complaint")),
     }
 }
@@ -124,6 +136,7 @@ mod tests {
             has_directory: true,
             unit_makes_directory: true,
             is_debian: true,
+            loses_packets: false,
         }
     }
 
@@ -155,6 +168,16 @@ mod tests {
             ..good()
         };
         expect(facts, Level::Warn, None);
+    }
+
+    #[test]
+    fn an_sshd_whose_packets_the_device_drops_is_a_warning() {
+        let facts = Facts {
+            loses_packets: true,
+            ..good()
+        };
+        let command = "systemctl enable --now vsock-bridge@22.socket";
+        expect(facts, Level::Warn, Some(command));
     }
 
     #[test]
