@@ -107,6 +107,16 @@ impl Address {
         }
     }
 
+    /// Says that another machine has answered, which is none of this host's.
+    pub fn strayed(&self) -> Error {
+        Error::Connect {
+            target: Box::new(self.endpoint()),
+            hint: " (no VM of this machine has that CID, and Linux went to the host of this machine instead: set the \
+                   sysctl net.vsock.g2h_fallback=0)",
+            source: Errno::ENODEV,
+        }
+    }
+
     /// Says what no answer may mean for this kind of address.
     pub fn silence(&self, limit: Duration) -> Error {
         let hint = match self {

@@ -5,20 +5,16 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use nix::errno::Errno;
-use nix::libc;
-use nix::sys::socket::{AddressFamily, VsockAddr as VsockSockaddr, getsockopt, sockopt};
+use nix::sys::socket::{getsockopt, sockopt};
 
-use super::{Address, Target, source_towards};
+use super::{Address, Target, own_cid, source_towards};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
 use crate::stream::Listener;
-use crate::sys;
 use crate::vsock::{Cid, VsockAddr};
 
 /// Where peers connect to, and what comes there besides.
@@ -141,17 +137,7 @@ struct ThisMachine {
 
 impl Machine for ThisMachine {
     fn has_cid(&self, cid: Cid) -> bool {
-        // The kernel lets a socket have only what is the machine's own. Not /dev/vsock: a bridge may not open it.
-        let may_have = |cid| match bind_vsock(cid) {
-            Ok(()) => true,
-            Err(errno) => {
-                log::trace!("CID {cid} is not this machine's: {}", errno.desc());
-                false
-            }
-        };
-        // Without a way to a host, loopback answers for it.
-        let is_own_host = || may_have(Cid::LOCAL) && !has_guest_transport();
-        cid == Cid::LOCAL || may_have(cid) || cid == Cid::HOST && is_own_host()
+        own_cid::stays_here(cid)
     }
 
     fn has_ip(&self, ip: IpAddr) -> bool {
@@ -162,23 +148,6 @@ impl Machine for ThisMachine {
         let is_in_prefix = |prefix: Prefix| matches!(ip, IpAddr::V6(ip) if prefix.contains(ip));
         self.prefix.is_some_and(is_in_prefix) && !self.has_ip(ip)
     }
-}
-
-fn bind_vsock(cid: Cid) -> Result<(), Errno> {
-    let socket = sys::stream_socket(AddressFamily::Vsock)?;
-    let address = VsockSockaddr::new(cid.number(), libc::VMADDR_PORT_ANY);
-    sys::bind(socket.as_fd(), &address)
-}
-
-fn has_guest_transport() -> bool {
-    let is_loaded = |name| Path::new("/sys/module").join(name).exists();
-    [
-        "vmw_vsock_virtio_transport",
-        "vmw_vsock_vmci_transport",
-        "hv_sock",
-    ]
-    .into_iter()
-    .any(is_loaded)
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Address, Dialer};
+use super::{Address, Dialer, own_cid};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::mux::{Handshake, Progress};
 use crate::stream::Stream;
+use crate::vsock::Cid;
 
 /// Pause before a refused target is tried again; doubled each time up to the maximum.
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -246,15 +247,17 @@ impl Dial {
                 return Err(address.refusal(errno));
             }
         }
-        let Address::Mux(_, port) = address else {
-            return Ok(Some(stream));
-        };
-        self.state = State::Shaking {
-            stream,
-            handshake: Handshake::new(*port),
-            deadline,
-        };
-        Ok(None)
+        match address {
+            Address::Vsock(addr) if addr.cid > Some(Cid::HOST) && own_cid::has_strayed(&stream) => {
+                Err(address.strayed())
+            }
+            Address::Mux(_, port) => self.wait(State::Shaking {
+                stream,
+                handshake: Handshake::new(*port),
+                deadline,
+            }),
+            _ => Ok(Some(stream)),
+        }
     }
 
     fn shake(

@@ -5,6 +5,7 @@
 mod address;
 pub mod circle;
 mod dial;
+pub mod own_cid;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;

@@ -157,7 +157,7 @@ def recipe(page, label):
 
 
 # Whether the machine that all share has vsock, and which kernel.
-SHARED = {"device", "transport", "CID", "kernel"}
+SHARED = {"device", "transport", "CID", "nested", "kernel"}
 
 
 class Line:

@@ -72,10 +72,13 @@ fn look(
         device::check(&device, &is_used),
         transport::check(&transports, &device, &is_used),
         transport::cid(&transports, &device),
+    ];
+    findings.extend(transport::nested(&transports, &device));
+    findings.extend([
         kernel::check(&kernel::version()),
         system::ipv6(&system, &is_used),
         system::user(&system, &is_used),
-    ];
+    ]);
     findings.extend(system::namespaces(&system, units));
     findings.push(prefix::check(&prefix, &is_used, units));
     if system.ipv6_disabled == Some(false) {

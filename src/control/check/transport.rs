@@ -1,20 +1,15 @@
 //! The way to other machines, and the CID of this one: as a guest, as a host, or to itself alone.
 
+use std::fs;
 use std::path::Path;
 
 use super::device::{self, Device};
 use super::finding::{Finding, Level};
 use super::units::Use;
+use crate::connect::own_cid::GUEST_TRANSPORTS;
 use crate::packets::{self, Packets};
 use crate::route;
 use crate::vsock::Cid;
-
-/// The modules through which a guest reaches its host.
-const GUEST_TRANSPORTS: [&str; 3] = [
-    "vmw_vsock_virtio_transport",
-    "vmw_vsock_vmci_transport",
-    "hv_sock",
-];
 
 /// What this machine has.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +26,8 @@ pub struct Facts {
     pub has_loopback: bool,
     /// The CID, as far as it could be asked.
     pub cid: Option<Cid>,
+    /// What no VM of this machine has goes to its host (net.vsock.g2h_fallback); none where Linux has no such setting.
+    pub falls_back: Option<bool>,
 }
 
 /// Looks at /sys and /dev, and asks for the CID.
@@ -43,6 +40,9 @@ pub fn gather() -> Facts {
         can_be_host: Path::new("/dev/vhost-vsock").exists(),
         has_loopback: has_module("vsock_loopback"),
         cid: route::own_cid(),
+        falls_back: fs::read_to_string("/proc/sys/net/vsock/g2h_fallback")
+            .ok()
+            .map(|text| text.trim_end() != "0"),
     }
 }
 
@@ -120,6 +120,24 @@ pub fn check(facts: &Facts, device: &Device, is_used: &Use) -> Finding {
         .run("modprobe vhost_vsock")
 }
 
+/// Tells of a guest that is a host as well that its numbers have two meanings.
+pub fn nested(facts: &Facts, device: &Device) -> Option<Finding> {
+    if !facts.is_guest(device) || !facts.has_host_transport {
+        return None;
+    }
+    let peers = "as a peer, a CID may be a VM of this machine or one beside it, which `--allow-cid` and P::CID do not \
+                 tell apart";
+    if facts.falls_back != Some(true) {
+        let text = format!("this guest is a host, too: {peers}");
+        return Some(Finding::ok("nested", text));
+    }
+    let text = format!(
+        "this guest is a host, too, and a CID that no VM of it has is looked for at its own host: bridges and \
+         vsock-connect refuse what they find there, other programs do not; {peers}"
+    );
+    Some(Finding::warn("nested", text).run("sysctl -w net.vsock.g2h_fallback=0"))
+}
+
 /// Tells the CID.
 pub fn cid(facts: &Facts, device: &Device) -> Finding {
     match facts.cid {
@@ -157,6 +175,7 @@ mod tests {
         can_be_host: false,
         has_loopback: false,
         cid: None,
+        falls_back: None,
     };
     const HOST: Facts = Facts {
         has_host_transport: true,
@@ -259,6 +278,33 @@ mod tests {
         expect(&look(&loopback, &TO_HOST)[0], "transport", Level::Warn, "");
         expect(&look(&loopback, &USED)[0], "transport", Level::Warn, "");
         expect(&look(&HOST, &TO_HOST)[0], "transport", Level::Fail, "");
+    }
+
+    #[test]
+    fn a_guest_that_is_a_host_is_told_where_its_cids_may_lead() {
+        let both = |falls_back| Facts {
+            has_host_transport: true,
+            falls_back,
+            ..guest()
+        };
+        let finding = |facts: &Facts| nested(facts, &Device::Open);
+        let command = "sysctl -w net.vsock.g2h_fallback=0";
+        let warning = finding(&both(Some(true))).unwrap();
+        expect(&warning, "nested", Level::Warn, command);
+        for falls_back in [None, Some(false)] {
+            expect(
+                &finding(&both(falls_back)).unwrap(),
+                "nested",
+                Level::Ok,
+                "",
+            );
+        }
+        assert_eq!(finding(&guest()), None);
+        let host = Facts {
+            falls_back: Some(true),
+            ..HOST
+        };
+        assert_eq!(finding(&host), None);
     }
 
     #[test]
