@@ -10,7 +10,7 @@ use clap::{ArgAction, Parser};
 use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
 use crate::config::{parse_positive, parse_time};
-use crate::connect::{Dialer, Source, Target};
+use crate::connect::{Caller, Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::fdpass;
@@ -106,7 +106,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         proxy_protocol: None,
     };
     let stream = dialer
-        .dial(&Peer::Stdio, None, Moment::now())?
+        .dial(&Peer::Stdio, None, Caller::default(), Moment::now())?
         .wait_connected(&dialer)?;
     log::debug!("connected to {}", dialer.target.endpoint);
     if arguments.fdpass {

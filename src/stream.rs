@@ -304,6 +304,11 @@ impl Stream {
         };
     }
 
+    /// Tells whether a socket that was being connected is.
+    pub fn is_connected(&self) -> bool {
+        sys::peer_address(self.input()).is_ok()
+    }
+
     /// Tells whether the connection is over in both directions, in whatever way.
     pub fn is_dead(&self) -> bool {
         self.family == Family::Tcp && sys::peer_address(self.input()) == Err(Errno::ENOTCONN)

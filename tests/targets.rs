@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use common::bridge::Bridge;
@@ -141,6 +141,97 @@ fn queue_of_a_unix_target_is_full_then_empties_client_is_served() {
     ping(&mut client, &mut target.accept());
     drop(client);
     bridge.stop();
+}
+
+/// Lets clients come one after the other to a bridge whose target has a short queue and takes one in a while, and
+/// checks that it takes all, in their order, in about the time that it needs.
+fn expect_all_served_in_order(to: &Place, port: Option<&str>, queue: i32, clients: u32) {
+    let pace = SERVED_IN / clients;
+    let listener = Place::listening(Kind::Tcp6);
+    to.socket.listen(queue).unwrap();
+    let target = match port {
+        None => to.text.clone(),
+        Some(port) => format!("vsock-mux:{}:{port}", to.text),
+    };
+    let bridge = Bridge::to(&target)
+        // The last one waits for longer.
+        .arguments(&["--connect-timeout", "1s"])
+        .listener(&listener)
+        .start();
+    let come = |number: u32| {
+        let mut client = listener.connect();
+        client.write_all(&number.to_be_bytes()).unwrap();
+        client
+    };
+    let waiting: Vec<Socket> = (0..clients).map(come).collect();
+    // The kernel drops a TCP request for which there is no room without a word: who comes a moment later may be faster.
+    let is_taken = || listener.has_nobody_waiting() || !to.kind.is_tcp();
+    eventually("all are taken", is_taken);
+    let started = Instant::now();
+    let serve = |_| {
+        let mut server = to.accept();
+        if let Some(port) = port {
+            let mut request = vec![0; "CONNECT \n".len() + port.len()];
+            server.read_exact(&mut request).unwrap();
+            server.write_all(b"OK 1\n").unwrap();
+        }
+        let mut number = [0; 4];
+        server.read_exact(&mut number).unwrap();
+        // The server's own slowness, which is what the test is about.
+        std::thread::sleep(pace);
+        u32::from_be_bytes(number)
+    };
+    let served: Vec<u32> = (0..clients).map(serve).collect();
+    let time = started.elapsed();
+    assert!(served.iter().copied().eq(0..clients), "{served:?}");
+    // Half as much again as alone on the machine, and what a busy one takes.
+    assert!(time < SERVED_IN * 3 / 2 + 4 * SERVED_IN, "{time:?}");
+    drop(waiting);
+    let log = bridge.stop();
+    let served = format!("{clients} connections served, 0 refused, 0 without target");
+    assert!(log.last().unwrap().contains(&served), "{log:#?}");
+}
+
+/// The time that the server of those tests needs.
+const SERVED_IN: Duration = Duration::from_secs(2);
+
+#[test]
+fn two_hundred_come_to_a_short_queue_that_moves_all_are_served_in_the_order_of_arrival() {
+    std::thread::scope(|scope| {
+        for kind in Kind::ALL {
+            scope.spawn(move || expect_all_served_in_order(&Place::bound(kind), None, 5, 200));
+        }
+        scope.spawn(|| expect_all_served_in_order(&Place::bound(Kind::Unix), Some("445"), 5, 200));
+    });
+}
+
+#[test]
+fn fifty_come_to_a_queue_with_room_for_one_all_are_served_in_the_order_of_arrival() {
+    std::thread::scope(|scope| {
+        for kind in Kind::ALL {
+            scope.spawn(move || expect_all_served_in_order(&Place::bound(kind), None, 0, 50));
+        }
+        scope.spawn(|| expect_all_served_in_order(&Place::bound(Kind::Unix), Some("445"), 0, 50));
+    });
+}
+
+#[test]
+fn thousands_wait_for_a_queue_that_stands_still_they_cost_no_time_and_are_reset_in_the_end() {
+    let (target, _waiting) = full(Kind::Unix);
+    let listener = Place::listening(Kind::Unix);
+    let bridge = Bridge::to(&target.text)
+        .arguments(&["--connect-timeout", "1h"])
+        .listener(&listener)
+        .start();
+    let clients: Vec<Socket> = (0..1000).map(|_| listener.connect()).collect();
+    let descriptors = || bridge.descriptors();
+    eventually("all are taken", || descriptors() > 1000);
+    // No event says that nothing happens.
+    let before = bridge.cpu_time();
+    std::thread::sleep(Duration::from_secs(2));
+    let spent = bridge.cpu_time() - before;
+    assert!(spent < Duration::from_millis(200), "{spent:?} in 2 s");
+    drop((clients, bridge));
 }
 
 /// Waits until the bridge holds its one connection and no socket to the target: it was refused and waits.

@@ -51,6 +51,12 @@ impl Address {
         }
     }
 
+    /// Tells whether nothing delays its answer but a full queue, for which the kernel drops the request without a word.
+    pub fn is_prompt(&self) -> bool {
+        let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+        matches!(self, Address::Tcp(addr) if is_here(addr.ip().to_canonical()))
+    }
+
     /// Makes the socket and begins to connect; the flag tells whether it is connected already.
     ///
     /// Errors: [`Error::Connect`], [`Error::Source`].

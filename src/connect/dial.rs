@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::queue::{Caller, Place};
 use super::{Address, Dialer, own_cid};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -37,6 +38,15 @@ pub struct Dial {
     /// The one address of a mapped target.
     mapped: Option<Address>,
     source: Option<IpAddr>,
+    /// None where each dial has a target of its own, so that others are not to be waited for.
+    caller: Option<Caller>,
+    /// Among those that wait for room.
+    place: Option<Place>,
+    started: Moment,
+    /// Some address of this round had no room.
+    is_short: bool,
+    /// When the first of those that wait tries again.
+    next_try: Moment,
     /// Index of the address to try next.
     next: usize,
     round_ends: Moment,
@@ -50,7 +60,11 @@ enum State {
     /// An address is to be tried now.
     Next,
     /// The kernel is connecting; the stream becomes writable when it is done.
-    Connecting { stream: Stream, deadline: Moment },
+    Connecting {
+        stream: Stream,
+        since: Moment,
+        deadline: Moment,
+    },
     /// Connected to a VMM, and the line each way is not yet through.
     Shaking {
         stream: Stream,
@@ -59,6 +73,8 @@ enum State {
     },
     /// All addresses refused; the first is tried again at that time.
     Pausing { until: Moment },
+    /// There was no room, or others wait for it already; the turn comes by a call, or at that time.
+    Queued { until: Moment },
 }
 
 impl Dial {
@@ -67,11 +83,17 @@ impl Dial {
         dialer: &Dialer,
         mapped: Option<Address>,
         source: Option<IpAddr>,
+        caller: Caller,
         now: Moment,
     ) -> Dial {
         Dial {
+            caller: mapped.is_none().then_some(caller),
             mapped,
             source,
+            place: None,
+            started: now,
+            is_short: false,
+            next_try: now,
             next: 0,
             round_ends: now + dialer.timeout,
             retry_until: now + dialer.retry,
@@ -93,7 +115,7 @@ impl Dial {
         match &self.state {
             State::Next => None,
             State::Connecting { deadline, .. } | State::Shaking { deadline, .. } => Some(*deadline),
-            State::Pausing { until } => Some(*until),
+            State::Pausing { until } | State::Queued { until } => Some(*until),
         }
     }
 
@@ -117,12 +139,21 @@ impl Dial {
                     self.begin_round(dialer, now);
                     Ok(None)
                 }
+                State::Queued { .. } => {
+                    let until = self.turn(dialer);
+                    if now < until {
+                        return self.wait(State::Queued { until });
+                    }
+                    self.begin_round(dialer, now);
+                    Ok(None)
+                }
+                State::Next if self.has_others_before(now) => {
+                    self.line_up(dialer, now);
+                    Ok(None)
+                }
                 State::Next => {
-                    let deadline = self.share(dialer, now);
-                    match self
-                        .address(dialer)
-                        .open(self.source, &dialer.tuning, dialer.timeout)
-                    {
+                    let address = self.address(dialer);
+                    match address.open(self.source, &dialer.tuning, dialer.timeout) {
                         Ok((stream, is_connected)) => {
                             watch(&stream)?;
                             readiness = if is_connected {
@@ -130,29 +161,55 @@ impl Dial {
                             } else {
                                 Readiness::Waiting
                             };
-                            self.state = State::Connecting { stream, deadline };
+                            let deadline = self.patience(dialer, now);
+                            match address.is_prompt() {
+                                true => self.keep_place(now),
+                                false => self.found_room(now),
+                            }
+                            self.state = State::Connecting {
+                                stream,
+                                since: now,
+                                deadline,
+                            };
                             Ok(None)
                         }
                         Err(error) => Err(error),
                     }
                 }
-                State::Connecting { stream, deadline } if readiness != Readiness::Waiting => {
+                State::Connecting {
+                    stream,
+                    since,
+                    deadline,
+                } if readiness != Readiness::Waiting
+                    || now >= deadline && stream.is_connected() =>
+                {
+                    if self.address(dialer).is_prompt() {
+                        self.found_room(now);
+                        self.learn(now - since);
+                    }
+                    let deadline = self.share(dialer, since);
                     self.connected(dialer, stream, readiness, deadline)
                 }
                 State::Shaking {
                     stream,
                     handshake,
                     deadline,
-                } if now < deadline => match self.shake(dialer, stream, handshake, deadline) {
-                    Ok(None) => return Ok(None),
-                    outcome => outcome,
-                },
+                } if now < self.answer_due(dialer, deadline) => {
+                    match self.shake(dialer, stream, handshake, deadline, now) {
+                        Ok(None) => return Ok(None),
+                        outcome => outcome,
+                    }
+                }
                 state @ State::Connecting { deadline, .. } if now < deadline => {
                     return self.wait(state);
                 }
-                State::Connecting { .. } | State::Shaking { .. } => {
-                    Err(self.address(dialer).silence(dialer.timeout))
+                State::Connecting { .. } => {
+                    let address = self.address(dialer);
+                    let error = address.silence(dialer.timeout);
+                    self.is_short |= address.is_prompt();
+                    Err(error)
                 }
+                State::Shaking { .. } => Err(self.address(dialer).silence(dialer.timeout)),
             };
             match outcome {
                 Ok(Some(stream)) => return Ok(Some(stream)),
@@ -228,8 +285,93 @@ impl Dial {
 
     fn begin_round(&mut self, dialer: &Dialer, now: Moment) {
         self.next = 0;
-        if now < self.retry_until {
+        self.is_short = false;
+        if now < self.retry_until || self.place.is_some() {
             self.round_ends = now + dialer.timeout;
+        }
+    }
+
+    /// Tells until when the address may be silent. One that nothing can delay has no room if it is.
+    fn patience(&self, dialer: &Dialer, now: Moment) -> Moment {
+        let share = self.share(dialer, now);
+        let Some(caller) = (self.caller.as_ref()).filter(|_| self.address(dialer).is_prompt())
+        else {
+            return share;
+        };
+        let patience = match &self.place {
+            Some(place) => place.patience(self.started, now),
+            None => caller.queue.patience(),
+        };
+        share.min(now + patience)
+    }
+
+    /// Tells whether others wait who came before, and this one does not yet.
+    fn has_others_before(&self, now: Moment) -> bool {
+        let has_waiting = |caller: &Caller| caller.queue.has_waiting(now);
+        self.place.is_none() && self.caller.as_ref().is_some_and(has_waiting)
+    }
+
+    /// Waits for room behind those that wait already.
+    fn line_up(&mut self, dialer: &Dialer, now: Moment) {
+        let Some(caller) = &self.caller else {
+            return;
+        };
+        let place = self.place.get_or_insert_with(|| caller.join());
+        place.rest();
+        self.next_try = match place.is_first() {
+            true => now + place.pause(self.started, now),
+            false => now,
+        };
+        let until = self.turn(dialer);
+        self.state = State::Queued { until };
+    }
+
+    /// Tells when to try again: at once for one that has become the first, and for the last time when nobody was
+    /// taken for as long as one may have to wait.
+    fn turn(&self, dialer: &Dialer) -> Moment {
+        let is_first = self.place.as_ref().is_none_or(Place::is_first);
+        let end = self.patience_ends(dialer);
+        if is_first {
+            self.next_try.min(end)
+        } else {
+            end
+        }
+    }
+
+    /// Tells when nothing is waited for any more; as long as the target takes others that is put off.
+    fn patience_ends(&self, dialer: &Dialer) -> Moment {
+        let since = match &self.caller {
+            Some(caller) => caller.queue.since(self.started),
+            None => self.started,
+        };
+        (since + dialer.timeout).max(self.retry_until)
+    }
+
+    /// Tells when a monitor must have answered: not before it has been silent to all for the time that one may take.
+    fn answer_due(&self, dialer: &Dialer, deadline: Moment) -> Moment {
+        let since = |caller: &Caller| caller.queue.unserved_since(self.started);
+        let since = self.caller.as_ref().map_or(self.started, since);
+        deadline.max(since + dialer.timeout)
+    }
+
+    /// Lets nobody overtake it until there is an answer.
+    fn keep_place(&mut self, now: Moment) {
+        if let (None, Some(caller)) = (&self.place, &self.caller) {
+            self.place = Some(caller.try_at(now));
+        }
+    }
+
+    /// Lets the next one try: this one was taken.
+    fn found_room(&mut self, now: Moment) {
+        if let Some(caller) = &self.caller {
+            caller.queue.progress(now);
+        }
+        self.place = None;
+    }
+
+    fn learn(&self, answer: Duration) {
+        if let Some(caller) = &self.caller {
+            caller.queue.learn(answer);
         }
     }
 
@@ -266,15 +408,24 @@ impl Dial {
         stream: Stream,
         mut handshake: Handshake,
         deadline: Moment,
+        now: Moment,
     ) -> Result<Option<Stream>> {
         let address = self.address(dialer);
         match handshake.advance(&stream) {
-            Ok(Progress::Accepted) => Ok(Some(stream)),
-            Ok(Progress::Waiting) => self.wait(State::Shaking {
-                stream,
-                handshake,
-                deadline,
-            }),
+            Ok(Progress::Accepted) => {
+                if let Some(caller) = &self.caller {
+                    caller.queue.serve(now);
+                }
+                Ok(Some(stream))
+            }
+            Ok(Progress::Waiting) => {
+                let deadline = self.answer_due(dialer, deadline);
+                self.wait(State::Shaking {
+                    stream,
+                    handshake,
+                    deadline,
+                })
+            }
             Ok(Progress::Refused) => Err(Error::Connect {
                 target: Box::new(address.endpoint()),
                 hint: " (nothing listens on that port in the VM)",
@@ -290,13 +441,19 @@ impl Dial {
 
     /// Goes on to the next address, or to a pause; gives the error back when neither is left.
     fn failed(&mut self, dialer: &Dialer, error: Error, now: Moment) -> Result<()> {
+        self.is_short |= is_shortage(&error);
         self.next += 1;
         if self.next < self.count(dialer) {
             return Ok(());
         }
         // Not `self.next`, which is past the end now, if the error is to be the result.
         self.next = 0;
-        let is_busy = is_shortage(&error) && now < self.round_ends;
+        let is_busy = self.is_short && now < self.patience_ends(dialer);
+        if is_busy && self.caller.is_some() {
+            self.line_up(dialer, now);
+            return Ok(());
+        }
+        self.place = None;
         if is_busy || is_transient(&error) && now < self.retry_until {
             self.state = State::Pausing {
                 until: now + self.pause,

@@ -6,12 +6,14 @@ mod address;
 pub mod circle;
 mod dial;
 pub mod own_cid;
+mod queue;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::Duration;
 
 use address::Address;
 pub use dial::{Dial, Readiness};
+pub use queue::{Caller, Queue};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -176,12 +178,19 @@ impl Dialer {
     /// Begins to connect on behalf of a peer that connected to `destination`.
     ///
     /// Errors: [`Error::Unmapped`] when the target is mapped and the destination names no CID.
-    pub fn dial(&self, peer: &Peer, destination: Option<SocketAddr>, now: Moment) -> Result<Dial> {
+    pub fn dial(
+        &self,
+        peer: &Peer,
+        destination: Option<SocketAddr>,
+        caller: Caller,
+        now: Moment,
+    ) -> Result<Dial> {
         let mapped = match self.target.endpoint {
             Endpoint::VsockMapped(port) => Some(self.map(destination, port)?),
             _ => None,
         };
-        Ok(Dial::new(self, mapped, self.source_address(peer), now))
+        let source = self.source_address(peer);
+        Ok(Dial::new(self, mapped, source, caller, now))
     }
 
     /// Gives what the target is told of a peer before its first byte; nothing without PROXY protocol.

@@ -14,7 +14,7 @@ use super::record;
 use super::watch::Watch;
 use super::wire::End;
 use crate::clock::Moment;
-use crate::connect::{Dial, Dialer, Readiness};
+use crate::connect::{Caller, Dial, Dialer, Readiness};
 use crate::error::{Error, Result};
 use crate::handover::{Item, Keeper, Slot, Table, Ticket};
 use crate::peer::{Peer, inet_addr};
@@ -134,10 +134,10 @@ impl Session {
         stream: Stream,
         peer: Peer,
         destination: Option<SocketAddr>,
-        dialer: &Dialer,
+        (dialer, caller): (&Dialer, Caller),
         now: Moment,
     ) -> Result<Session> {
-        match dialer.dial(&peer, destination, now) {
+        match dialer.dial(&peer, destination, caller, now) {
             Ok(dial) => {
                 let stream = dialer.tuning.limit_writes(stream, peer.cid());
                 let end = Box::new(End::new(stream));

@@ -15,10 +15,10 @@ use super::inspection::Entry;
 use super::parting::{self, Parting};
 use super::session::{Progress, Session, Summary};
 use super::sessions::Sessions;
-use super::token::Key;
+use super::token::{Key, Token};
 use super::watch::Watch;
 use crate::clock::Moment;
-use crate::connect::Dialer;
+use crate::connect::{Caller, Dialer, Queue};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::Keeper;
@@ -48,6 +48,8 @@ pub struct Worker {
     sessions: Sessions,
     tools: Tools,
     dialer: Arc<Dialer>,
+    /// Those of its sessions that wait for room at the target.
+    queue: Queue,
     limits: Limits,
     over: Vec<Over>,
     /// Sockets of those that are over and were kept, which are closed together.
@@ -72,6 +74,7 @@ impl Worker {
             sessions: Sessions::default(),
             tools: Tools::new(keeper),
             dialer,
+            queue: Queue::default(),
             limits,
             over: Vec::new(),
             partings: Vec::new(),
@@ -107,7 +110,13 @@ impl Worker {
         let key = self.sessions.next_key();
         let watch = Watch::new(stream.family());
         let session = match watch.add(&self.epoll, &stream, key, Side::Peer) {
-            Ok(()) => Session::dial(stream, peer, destination, &self.dialer, now),
+            Ok(()) => {
+                let caller = Caller {
+                    queue: self.queue.clone(),
+                    name: Token::Session(key, Side::Target).pack(),
+                };
+                Session::dial(stream, peer, destination, (&self.dialer, caller), now)
+            }
             Err(error) => {
                 stream.abort();
                 Err(error)
@@ -174,6 +183,10 @@ impl Worker {
         }
         if self.next_settling.is_some_and(|at| at <= now) {
             self.settle(now);
+        }
+        // One for each round, so that a target with much room for them delays nobody else.
+        if let Some(Token::Session(key, _)) = self.queue.take_called().map(Token::unpack) {
+            self.sessions.queue(key);
         }
         self.part();
     }

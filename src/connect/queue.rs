@@ -1,0 +1,348 @@
+//! Dials that wait for room at a target: in order of arrival, and only the first of them tries.
+//!
+//! The kernel tells nobody when a full queue of a listener has room again, so somebody has to try. If all did, each at
+//! times of its own, late ones would overtake, and the target would stand idle between. No sockets here and no clock.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// Pause between two tries of the first, which grows with the time that it has waited: a try costs three calls.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+/// One try for each eighth of the time waited: a target that takes one each T is left idle for T/8 at most.
+const PAUSE_PART: u32 = 8;
+
+/// How long an answer may take that nothing delays, before any has come, and then at least.
+const ANSWER_UNKNOWN: Duration = Duration::from_millis(100);
+const ANSWER_MIN: Duration = Duration::from_millis(20);
+const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// The first one tries again soon, and waits for an answer for a part of the time waited.
+const PATIENCE_PART: u32 = 4;
+
+/// A newcomer waits behind one that has no answer after that time, though it may yet get one.
+const OVERTAKING_TIME: Duration = Duration::from_millis(1);
+
+/// One that waits.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    /// What its owner knows it by.
+    name: u64,
+    /// Since when it has tried for the first time, and was neither taken nor found that there is no room.
+    trying: Option<Moment>,
+}
+
+/// Those that wait, by their numbers.
+#[derive(Debug, Default)]
+struct Waiting {
+    entries: BTreeMap<u64, Entry>,
+    /// How many of them try for the first time.
+    trying: usize,
+    next_number: u64,
+    /// When the target last took one.
+    progress: Option<Moment>,
+    /// When the monitor behind a hybrid socket last answered one that it had taken.
+    served: Option<Moment>,
+    /// The first has become so, and does not know it yet.
+    is_called: bool,
+    /// How long the target took to answer, the slow ones counting for longer.
+    answer: Option<Duration>,
+}
+
+impl Waiting {
+    fn join(&mut self, name: u64, trying: Option<Moment>) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.entries.insert(number, Entry { name, trying });
+        self.trying += usize::from(trying.is_some());
+        number
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.entries.keys().next().copied()
+    }
+
+    /// Tells whether a newcomer would overtake somebody.
+    fn has_waiting(&self, now: Moment) -> bool {
+        let patience = self.answer_time().max(OVERTAKING_TIME);
+        let first = self.entries.values().next();
+        let is_late = |since| now - since > patience;
+        self.entries.len() > self.trying || first.and_then(|e| e.trying).is_some_and(is_late)
+    }
+
+    fn rest(&mut self, number: u64) {
+        let entry = self.entries.get_mut(&number);
+        let was_trying = entry.is_some_and(|entry| entry.trying.take().is_some());
+        self.trying -= usize::from(was_trying);
+    }
+
+    fn leave(&mut self, number: u64) {
+        let was_first = self.first() == Some(number);
+        self.rest(number);
+        self.entries.remove(&number);
+        self.is_called = (self.is_called || was_first) && !self.entries.is_empty();
+    }
+
+    fn take_called(&mut self) -> Option<u64> {
+        let is_called = std::mem::take(&mut self.is_called);
+        let first = self.entries.values().next().filter(|_| is_called)?;
+        first.trying.is_none().then_some(first.name)
+    }
+
+    fn since(&self, arrival: Moment) -> Moment {
+        self.progress
+            .map_or(arrival, |progress| progress.max(arrival))
+    }
+
+    fn pause(&self, arrival: Moment, now: Moment) -> Duration {
+        let waited = now - self.since(arrival);
+        (waited / PAUSE_PART).clamp(PAUSE_MIN, PAUSE_MAX)
+    }
+
+    fn learn(&mut self, answer: Duration) {
+        let before = self.answer.unwrap_or_default();
+        self.answer = Some(answer.max(before - before / 8));
+    }
+
+    /// Gives the time in which an answer comes, with a margin.
+    fn answer_time(&self) -> Duration {
+        self.answer.unwrap_or_default() * 4
+    }
+
+    fn patience(&self) -> Duration {
+        let least = self.answer.map_or(ANSWER_UNKNOWN, |_| ANSWER_MIN);
+        self.answer_time().clamp(least, ANSWER_MAX)
+    }
+
+    fn patience_of_first(&self, arrival: Moment, now: Moment) -> Duration {
+        // The network may have become slower than it ever was.
+        let waited = (now - self.since(arrival)) / PATIENCE_PART;
+        self.answer_time().max(waited).clamp(PAUSE_MIN, ANSWER_MAX)
+    }
+}
+
+/// Who dials: the queue of the worker, and what that knows the dial by.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// The queue to wait in.
+    pub queue: Queue,
+    /// What [`Queue::take_called`] gives when it is the turn of this one.
+    pub name: u64,
+}
+
+impl Caller {
+    /// Lines up behind the others; leaves when the place is dropped.
+    pub(super) fn join(&self) -> Place {
+        self.queue.join(self.name, None)
+    }
+
+    /// Tries before there is anybody to wait for, so that nobody may overtake this one either.
+    pub(super) fn try_at(&self, now: Moment) -> Place {
+        self.queue.join(self.name, Some(now))
+    }
+}
+
+/// The queue of the dials of one worker, who is told whose turn it is.
+#[derive(Clone, Debug, Default)]
+pub struct Queue(Arc<Mutex<Waiting>>);
+
+impl Queue {
+    /// Gives the one that has become the first since the last call, by the name that it was given.
+    pub fn take_called(&self) -> Option<u64> {
+        self.lock().take_called()
+    }
+
+    /// Tells whether somebody waits, whom no newcomer may overtake.
+    pub(super) fn has_waiting(&self, now: Moment) -> bool {
+        self.lock().has_waiting(now)
+    }
+
+    fn join(&self, name: u64, trying: Option<Moment>) -> Place {
+        Place {
+            number: self.lock().join(name, trying),
+            queue: self.clone(),
+        }
+    }
+
+    /// Notes that the target took one.
+    pub(super) fn progress(&self, now: Moment) {
+        self.lock().progress = Some(now);
+    }
+
+    /// Tells since when one that arrived at that time waits in vain: the target has taken nobody since.
+    pub(super) fn since(&self, arrival: Moment) -> Moment {
+        self.lock().since(arrival)
+    }
+
+    /// Notes that one was answered that had been taken before.
+    pub(super) fn serve(&self, now: Moment) {
+        self.lock().served = Some(now);
+    }
+
+    /// Tells since when one that was taken waits for its answer while nobody gets one.
+    pub(super) fn unserved_since(&self, taken: Moment) -> Moment {
+        self.lock().served.map_or(taken, |served| served.max(taken))
+    }
+
+    /// Notes how long the target took to answer, where nothing but itself can delay it.
+    pub(super) fn learn(&self, answer: Duration) {
+        self.lock().learn(answer);
+    }
+
+    /// Tells after what time without an answer there was no room, where nothing but the target can delay it.
+    pub(super) fn patience(&self) -> Duration {
+        self.lock().patience()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // Whoever panicked has left nothing half done in it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place in the queue; the next one is called when it is given up.
+#[derive(Debug)]
+pub(super) struct Place {
+    number: u64,
+    queue: Queue,
+}
+
+impl Place {
+    /// Tells whether all who came before have left.
+    pub(super) fn is_first(&self) -> bool {
+        self.queue.lock().first() == Some(self.number)
+    }
+
+    /// Waits from now on: there was no room.
+    pub(super) fn rest(&self) {
+        self.queue.lock().rest(self.number);
+    }
+
+    /// Tells how long the first, that arrived at that time, may rest until it tries again.
+    pub(super) fn pause(&self, arrival: Moment, now: Moment) -> Duration {
+        self.queue.lock().pause(arrival, now)
+    }
+
+    /// Tells how long the first waits for an answer, as [`Queue::patience`] does for others.
+    pub(super) fn patience(&self, arrival: Moment, now: Moment) -> Duration {
+        self.queue.lock().patience_of_first(arrival, now)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queue.lock().leave(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment::from_nanoseconds(1_000_000_000 + ms * 1_000_000)
+    }
+
+    const fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    #[test]
+    fn places_are_given_up_in_any_order_the_first_that_is_left_is_called_once() {
+        let queue = Queue::default();
+        let mut places: Vec<Option<Place>> =
+            (0..5).map(|name| Some(queue.join(name, None))).collect();
+        let is_first = |place: &Option<Place>| place.as_ref().is_some_and(Place::is_first);
+        assert!(is_first(&places[0]) && !is_first(&places[1]));
+        // The first has joined by itself and needs no call.
+        assert_eq!(queue.take_called(), None);
+        places[2] = None;
+        assert_eq!(queue.take_called(), None);
+        places[0] = None;
+        assert_eq!(queue.take_called(), Some(1));
+        assert_eq!(queue.take_called(), None);
+        assert!(is_first(&places[1]) && !is_first(&places[3]));
+        places[1] = None;
+        places[3] = None;
+        assert_eq!(queue.take_called(), Some(4));
+        places[4] = None;
+        assert_eq!(queue.take_called(), None);
+        assert!(!queue.has_waiting(at(0)));
+    }
+
+    #[test]
+    fn four_thousand_wait_and_each_is_called_once_in_its_order() {
+        let queue = Queue::default();
+        let places: Vec<Place> = (0..4096).map(|name| queue.join(name, None)).collect();
+        let mut called = vec![0];
+        for place in places {
+            assert!(place.is_first());
+            drop(place);
+            called.extend(queue.take_called());
+        }
+        assert!(called.into_iter().eq(0..4096));
+    }
+
+    #[test]
+    fn newcomers_wait_behind_one_that_has_no_answer_and_it_is_not_called() {
+        let queue = Queue::default();
+        let place = queue.join(7, Some(at(0)));
+        assert!(!queue.has_waiting(at(0)));
+        assert!(queue.has_waiting(at(2)));
+        let newcomer = queue.join(8, Some(at(0)));
+        let late = queue.join(9, None);
+        assert!(queue.has_waiting(at(0)));
+        drop(place);
+        assert_eq!(queue.take_called(), None);
+        newcomer.rest();
+        drop(newcomer);
+        assert_eq!(queue.take_called(), Some(9));
+        drop(late);
+        assert!(!queue.has_waiting(at(9)));
+        // Where answers take their time, others need not wait for them.
+        queue.learn(ms(40));
+        let _place = queue.join(7, Some(at(0)));
+        assert!(!queue.has_waiting(at(160)));
+    }
+
+    #[test]
+    fn time_in_which_others_are_served_is_not_counted() {
+        let queue = Queue::default();
+        assert_eq!(queue.since(at(10)), at(10));
+        queue.progress(at(5000));
+        assert_eq!(queue.since(at(10)), at(5000));
+        assert_eq!(queue.since(at(6000)), at(6000));
+    }
+
+    #[test]
+    fn the_first_tries_often_while_others_are_served_and_seldom_when_nobody_is() {
+        let queue = Queue::default();
+        let place = queue.join(0, None);
+        assert_eq!(place.pause(at(0), at(0)), PAUSE_MIN);
+        assert_eq!(place.pause(at(0), at(80)), ms(10));
+        assert_eq!(place.pause(at(0), at(60_000)), PAUSE_MAX);
+        queue.progress(at(60_000));
+        assert_eq!(place.pause(at(0), at(60_000)), PAUSE_MIN);
+    }
+
+    #[test]
+    fn a_target_that_answers_slowly_is_given_time() {
+        let queue = Queue::default();
+        assert_eq!(queue.patience(), ANSWER_UNKNOWN);
+        queue.learn(ms(0));
+        assert_eq!(queue.patience(), ANSWER_MIN);
+        queue.learn(ms(80));
+        assert_eq!(queue.patience(), ms(320));
+        queue.learn(ms(0));
+        assert_eq!(queue.patience(), ms(280));
+        queue.learn(ms(900));
+        assert_eq!(queue.patience(), ANSWER_MAX);
+        let (queue, now) = (Queue::default(), at(400));
+        let place = queue.join(0, None);
+        assert_eq!(place.patience(at(0), now), ms(100));
+        queue.progress(now);
+        assert_eq!(place.patience(at(0), now), PAUSE_MIN);
+    }
+}
