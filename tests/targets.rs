@@ -81,6 +81,40 @@ fn nothing_listens_then_target_comes_next_client_is_served() {
     bridge.stop();
 }
 
+/// Starts a program where connections can go out from one port only.
+const ONE_PORT: &str = "unshare --map-root-user --net sh -c 'ip link set lo up && \
+    echo 45000 45000 >/proc/sys/net/ipv4/ip_local_port_range && exec \"$0\" \"$@\"'";
+
+#[test]
+fn nothing_listens_on_the_port_that_the_dial_goes_out_from_client_is_reset_and_the_port_is_free() {
+    if !common::bridge::works(&format!("{ONE_PORT} true")) {
+        return skipped("no network namespaces, or no ip(8)");
+    }
+    for target in [
+        "[::1]:45000",
+        "127.0.0.1:45000",
+        "[::ffff:127.0.0.1]:45000",
+        "0.0.0.0:45000",
+        "[::]:45000",
+    ] {
+        let listener = Place::listening(Kind::Unix);
+        let bridge = Bridge::to(target).wrapped(ONE_PORT.to_owned());
+        let mut bridge = bridge.listener(&listener).start();
+        for _ in 0..3 {
+            listener.expect_refusal();
+            let line = bridge.wait_for_line("cannot connect");
+            assert!(line.contains("nothing listens there"), "{line}");
+        }
+        for table in ["tcp", "tcp6"] {
+            let path = format!("/proc/{}/net/{table}", bridge.pid());
+            let sockets = std::fs::read_to_string(path).unwrap();
+            // 45000; a socket that waits for its time to pass would be there.
+            assert!(!sockets.contains(":AFC8"), "{target}: {sockets}");
+        }
+        bridge.stop();
+    }
+}
+
 #[test]
 fn a_thousand_refused_clients_are_a_few_lines() {
     let (listener, target) = (Place::listening(Kind::Tcp6), Place::bound(Kind::Tcp6));

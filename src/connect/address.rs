@@ -13,7 +13,7 @@ use nix::sys::time::TimeVal;
 
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
-use crate::peer::Family;
+use crate::peer::{Family, inet_addr};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
 use crate::unix_path;
@@ -55,6 +55,22 @@ impl Address {
     pub fn is_prompt(&self) -> bool {
         let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
         matches!(self, Address::Tcp(addr) if is_here(addr.ip().to_canonical()))
+    }
+
+    /// Tells whether a connected stream is its own other end.
+    ///
+    /// Where nobody listens on a port from which connections go out, the kernel may choose that very port for this one;
+    /// then two requests meet, which is a connection (RFC 9293, section 3.5, simultaneous open).
+    pub fn is_itself(&self, stream: &Stream) -> bool {
+        let Address::Tcp(addr) = self else {
+            return false;
+        };
+        let local = (stream.local_address().ok()).and_then(|address| inet_addr(&address));
+        local.is_some_and(|local| {
+            // To no address is to this machine, from the address that is reached.
+            let is_own = addr.ip().is_unspecified() || addr.ip().to_canonical() == local.ip();
+            is_own && addr.port() == local.port()
+        })
     }
 
     /// Makes the socket and begins to connect; the flag tells whether it is connected already.

@@ -393,6 +393,11 @@ impl Dial {
             Address::Vsock(addr) if addr.cid > Some(Cid::HOST) && own_cid::has_strayed(&stream) => {
                 Err(address.strayed())
             }
+            Address::Tcp(_) if address.is_itself(&stream) => {
+                // In good order it would keep the port from its server for a minute.
+                stream.abort();
+                Err(address.refusal(Errno::ECONNREFUSED))
+            }
             Address::Mux(_, port) => self.wait(State::Shaking {
                 stream,
                 handshake: Handshake::new(*port),

@@ -22,7 +22,8 @@ enum ListenPid {
 pub const DROP_RIGHTS: &str =
     "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all";
 
-fn works(script: &str) -> bool {
+/// Tells whether the shell can do it here.
+pub fn works(script: &str) -> bool {
     let mut shell = command("sh");
     shell.arg("-c").arg(script);
     finish(shell).code == 0
