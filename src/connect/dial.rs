@@ -470,6 +470,16 @@ impl Dial {
     }
 }
 
+impl Drop for Dial {
+    /// Nothing was sent to a target that is not wanted any more: it is to take that for no clean end.
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.state, State::Next) {
+            State::Connecting { stream, .. } | State::Shaking { stream, .. } => stream.abort(),
+            _ => {}
+        }
+    }
+}
+
 /// Tells whether something was short for the moment: room in a unix socket's queue (EAGAIN, connect(2)), descriptors, memory.
 fn is_shortage(error: &Error) -> bool {
     use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
