@@ -6,6 +6,8 @@ use super::finding::{Finding, Level};
 use super::listeners::Listeners;
 use super::settings::{Setting, services, setting, sockets_of};
 use super::units::Unit;
+use crate::connect::Target;
+use crate::connect::circle::{self, Place};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::Error;
 use crate::unix_path::ADDRESS_BYTES_MAX;
@@ -49,12 +51,7 @@ fn look(
     sockets: &[Endpoint],
     listeners: &Listeners,
 ) -> Option<Finding> {
-    let endpoint = match target
-        .text
-        .parse::<Endpoint>()
-        .and_then(|endpoint| endpoint.at_port_of(sockets))
-        .and_then(Endpoint::into_target)
-    {
+    let endpoint = match endpoint(&target.text, sockets) {
         Ok(endpoint) => endpoint,
         Err(error) => {
             let text = format!("{}: {}", target.place, error.report());
@@ -83,6 +80,24 @@ fn look(
         configuration(id)
     );
     Some(Finding::warn("target", text))
+}
+
+/// Reads a target as the bridge would, but resolves no name.
+fn endpoint(text: &str, sockets: &[Endpoint]) -> Result<Endpoint, Error> {
+    let endpoint: Endpoint = text.parse()?;
+    let endpoint = endpoint.at_port_of(sockets)?.into_target()?;
+    let is_known = matches!(
+        endpoint,
+        Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Vsock(_) | Endpoint::Mux { .. }
+    );
+    if is_known {
+        let target = Target::resolve(endpoint.clone(), None)?;
+        let places: Vec<_> = (sockets.iter().cloned())
+            .map(Place::of_connection)
+            .collect();
+        circle::check(&target, &places, None)?;
+    }
+    Ok(endpoint)
 }
 
 /// The file of an instance.
@@ -153,6 +168,24 @@ mod tests {
         ] {
             units[0].listen = vec![listener.into()];
             assert_eq!(levels(&units), Some(level), "{listener}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_the_own_listener_fails() {
+        for (listener, to) in [
+            ("[::1]:445", "[::1]:445"),
+            ("[::]:445", "[::1]:445"),
+            ("/run/x.sock", "/run/x.sock"),
+            ("vsock::445", "vsock:local:445"),
+        ] {
+            let mut units = units(to);
+            units[0].listen = vec![listener.into()];
+            let [finding] = &check(&units, &listeners())[..] else {
+                panic!("{listener} to {to}: not one line")
+            };
+            assert_eq!(finding.level, Level::Fail, "{finding:?}");
+            assert!(finding.text.contains("leads back to"), "{finding:?}");
         }
     }
 
