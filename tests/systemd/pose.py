@@ -51,6 +51,11 @@ def udp(source, host, port, protocol=0):
     return "sent"
 
 
+def udp_in_fragments(source, host, port):
+    bound(source, socket.SOCK_DGRAM).sendto(bytes(65507), (host, port))
+    return "sent"
+
+
 def udp_connected(source, host, port):
     one = bound(source, socket.SOCK_DGRAM)
     one.connect((host, port))
