@@ -47,7 +47,7 @@ pub struct Arguments {
     pub host: String,
     /// Its port [default: 22]
     pub port: Option<String>,
-    /// Pass the connected socket over stdout instead of relaying it (ProxyUseFdpass of ssh)
+    /// Pass the connected socket over stdout where it is taken (ProxyUseFdpass of ssh), else relay
     #[arg(long)]
     pub fdpass: bool,
     /// Try again for that long until the machine answers
@@ -82,9 +82,6 @@ pub struct Arguments {
 pub fn run(arguments: Arguments) -> Result<()> {
     let names = arguments.names.as_ref();
     let target = target(&arguments)?;
-    if arguments.fdpass {
-        fdpass::check(std::io::stdout().as_fd())?;
-    }
     let target = Target::resolve(target, names)?;
     let tuning = Tuning {
         keepalive: Some(Duration::from_secs(60)),
@@ -109,8 +106,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         .dial(&Peer::Stdio, None, Caller::default(), Moment::now())?
         .wait_connected(&dialer)?;
     log::debug!("connected to {}", dialer.target.endpoint);
+    let (input, output) = (std::io::stdin(), std::io::stdout());
     if arguments.fdpass {
-        return fdpass::hand_over(std::io::stdout().as_fd(), stream);
+        if fdpass::is_wanted(input.as_fd(), output.as_fd()) {
+            return fdpass::hand_over(output.as_fd(), stream);
+        }
+        log::debug!("nobody takes a descriptor from stdout; relaying");
     }
     relay(stream, dialer)
 }

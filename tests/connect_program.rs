@@ -180,8 +180,6 @@ fn wrong_options_exit_2_with_one_line() {
         &["--wait", "-1s", "/run/x"],
         &["--connect-timeout", "x", "/run/x"],
         &["--prefix", "fd00::/48", "/run/x"],
-        // Its stdout is a pipe here.
-        &["--fdpass", "/run/x"],
     ] {
         expect_line(&finish(connect(arguments)), 2, &[]);
     }
@@ -262,6 +260,58 @@ fn fdpass_hands_one_blocking_socket_over_and_exits_and_the_connection_goes_on() 
             content.expect_all(&mut client, 5 << 20);
         });
     }
+}
+
+/// As libraries of SSH run it that read the configuration of ssh(1).
+#[test]
+fn fdpass_between_pipes_relays() {
+    let place = Place::listening(Kind::Unix);
+    let mut program = piped(&["--fdpass", &place.text]);
+    let (mut stdin, mut stdout) = (program.stdin(), program.stdout());
+    let mut server = place.accept();
+    server.write_all(b"SSH-2.0-server\r\n").unwrap();
+    let mut line = [0; 16];
+    stdout.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"SSH-2.0-server\r\n");
+    stdin.write_all(b"SSH-2.0-client\r\n").unwrap();
+    server.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"SSH-2.0-client\r\n");
+    drop((stdin, server));
+    assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+}
+
+#[test]
+fn fdpass_with_one_pair_of_sockets_and_a_program_that_speaks_first_relays() {
+    let place = Place::listening(Kind::Unix);
+    let (mut ours, theirs) = pair_of_sockets();
+    let mut command = connect(&["--fdpass", &place.text]);
+    command.stdin(OwnedFd::from(theirs.try_clone().unwrap()));
+    command.stdout(OwnedFd::from(theirs));
+    let mut program = Program::start(command);
+    let mut server = place.accept();
+    ours.write_all(b"SSH-2.0-client\r\n").unwrap();
+    let mut line = [0; 16];
+    server.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"SSH-2.0-client\r\n");
+    server.write_all(b"SSH-2.0-server\r\n").unwrap();
+    ours.read_exact(&mut line).unwrap();
+    assert_eq!(&line, b"SSH-2.0-server\r\n");
+    drop((ours, server));
+    assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+}
+
+#[test]
+fn fdpass_with_one_pair_of_sockets_and_a_program_that_is_silent_hands_the_socket_over() {
+    let place = Place::listening(Kind::Unix);
+    let (ours, theirs) = pair_of_sockets();
+    let mut command = connect(&["--fdpass", &place.text]);
+    command.stdin(OwnedFd::from(theirs.try_clone().unwrap()));
+    command.stdout(OwnedFd::from(theirs));
+    let mut program = Program::start(command);
+    let mut server = place.accept();
+    let passed = vsock_bridge::sys::receive_descriptor(ours.as_fd()).unwrap();
+    assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+    common::place::ping(&mut Socket::from(passed.unwrap()), &mut server);
 }
 
 #[test]
