@@ -74,7 +74,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs units packages systemd vm
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs check-long demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -92,6 +92,9 @@ check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs 
 
 $(addprefix check-,$(STAGES)): check-%:
 	@tests/check $*
+
+check-long: ## the tests that take an hour and more: long pauses, a million packets, more than 4 GiB
+	@tests/check long
 
 # Among all stages, without the cases that compile everything once more.
 check-packages: export ALL_PACKAGE_CASES = yes
