@@ -3,15 +3,19 @@
 //! Without systemd nothing is sent and nothing is said about it.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, socket, socketpair};
 use sd_notify::NotifyState;
 
 use crate::clock::Moment;
+use crate::sys;
+use crate::unix_path;
 
 /// A status at most this often: PID 1 handles each one.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -85,12 +89,14 @@ pub fn lingering(status: &str, time: Duration) {
     ]);
 }
 
+/// Where to send to: `/path` or `@name` (sd_notify(3)).
+const VARIABLE: &str = "NOTIFY_SOCKET";
 /// How long systemd may take to read what was sent to it.
 const BARRIER_TIME: u16 = 5000;
 
 /// Tells whether systemd, or whoever started us, listens.
 pub fn is_heard() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
+    std::env::var_os(VARIABLE).is_some()
 }
 
 /// Gives systemd descriptors to keep for the next process of the service; they are there when this returns.
@@ -132,7 +138,7 @@ fn store_one(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
         // Else a descriptor that hangs up is closed, with all that is unread in it.
         NotifyState::Custom("FDPOLL=0"),
     ];
-    sd_notify::notify_with_fds(&messages, &[descriptor]).map_err(errno)
+    transmit(&messages, &[descriptor])
 }
 
 /// Lets systemd close what it keeps under the name.
@@ -144,7 +150,7 @@ pub fn forget(name: &str) {
 fn barrier() -> Result<(), Errno> {
     let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     let messages = [NotifyState::Custom("BARRIER=1")];
-    sd_notify::notify_with_fds(&messages, &[theirs.as_fd()]).map_err(errno)?;
+    transmit(&messages, &[theirs.as_fd()])?;
     drop(theirs);
     let mut wait = [PollFd::new(ours.as_fd(), PollFlags::empty())];
     match poll(&mut wait, PollTimeout::from(BARRIER_TIME))? {
@@ -153,12 +159,23 @@ fn barrier() -> Result<(), Errno> {
     }
 }
 
-fn errno(error: std::io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(0))
+/// Sends one message to whoever listens; nothing when nobody does. sd_notify itself knows no abstract names.
+fn transmit(messages: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let Some(name) = std::env::var_os(VARIABLE) else {
+        return Ok(());
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
+    match name.as_bytes() {
+        [b'@', name @ ..] => sys::connect(socket.as_fd(), &UnixAddr::new_abstract(name)?)?,
+        _ => unix_path::connect(socket.as_fd(), Path::new(&name))?,
+    }
+    let lines: String = messages.iter().map(|line| format!("{line}\n")).collect();
+    sys::send_packet_in_time(socket.as_fd(), lines.as_bytes(), descriptors)
 }
 
 fn send(messages: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(messages) {
-        log::debug!("cannot notify systemd: {error}");
+    if let Err(errno) = transmit(messages, &[]) {
+        log::debug!("cannot notify systemd: {}", errno.desc());
     }
 }

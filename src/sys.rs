@@ -259,11 +259,29 @@ pub const DESCRIPTORS_MAX: usize = 253;
 /// Bytes of the largest packet.
 const PACKET_BYTES: usize = 4096;
 
-/// Sends one packet with descriptors over a unix socket of packets.
+/// Sends one packet with descriptors over a unix socket of packets, if there is room.
 pub fn send_packet(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    send_message(socket, bytes, descriptors, MsgFlags::MSG_DONTWAIT)
+}
+
+/// As [`send_packet`], but waits for room.
+pub fn send_packet_in_time(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    send_message(socket, bytes, descriptors, MsgFlags::empty())
+}
+
+fn send_message(
+    socket: BorrowedFd<'_>,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    flags: MsgFlags,
 ) -> Result<(), Errno> {
     let bytes = [IoSlice::new(bytes)];
     let mut numbers = [0; DESCRIPTORS_MAX];
@@ -272,7 +290,7 @@ pub fn send_packet(
         *number = descriptor.as_raw_fd();
     }
     let message = [ControlMessage::ScmRights(numbers)];
-    let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+    let flags = flags | MsgFlags::MSG_NOSIGNAL;
     socket::sendmsg::<()>(socket.as_raw_fd(), &bytes, &message, flags, None).map(drop)
 }
 

@@ -3,7 +3,8 @@
 
 mod common;
 
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use common::DEADLINE;
 use common::bridge::Bridge;
@@ -30,6 +31,32 @@ impl Notifications {
         }
     }
 
+    /// As [`Notifications::new`], at an abstract name, which is given as it stands in the variable.
+    fn abstract_one() -> Notifications {
+        let name = format!("vsock-bridge-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixDatagram::bind_addr(&address).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        Notifications {
+            socket,
+            path: format!("@{name}"),
+            _directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// As [`Notifications::new`], at a path that does not fit into an address.
+    fn far() -> Notifications {
+        let place = Notifications::new();
+        let folder = std::path::Path::new(&place.path).with_file_name("f".repeat(150));
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("notify");
+        std::fs::rename(&place.path, &path).unwrap();
+        Notifications {
+            path: path.to_str().unwrap().to_owned(),
+            ..place
+        }
+    }
+
     /// Waits for a message with that text.
     fn wait_for(&self, text: &str) {
         let mut bytes = [0; 4096];
@@ -48,12 +75,24 @@ impl Notifications {
 
 #[test]
 fn systemd_hears_ready_status_and_stopping() {
-    let notifications = Notifications::new();
+    hears_ready_status_and_stopping(&Notifications::new());
+}
+
+#[test]
+fn whoever_listens_at_an_abstract_name_or_a_long_path_hears_the_same() {
+    hears_ready_status_and_stopping(&Notifications::abstract_one());
+    hears_ready_status_and_stopping(&Notifications::far());
+}
+
+fn hears_ready_status_and_stopping(notifications: &Notifications) {
     let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
     let bridge = Bridge::to(&target.text)
         .listener(&listener)
         .variable("NOTIFY_SOCKET", &notifications.path)
         .start();
+    // What is kept for the next process comes first.
+    notifications.wait_for("FDSTORE=1");
+    notifications.wait_for("BARRIER=1");
     notifications.wait_for("READY=1");
     notifications.wait_for("STATUS=0 connections open, 0 served, 0 refused, 0 without target");
     let (client, server) = (listener.connect(), target.accept());
