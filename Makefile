@@ -41,7 +41,7 @@ export RUSTFLAGS += $(foreach folder,$(CURDIR)/vendor $(wildcard $(or $(CARGO_HO
 endif
 
 # The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in.
-UNITS = $(wildcard units/*.socket units/*.service units/*.service.in)
+UNITS = $(wildcard units/*.socket units/*.path units/*.service units/*.service.in)
 UNIT_DROPINS = $(wildcard units/*.d/*.conf)
 PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
 FILES = \

@@ -79,6 +79,11 @@ impl<S: PartialEq> Notifier<S> {
     }
 }
 
+/// Says that a program without status and watchdog does its work from now on.
+pub fn ready() {
+    send(&[NotifyState::Ready]);
+}
+
 /// Says why this process does not get ready, and that it stays for that long before it ends.
 pub fn lingering(status: &str, time: Duration) {
     let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);

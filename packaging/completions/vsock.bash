@@ -25,13 +25,13 @@ _vsockctl() {
     case $command in
     '') choices='addr cid prefix hosts rules check list metrics help' ;;
     ' addr') choices=$(_vsock_machines) ;;
-    ' prefix') choices='show generate up down' ;;
+    ' prefix') choices='show generate up down watch' ;;
     ' prefix generate') choices='--write' ;;
     ' hosts') choices='--write --remove --resolved' ;;
     ' rules') choices='--load --unload' ;;
     ' list') choices='--json --watch' ;;
     ' help') choices='addr cid prefix hosts rules check list metrics' ;;
-    ' help prefix') choices='show generate up down' ;;
+    ' help prefix') choices='show generate up down watch' ;;
     *) choices= ;;
     esac
     [[ $current != -* ]] || choices+=' --prefix --names --verbose --quiet --help --version'

@@ -28,7 +28,7 @@ complete -c vsockctl -n "$none" -a metrics -d 'Print the same for Prometheus'
 complete -c vsockctl -n "$none" -a help -d 'Print help'
 
 complete -c vsockctl -n '__fish_seen_subcommand_from addr' -a '(__vsockctl_machines)'
-complete -c vsockctl -n '__fish_seen_subcommand_from prefix; and not __fish_seen_subcommand_from show generate up down' -a 'show generate up down'
+complete -c vsockctl -n '__fish_seen_subcommand_from prefix; and not __fish_seen_subcommand_from show generate up down watch' -a 'show generate up down watch'
 complete -c vsockctl -n '__fish_seen_subcommand_from generate' -l write -d 'Write it to vsock-bridge.conf as well'
 complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l write -d 'Write them'
 complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l remove -d 'Remove them'

@@ -466,7 +466,7 @@ impl Dial {
             self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
             return Ok(());
         }
-        Err(error)
+        Err(dialer.explain(error, self.source))
     }
 }
 

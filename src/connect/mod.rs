@@ -232,6 +232,29 @@ impl Dialer {
         }))
     }
 
+    /// Names the cause of a failure where it is that nothing comes back to the source any more.
+    pub(super) fn explain(&self, error: Error, source: Option<IpAddr>) -> Error {
+        const LOST: &str = " (the local route of the prefix is gone: `systemctl restart vsock-bridge-prefix.service` \
+            adds it again)";
+        let is_lost = || match (source, self.prefix) {
+            (Some(IpAddr::V6(ip)), Some(prefix)) => prefix.contains(ip) && !has_local_route(prefix),
+            _ => false,
+        };
+        match error {
+            Error::ConnectTimeout { target, limit, .. } if is_lost() => Error::ConnectTimeout {
+                target,
+                hint: LOST,
+                limit,
+            },
+            Error::Connect { target, source, .. } if is_lost() => Error::Connect {
+                target,
+                hint: LOST,
+                source,
+            },
+            other => other,
+        }
+    }
+
     /// Gives the address that maps the peer, if it has one.
     pub fn source_address(&self, peer: &Peer) -> Option<IpAddr> {
         match self.source {

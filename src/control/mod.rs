@@ -12,6 +12,7 @@ mod records;
 mod rules;
 mod sockets;
 mod table;
+mod watch;
 
 use std::fs;
 use std::net::Ipv6Addr;
@@ -99,6 +100,8 @@ pub enum PrefixCommand {
     Up,
     /// Remove both
     Down,
+    /// Ask for both to be added again whenever something else removes them
+    Watch,
 }
 
 /// Carries out the subcommand and gives what it prints.
@@ -130,6 +133,9 @@ pub fn run(arguments: Arguments) -> Result<String> {
         Command::Prefix {
             command: PrefixCommand::Down,
         } => route::down().map(|()| String::new()),
+        Command::Prefix {
+            command: PrefixCommand::Watch,
+        } => watch::run(prefix()?.0).map(|()| String::new()),
         Command::Hosts(what) => hosts::run(&what, || {
             let names = arguments.names.map_or_else(Names::read, Ok)?;
             Ok((prefix()?.0, names))

@@ -6,6 +6,7 @@
 
 mod netlink;
 mod stand_in;
+mod watch;
 
 use std::fs::File;
 use std::io;
@@ -27,6 +28,7 @@ use crate::sys;
 use crate::vsock::Cid;
 
 use netlink::Netlink;
+pub use watch::Watch;
 
 /// The kernel's table for local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u8 = 255;
@@ -111,6 +113,39 @@ fn without_ipv6(error: Error) -> Error {
     }
 }
 
+/// Gives the prefix whose route is in place, if it is one of ours.
+///
+/// Errors: [`Error::Route`].
+pub fn in_place() -> Result<Option<Prefix>> {
+    Ok(Netlink::open()?.routes()?.iter().find_map(ours))
+}
+
+/// Tells what [`up`] would have to add, in words; none when all is there.
+///
+/// Errors: [`Error::Route`].
+pub fn missing(prefix: Prefix) -> Result<Option<String>> {
+    let mut netlink = Netlink::open()?;
+    if !netlink
+        .routes()?
+        .iter()
+        .any(|route| is_local(route, prefix))
+    {
+        return Ok(Some(format!("the local route of {prefix}")));
+    }
+    let addresses = netlink.own_addresses()?;
+    if !addresses.iter().any(|&address| prefix.contains(address)) {
+        return Ok(Some(format!("the address of {prefix} on lo")));
+    }
+    let is_missing = stand_in::is_missing(&netlink.addresses()?, prefix);
+    Ok(is_missing.then(|| format!("{} on lo", stand_in::ADDRESS)))
+}
+
+fn is_local(route: &RouteMessage, prefix: Prefix) -> bool {
+    route.header.kind == RouteType::Local
+        && route.header.destination_prefix_length == 64
+        && destination(route) == Some(prefix.network())
+}
+
 /// What the kernel has of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
@@ -128,15 +163,10 @@ pub struct State {
 pub fn state(prefix: Prefix) -> Result<State> {
     let mut netlink = Netlink::open()?;
     let routes = netlink.routes()?;
-    let is_local = |route: &RouteMessage| {
-        route.header.kind == RouteType::Local
-            && route.header.destination_prefix_length == 64
-            && destination(route) == Some(prefix.network())
-    };
     let mut addresses = netlink.own_addresses()?;
     addresses.retain(|&address| prefix.contains(address));
     Ok(State {
-        has_route: routes.iter().any(is_local),
+        has_route: routes.iter().any(|route| is_local(route, prefix)),
         addresses,
         clash: routes
             .iter()

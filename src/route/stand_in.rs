@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::prefix::Prefix;
 
 /// The first one that does count.
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Tells it from one that somebody else has added.
 const LABEL: &str = "lo:vsock";
 
