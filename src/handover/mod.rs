@@ -10,6 +10,7 @@
 
 mod boxes;
 mod ledger;
+mod queue;
 mod slot;
 
 use std::collections::HashSet;
@@ -22,8 +23,8 @@ use nix::errno::Errno;
 use crate::notify;
 use crate::sys;
 use boxes::Boxes;
-pub use boxes::{Found, Item};
 pub use ledger::{Ledger, Owner, Table, Ticket};
+pub use queue::{Found, Item};
 pub use slot::Slot;
 
 /// Begins the names of all that is ours in the store.
