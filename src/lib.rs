@@ -47,6 +47,7 @@ pub mod config;
 pub mod config_file;
 pub mod connect;
 pub mod control;
+pub mod descriptors;
 pub mod dial;
 pub mod endpoint;
 pub mod error;

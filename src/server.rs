@@ -3,12 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
-
 use crate::activation::Activation;
 use crate::config::{Arguments, Settings};
 use crate::connect::Dialer;
 use crate::connect::circle::{self, Place};
+use crate::descriptors::{self, Shares};
 use crate::error::{Error, Result};
 use crate::handover::{self, Estate, Keeper};
 use crate::peer::Family;
@@ -17,11 +16,6 @@ use crate::relay::report::connections;
 use crate::relay::{Loop, Totals};
 use crate::stream::Listener;
 use crate::{notify, pace};
-
-/// Descriptors of a connection: its two ends.
-const PER_CONNECTION: u64 = 2;
-/// Descriptors for all else: listeners, epoll, pooled pipes, log, one accept in flight.
-const RESERVE: u64 = 128;
 
 /// Why a bridge does not serve.
 #[derive(Debug)]
@@ -70,13 +64,14 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
     };
     let is_listening = !activation.listeners.is_empty();
-    if is_listening {
-        settings.gate.limit = promised(settings.gate.limit);
-    }
+    // With Accept=yes there is one, which is open already.
+    let wanted = if is_listening { settings.gate.limit } else { 1 };
+    let shares = descriptors::share_out(wanted);
+    settings.gate.limit = shares.connections;
     for listener in &activation.listeners {
         tell(listener, &settings);
     }
-    let (keeper, estate) = keeper(activation.stored, is_listening)?;
+    let (keeper, estate) = keeper(activation.stored, is_listening, &shares)?;
     let ledger = keeper.ledger().clone();
     let waiting = estate.connections.len();
     // What was taken over is the next process's again, to the last byte.
@@ -146,10 +141,17 @@ fn tell(listener: &Listener, settings: &Settings) {
 }
 
 /// Goes on with what the process before has left, else begins anew.
-fn keeper(stored: Vec<(String, OwnedFd)>, is_listening: bool) -> Result<(Keeper, Estate)> {
+fn keeper(
+    stored: Vec<(String, OwnedFd)>,
+    is_listening: bool,
+    shares: &Shares,
+) -> Result<(Keeper, Estate)> {
     if !stored.is_empty() {
-        match Keeper::adopt(stored) {
-            Ok(adopted) => return Ok(adopted),
+        match Keeper::adopt(stored, shares.room) {
+            Ok(adopted) => {
+                adopted.0.limit(shares);
+                return Ok(adopted);
+            }
             Err(problem) => {
                 log::warn!("the connections of the process before are lost: {problem}");
             }
@@ -164,6 +166,7 @@ fn keeper(stored: Vec<(String, OwnedFd)>, is_listening: bool) -> Result<(Keeper,
         false => Keeper::private(),
     };
     let keeper = keeper.map_err(Error::system("get memory for buffers"))?;
+    keeper.limit(shares);
     Ok((keeper, Estate::default()))
 }
 
@@ -177,26 +180,4 @@ fn inspection() -> Option<Inspection> {
         );
     };
     Inspection::open(&folder).inspect_err(report).ok()
-}
-
-/// Gives as many connections as there will be descriptors for, at most those that were asked for.
-fn promised(wanted: usize) -> usize {
-    let needed = wanted as u64 * PER_CONNECTION + RESERVE;
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else {
-        return wanted;
-    };
-    let raised = needed.min(hard);
-    let limit = match soft < raised {
-        // A sandbox may forbid it; the unit sets LimitNOFILE= instead.
-        true => setrlimit(Resource::RLIMIT_NOFILE, raised, hard).map_or(soft, |()| raised),
-        false => soft,
-    };
-    if limit >= needed {
-        return wanted;
-    }
-    let possible = (limit.saturating_sub(RESERVE) / PER_CONNECTION).max(1) as usize;
-    log::warn!(
-        "{limit} descriptors suffice for {possible} connections, not for {wanted}: set LimitNOFILE={needed}"
-    );
-    possible
 }

@@ -2,6 +2,7 @@
 //!
 //! It parses no addresses and has no loops; every descriptor here is non-blocking.
 
+use std::num::NonZeroU16;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -65,10 +66,11 @@ impl Tuning {
 
     /// Keeps the writes to a stream small enough for the device of this machine. `cid`: where a vsock one leads.
     pub fn limit_writes(&self, stream: Stream, cid: Option<Cid>) -> Stream {
-        let largest_write = match stream.family {
+        let bytes = match stream.family {
             Family::Vsock => self.vsock_packets.bytes_towards(cid),
             _ => usize::MAX,
         };
+        let largest_write = u16::try_from(bytes).ok().and_then(NonZeroU16::new);
         Stream {
             largest_write,
             ..stream
@@ -151,7 +153,8 @@ pub struct Stream {
     input: OwnedFd,
     output: Output,
     family: Family,
-    largest_write: usize,
+    /// None for what the kernel divides by itself.
+    largest_write: Option<NonZeroU16>,
 }
 
 impl Stream {
@@ -161,7 +164,7 @@ impl Stream {
             input: socket,
             output: Output::Same,
             family,
-            largest_write: usize::MAX,
+            largest_write: None,
         }
     }
 
@@ -182,7 +185,7 @@ impl Stream {
             input,
             output: Output::Separate(output),
             family: Family::File,
-            largest_write: usize::MAX,
+            largest_write: None,
         })
     }
 
@@ -194,6 +197,7 @@ impl Stream {
     /// Gives the most that one call may write; see [`Tuning::limit_writes`].
     pub fn largest_write(&self) -> usize {
         self.largest_write
+            .map_or(usize::MAX, |bytes| bytes.get().into())
     }
 
     /// Gives the descriptor that is read from; for a socket the only one.
@@ -314,7 +318,10 @@ impl Stream {
         self.family == Family::Tcp && sys::peer_address(self.input()) == Err(Errno::ENOTCONN)
     }
 
-    /// Decides how the socket ends when the last descriptor is closed: as if aborted, or as usual.
+    /// Decides how the socket ends when the last descriptor is closed, by whomever: as if aborted, or as usual.
+    ///
+    /// Every socket of a session is set to the first: so whatever becomes of the process, and of what systemd has kept for
+    /// it, nobody takes the end for that of a whole stream. A session that is complete sets it to the second.
     pub fn reset_on_close(&self, is_wanted: bool) {
         let reset = nix::libc::linger {
             l_onoff: is_wanted.into(),

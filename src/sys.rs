@@ -6,7 +6,7 @@
     reason = "the only file that may; every block says why it is sound"
 )]
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::num::NonZeroUsize;
 use std::ops::Range;
@@ -18,8 +18,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::mman::{self, MapFlags, ProtFlags};
 use nix::sys::socket::{
-    self, AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag,
-    SockType, SockaddrLike, SockaddrStorage,
+    self, AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, SockaddrLike,
+    SockaddrStorage,
 };
 use nix::{libc, setsockopt_impl, sockopt_impl};
 
@@ -241,17 +241,57 @@ pub fn send_descriptor(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> Re
 
 /// Receives what [`send_descriptor`] sent; none when the other end closed without sending one.
 pub fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
-    let mut byte = [0];
-    let mut buffer = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!(RawFd);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = socket::recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut space), flags)?;
-    let number = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmRights(numbers) => numbers.first().copied(),
-        _ => None,
-    });
-    // SAFETY: the kernel has just installed this descriptor for us, and nobody else has it.
-    Ok(number.map(|number| unsafe { OwnedFd::from_raw_fd(number) }))
+    let received = receive_packet(socket, &mut [0], libc::MSG_CMSG_CLOEXEC)?;
+    Ok(received.1.into_iter().next())
+}
+
+/// Receives bytes, and the descriptors that the process has room for; gives how many bytes there were.
+///
+/// Without room for all of them the kernel installs some and says MSG_CTRUNC (unix(7)); those must be owned by somebody,
+/// or they stay open for ever.
+fn receive_packet(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    flags: libc::c_int,
+) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    let mut part = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all of it is numbers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = space.as_mut_ptr().cast();
+    message.msg_controllen = space.capacity() as _;
+    // SAFETY: the message names `bytes` and `space`, which live longer than the call, with their true lengths.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) };
+    let count = Errno::result(count)? as usize;
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel has written headers into `space`, and their length into the message, which is not changed since.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
+    while let Some(control) = header {
+        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: no memory is read, only a length computed.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            #[allow(clippy::unnecessary_cast, reason = "it is u32 with musl")]
+            let count = (control.cmsg_len as usize).saturating_sub(head) / size_of::<RawFd>();
+            // SAFETY: the data of the header is so many numbers, in `space`, which need not be aligned.
+            let number = |place| unsafe {
+                libc::CMSG_DATA(control)
+                    .cast::<RawFd>()
+                    .add(place)
+                    .read_unaligned()
+            };
+            // SAFETY: the kernel has just installed these descriptors for us, and nobody else has them.
+            descriptors
+                .extend((0..count).map(|place| unsafe { OwnedFd::from_raw_fd(number(place)) }));
+        }
+        // SAFETY: as for the first header.
+        header = unsafe { libc::CMSG_NXTHDR(&message, control).as_ref() };
+    }
+    Ok((count, descriptors))
 }
 
 /// What a packet can carry (SCM_MAX_FD).
@@ -294,26 +334,16 @@ fn send_message(
     socket::sendmsg::<()>(socket.as_raw_fd(), &bytes, &message, flags, None).map(drop)
 }
 
-/// Looks at a packet, which stays where it is, and gives its bytes and descriptors of our own; `EAGAIN` when there is none.
+/// Looks at a packet, which stays where it is, and gives its bytes and descriptors of our own, as many as there is room
+/// for; `EAGAIN` when there is none.
 ///
 /// Each look is at the next packet, from the one that [`peek_from_start`] sets.
 pub fn peek_packet(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
-    let mut bytes = [0; PACKET_BYTES];
-    let mut buffer = [IoSliceMut::new(&mut bytes)];
-    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
-    let message = socket::recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut space), flags)?;
-    let length = message.bytes;
-    let mut descriptors = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(numbers) = control {
-            descriptors.extend(numbers.into_iter().map(|number| {
-                // SAFETY: the kernel has just installed this descriptor for us, and nobody else has it.
-                unsafe { OwnedFd::from_raw_fd(number) }
-            }));
-        }
-    }
-    Ok((bytes[..length].to_vec(), descriptors))
+    let mut bytes = vec![0; PACKET_BYTES];
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    let (count, descriptors) = receive_packet(socket, &mut bytes, flags)?;
+    bytes.truncate(count);
+    Ok((bytes, descriptors))
 }
 
 /// Takes the first packet out of a socket; its descriptors are closed.

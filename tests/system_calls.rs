@@ -17,11 +17,11 @@ use nix::unistd::Pid;
 /// Sixteen clients at a time, as in the scenario short-16 of the bench.
 const CLIENTS: usize = 16;
 const CONNECTIONS: usize = 120;
-/// The bound that the relay was built for; systemd-socket-proxyd needs 53.
-const MOST_CALLS: f64 = 18.0;
+/// Eighteen, and four so that a crash is no clean end; systemd-socket-proxyd needs 53.
+const MOST_CALLS: f64 = 22.0;
 
 #[test]
-fn a_short_connection_costs_at_most_eighteen_calls() {
+fn a_short_connection_costs_at_most_twenty_two_calls() {
     count_calls(None);
 }
 

@@ -7,13 +7,13 @@
 //! dead before they come to the front; those that live longer are moved together, a hundred in a packet, into the old
 //! box, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
 use super::ledger::Ledger;
-use super::queue::{Found, Item, Queue};
+use super::queue::{Found, Item, Packet, Queue};
 
 /// Packets in the young box, of a few hundred that it has room for even with the smallest net.core.wmem_max.
 const YOUNG_PACKETS: usize = 128;
@@ -29,6 +29,8 @@ pub struct Boxes {
     old_dead: usize,
     /// Packets in the young box at which it is tidied up.
     tidy_at: usize,
+    /// Dead items that there may be, as they count against the limit of descriptors in flight.
+    dead_max: usize,
 }
 
 impl Boxes {
@@ -47,7 +49,19 @@ impl Boxes {
             old: Queue::new()?,
             old_dead: 0,
             tidy_at: YOUNG_PACKETS,
+            dead_max: usize::MAX,
         })
+    }
+
+    /// Keeps no more dead items than so many.
+    pub fn limit_dead(&mut self, dead_max: usize) {
+        self.dead_max = dead_max;
+        self.tidy_at = self.young_max();
+    }
+
+    /// Packets that come into the young box between two times that it is tidied up.
+    fn young_max(&self) -> usize {
+        YOUNG_PACKETS.min(self.dead_max / 2).max(1)
     }
 
     /// Gives what is to be stored, in the order of the names.
@@ -61,23 +75,29 @@ impl Boxes {
         .map(AsFd::as_fd)
     }
 
-    /// Goes on with those of another process, and looks at all that is in them.
-    pub fn adopt(ends: [OwnedFd; 4]) -> Result<(Boxes, Vec<Found>), Errno> {
+    /// Goes on with those of another process.
+    pub fn of(ends: [OwnedFd; 4]) -> Boxes {
         let [young_in, young_out, old_in, old_out] = ends;
-        let queue = |input, output| Queue {
-            input,
-            output,
-            packets: VecDeque::new(),
-        };
-        let mut boxes = Boxes {
-            young: queue(young_in, young_out),
-            old: queue(old_in, old_out),
+        Boxes {
+            young: Queue::of(young_in, young_out),
+            old: Queue::of(old_in, old_out),
             old_dead: 0,
             tidy_at: YOUNG_PACKETS,
-        };
-        let mut found = boxes.old.look()?;
-        found.extend(boxes.young.look()?);
-        Ok((boxes, found))
+            dead_max: usize::MAX,
+        }
+    }
+
+    /// Looks at all that is in them; see [`Queue::look`].
+    pub fn look(&mut self, mut see: impl FnMut(Found)) -> Result<(), Errno> {
+        self.old.look(&mut see)?;
+        self.young.look(see)
+    }
+
+    /// Learns from the ledger of another process what is dead already, and forgets what can be forgotten.
+    pub fn settle(&mut self, ledger: &Ledger) {
+        self.died(&[], ledger);
+        let items = self.old.packets.iter().flat_map(Packet::items);
+        self.old_dead = items.filter(|item| !item.is_alive(ledger)).count();
     }
 
     /// Puts the ledger in, which never dies.
@@ -96,18 +116,23 @@ impl Boxes {
         ledger: &Ledger,
     ) -> Result<(), Errno> {
         if self.young.packets.len() >= self.tidy_at {
-            let result = self.tidy(ledger);
-            self.tidy_at = self.young.packets.len() + YOUNG_PACKETS;
-            // The young box may have room though the old one has not.
-            result.or_else(|errno| {
-                if errno == Errno::EAGAIN {
-                    Ok(())
-                } else {
-                    Err(errno)
-                }
-            })?;
+            self.tidy_if_possible(ledger);
         }
-        self.young.put(&[item], descriptors)
+        match self.young.put(&[item], descriptors) {
+            // Others of this user have used up what it may have in flight; the dead need none of it.
+            Err(Errno::ETOOMANYREFS) => {
+                self.old_dead = usize::MAX;
+                self.tidy_if_possible(ledger);
+                self.young.put(&[item], descriptors)
+            }
+            result => result,
+        }
+    }
+
+    /// Tidies up; the young box may have room though the old one has not, or nothing can be looked at now.
+    fn tidy_if_possible(&mut self, ledger: &Ledger) {
+        let _ = self.tidy(ledger);
+        self.tidy_at = self.young.packets.len() + self.young_max();
     }
 
     /// Forgets what has died; tells of each of these whether its descriptors are out, so that a close of ours is the last one.
@@ -117,7 +142,8 @@ impl Boxes {
         let is_out: Vec<bool> = items.iter().map(|item| out.contains(item)).collect();
         // Some of them are behind others in the young box, from where they are dropped in time: then the old box is gone
         // round too early, which costs little.
-        self.old_dead += is_out.iter().filter(|is_out| !**is_out).count();
+        let behind = is_out.iter().filter(|is_out| !**is_out).count();
+        self.old_dead = self.old_dead.saturating_add(behind);
         is_out
     }
 
@@ -136,7 +162,7 @@ impl Boxes {
             .iter()
             .map(|packet| packet.items().len())
             .sum();
-        if self.old_dead > OLD_DEAD.max(items / 2) {
+        if self.old_dead > OLD_DEAD.max(items / 2).min(self.dead_max / 2) {
             self.old_dead = 0;
             let mut left = self.old.packets.len();
             while left > 0 {
@@ -155,6 +181,8 @@ impl Boxes {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
     use crate::handover::ledger::{Table, Ticket};
     use nix::unistd::{pipe, read, write};
@@ -171,8 +199,9 @@ mod tests {
     /// What another process would find alive.
     fn found(boxes: &Boxes, ledger: &Ledger) -> Vec<Found> {
         let ends = boxes.ends().map(|end| end.try_clone_to_owned().unwrap());
-        let (_, mut found) = Boxes::adopt(ends).unwrap();
-        found.retain(|(item, _)| item.is_alive(ledger));
+        let mut found = Vec::new();
+        let see = |seen: Found| found.extend(seen.0.is_alive(ledger).then_some(seen));
+        Boxes::of(ends).look(see).unwrap();
         found
     }
 

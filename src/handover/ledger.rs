@@ -87,6 +87,14 @@ impl Owner {
         Owner(flow << 32 | u64::from(ticket.generation.get()))
     }
 
+    /// Returns the use of a record that the flow's connection has; none for nobody.
+    pub fn ticket(self) -> Option<Ticket> {
+        Some(Ticket {
+            index: (self.0 >> 33) as u32,
+            generation: NonZeroU32::new(self.0 as u32)?,
+        })
+    }
+
     /// The word that means it.
     pub fn word(self) -> u64 {
         self.0

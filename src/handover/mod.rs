@@ -9,22 +9,25 @@
 //! one that is accepted and has no target yet.
 
 mod boxes;
+mod inherit;
 mod ledger;
 mod queue;
 mod slot;
 
-use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+#[cfg(test)]
+use std::os::fd::AsFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 
+use crate::descriptors::Shares;
 use crate::notify;
-use crate::sys;
 use boxes::Boxes;
+pub use inherit::waiting;
 pub use ledger::{Ledger, Owner, Table, Ticket};
-pub use queue::{Found, Item};
+pub use queue::{Found, Item, PACKET_DESCRIPTORS};
 pub use slot::Slot;
 
 /// Begins the names of all that is ours in the store.
@@ -39,6 +42,11 @@ pub struct Keeper {
     /// Items are put in as soon as they are there, not only when the process is to stop.
     is_early: AtomicBool,
     has_failed: AtomicBool,
+    /// Pipes that there are, and that there may be.
+    pipes: AtomicUsize,
+    pipes_max: AtomicUsize,
+    /// Dead items that may be in the boxes.
+    dead_max: AtomicUsize,
 }
 
 /// What another process has left.
@@ -50,6 +58,8 @@ pub struct Estate {
     pub pipes: Vec<(Owner, usize, Found)>,
     /// Slots that hold bytes.
     pub slots: Vec<(Owner, Box<Slot>)>,
+    /// Connections that there is no room for; they are aborted.
+    pub lost: usize,
 }
 
 impl Keeper {
@@ -69,14 +79,45 @@ impl Keeper {
             boxes: Mutex::new(boxes),
             is_early: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
+            pipes: AtomicUsize::new(0),
+            pipes_max: AtomicUsize::new(usize::MAX),
+            dead_max: AtomicUsize::new(usize::MAX),
         }
     }
 
-    /// Goes on with what another process has left in the store, under these names.
+    /// Keeps within its share of the descriptors, so that there are enough for every connection.
+    pub fn limit(&self, shares: &Shares) {
+        self.pipes_max.store(shares.pipes, Ordering::Relaxed);
+        self.dead_max.store(shares.dead, Ordering::Relaxed);
+        if let Some(boxes) = &mut *self.boxes() {
+            boxes.limit_dead(shares.dead);
+        }
+    }
+
+    /// Tells whether one more pipe may be made; then it counts, until [`Keeper::pipe_closed`].
+    pub fn may_make_pipe(&self) -> bool {
+        let more =
+            |count| Some(count + 1).filter(|_| count < self.pipes_max.load(Ordering::Relaxed));
+        (self.pipes)
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+            .is_ok()
+    }
+
+    /// Counts a pipe that was there before.
+    pub fn pipe_adopted(&self) {
+        self.pipes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one pipe less.
+    pub fn pipe_closed(&self) {
+        self.pipes.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Goes on with what another process has left in the store, under these names, with room for so many descriptors.
     ///
-    /// Errors: why there is nothing to go on with; all of it is out of the store then.
-    pub fn adopt(stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String> {
-        let adopted = adopt(stored);
+    /// Errors: why there is nothing to go on with; all of it is aborted and out of the store then.
+    pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Keeper, Estate), String> {
+        let adopted = inherit::adopt(stored, room);
         if adopted.is_err() {
             Boxes::NAMES.into_iter().for_each(notify::forget);
         }
@@ -93,6 +134,7 @@ impl Keeper {
         }
         let file = self.ledger.file().ok_or(Errno::ENOTCONN)?;
         let mut new = Boxes::new()?;
+        new.limit_dead(self.dead_max.load(Ordering::Relaxed));
         new.put_ledger(file)?;
         let ends = new.ends();
         let result = notify::store(Boxes::NAMES.into_iter().zip(ends));
@@ -177,73 +219,6 @@ impl Keeper {
     }
 }
 
-/// Counts the connections that wait in the store, and leaves them there.
-pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
-    let Ok((_, found, ledger)) = open(stored) else {
-        return 0;
-    };
-    let Ok(ledger) = ledger.and_then(Ledger::adopt) else {
-        return 0;
-    };
-    let alive = found.iter().filter(|(item, _)| item.is_alive(&ledger));
-    let tickets = alive.filter_map(|(item, _)| match item {
-        Item::Connection(ticket) | Item::Peer(ticket) => Some(ticket),
-        Item::Ledger | Item::Pipe(_) => None,
-    });
-    tickets.collect::<HashSet<_>>().len()
-}
-
-/// The boxes, what is in them, and the file of the ledger.
-type Opened = (Boxes, Vec<Found>, Result<OwnedFd, String>);
-
-fn open(mut stored: Vec<(String, OwnedFd)>) -> Result<Opened, String> {
-    let ends = Boxes::NAMES.map(|wanted| {
-        let place = stored.iter().position(|(name, _)| name == wanted);
-        place.map(|place| stored.swap_remove(place).1)
-    });
-    let [Some(a), Some(b), Some(c), Some(d)] = ends else {
-        return Err("not all of it is there".to_owned());
-    };
-    let text = |errno: Errno| errno.desc().to_owned();
-    let (boxes, mut found) = Boxes::adopt([a, b, c, d]).map_err(text)?;
-    let place = found.iter().position(|(item, _)| *item == Item::Ledger);
-    let file = place.and_then(|place| found.swap_remove(place).1.pop());
-    let ledger = file.ok_or_else(|| "the ledger is missing".to_owned());
-    Ok((boxes, found, ledger))
-}
-
-fn adopt(stored: Vec<(String, OwnedFd)>) -> Result<(Keeper, Estate), String> {
-    let (boxes, found, ledger) = open(stored)?;
-    let text = |errno: Errno| errno.desc().to_owned();
-    let ledger = Arc::new(ledger.and_then(Ledger::adopt).inspect_err(|_| {
-        for descriptor in found.iter().flat_map(|(_, descriptors)| descriptors) {
-            // So that nobody takes it for a clean end; pipes, and sockets that are not TCP, have no other.
-            let _ = sys::disconnect(descriptor.as_fd());
-        }
-    })?);
-    let mut estate = Estate {
-        slots: Slot::salvage(&ledger).map_err(text)?,
-        ..Estate::default()
-    };
-    // What was being moved from one box to the other is in both.
-    let mut seen = HashSet::new();
-    for (item, descriptors) in found {
-        if !item.is_alive(&ledger) || !seen.insert(item) {
-            continue;
-        }
-        match item {
-            Item::Pipe(ticket) => {
-                let owner = Owner::of(ledger.pipe_owner(ticket).load(Ordering::Acquire));
-                let bytes_in = |output: &OwnedFd| sys::readable_bytes(output.as_fd()).unwrap_or(0);
-                let count = descriptors.first().map_or(0, bytes_in);
-                estate.pipes.push((owner, count, (item, descriptors)));
-            }
-            _ => estate.connections.push((item, descriptors)),
-        }
-    }
-    Ok((Keeper::of(ledger, Some(boxes)), estate))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,7 +227,10 @@ mod tests {
     fn an_estate_that_is_not_whole_is_refused() {
         let mut stored = Keeper::with_boxes().stored();
         stored.pop();
-        assert_eq!(Keeper::adopt(stored).unwrap_err(), "not all of it is there");
+        assert_eq!(
+            Keeper::adopt(stored, usize::MAX).unwrap_err(),
+            "not all of it is there"
+        );
     }
 
     #[test]
@@ -268,7 +246,7 @@ mod tests {
         keeper.put(Item::Connection(ticket), &descriptors).unwrap();
         drop(server);
         keeper.ledger.set_format(1);
-        let problem = Keeper::adopt(keeper.stored()).unwrap_err();
+        let problem = Keeper::adopt(keeper.stored(), usize::MAX).unwrap_err();
         assert!(problem.starts_with("its format is 1, not "), "{problem}");
         let error = client.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -293,7 +271,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(waiting(keeper.stored()), 2);
         }
-        let (_, estate) = Keeper::adopt(keeper.stored()).unwrap();
+        let (_, estate) = Keeper::adopt(keeper.stored(), usize::MAX).unwrap();
         assert_eq!(estate.connections.len(), 3);
         assert_eq!(waiting(Vec::new()), 0);
     }
@@ -309,7 +287,7 @@ mod tests {
             let ends = [output.as_fd(), input.as_fd()];
             keeper.put(Item::Pipe(ticket), &ends).unwrap();
         }
-        let (_, estate) = Keeper::adopt(keeper.stored()).unwrap();
+        let (_, estate) = Keeper::adopt(keeper.stored(), usize::MAX).unwrap();
         let found: Vec<usize> = estate.pipes.iter().map(|(_, count, _)| *count).collect();
         assert_eq!(found, [3]);
     }

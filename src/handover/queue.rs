@@ -10,8 +10,11 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 use super::ledger::{Ledger, Table, Ticket};
-use crate::sys::{self, DESCRIPTORS_MAX};
+use crate::sys;
 
+/// Descriptors of a packet that items are gathered in, all of which are open while it is looked at; few enough for the
+/// smallest limit. The kernel would take 253 (SCM_MAX_FD).
+pub const PACKET_DESCRIPTORS: usize = 64;
 /// What is asked for a queue; the kernel gives at most twice net.core.wmem_max.
 const QUEUE_BYTES: usize = 8 << 20;
 
@@ -57,7 +60,7 @@ impl Item {
     }
 
     /// How many descriptors it has.
-    fn descriptors(self) -> usize {
+    pub fn descriptors(self) -> usize {
         match self {
             Item::Ledger | Item::Peer(_) => 1,
             Item::Connection(_) | Item::Pipe(_) => 2,
@@ -135,9 +138,19 @@ impl Queue {
         })
     }
 
-    /// Looks at all that another process has put in; it stays in.
-    pub fn look(&mut self) -> Result<Vec<Found>, Errno> {
-        let mut found = Vec::new();
+    /// Goes on with the queue of another process, of which [`Queue::look`] learns what is in it.
+    pub fn of(input: OwnedFd, output: OwnedFd) -> Queue {
+        Queue {
+            input,
+            output,
+            packets: VecDeque::new(),
+        }
+    }
+
+    /// Looks at all that another process has put in; it stays in. Each item comes with those of its descriptors that there
+    /// was room for, and they are open only as long as `see` keeps them: so no more room is needed than for one packet.
+    pub fn look(&mut self, mut see: impl FnMut(Found)) -> Result<(), Errno> {
+        self.packets.clear();
         sys::peek_from_start(self.output.as_fd())?;
         loop {
             match sys::peek_packet(self.output.as_fd()) {
@@ -147,9 +160,9 @@ impl Queue {
                         .filter_map(|word| Some(Item::of(word.try_into().ok()?)))
                         .collect();
                     self.packets.push_back(Packet::new(&items));
-                    found.extend(split(&items, descriptors));
+                    split(&items, descriptors).into_iter().for_each(&mut see);
                 }
-                Err(Errno::EAGAIN) => return Ok(found),
+                Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
             }
@@ -198,17 +211,24 @@ impl Queue {
     }
 
     /// Looks at living items at the front, as many as go into one packet, and tells how many packets they are in.
+    ///
+    /// Errors: `EMFILE` when there is no room for their descriptors.
     pub fn gather(&mut self, ledger: &Ledger) -> Result<(Vec<Found>, usize), Errno> {
         sys::peek_from_start(self.output.as_fd())?;
         let (mut living, mut packets, mut descriptors) = (Vec::new(), 0, 0);
         for packet in &mut self.packets {
             let more = 2 * packet.items().len();
-            if packet.is_dead(ledger) || packets > 0 && descriptors + more > DESCRIPTORS_MAX {
+            if packet.is_dead(ledger) || packets > 0 && descriptors + more > PACKET_DESCRIPTORS {
                 break;
             }
             let (_, owned) = sys::peek_packet(self.output.as_fd())?;
-            let found = split(packet.items(), owned).into_iter();
-            living.extend(found.filter(|(item, _)| item.is_alive(ledger)));
+            for (item, owned) in split(packet.items(), owned) {
+                match item.is_alive(ledger) {
+                    true if owned.len() < item.descriptors() => return Err(Errno::EMFILE),
+                    true => living.push((item, owned)),
+                    false => {}
+                }
+            }
             (packets, descriptors) = (packets + 1, descriptors + more);
         }
         Ok((living, packets))

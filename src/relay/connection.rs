@@ -53,6 +53,8 @@ pub enum Ending {
     HalfClosed,
     /// The program stops, and the drain time is over.
     Stopped,
+    /// The program is restarted, and the next process cannot have it.
+    NotKept(Errno),
 }
 
 impl std::fmt::Display for Ending {
@@ -66,6 +68,9 @@ impl std::fmt::Display for Ending {
             Ending::Idle => write!(f, "closed: no byte within --idle-timeout"),
             Ending::HalfClosed => write!(f, "closed: no second end within --half-close-timeout"),
             Ending::Stopped => write!(f, "closed: still open after --drain-timeout"),
+            Ending::NotKept(errno) => {
+                write!(f, "closed: cannot be handed over: {}", errno.desc())
+            }
         }
     }
 }

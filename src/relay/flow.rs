@@ -52,6 +52,11 @@ impl Tools {
         &self.keeper
     }
 
+    /// Gives the pipes that nobody uses at the moment.
+    pub fn pool(&mut self) -> &mut Pool {
+        &mut self.pool
+    }
+
     fn owner(&self) -> Owner {
         (self.user).map_or(Owner::NOBODY, |user| Owner::flow(user, self.is_inbound))
     }
@@ -619,7 +624,7 @@ mod tests {
     #[test]
     fn bytes_of_a_connection_that_outlives_the_process_are_in_no_pipe_that_does_not() {
         // Nothing new is kept by a process that has only taken connections over.
-        let (keeper, _) = Keeper::adopt(Keeper::with_boxes().stored()).unwrap();
+        let (keeper, _) = Keeper::adopt(Keeper::with_boxes().stored(), usize::MAX).unwrap();
         assert!(!keeper.is_early());
         let keeper = Arc::new(keeper);
         let user = keeper.ledger().open(Table::Records).unwrap();
@@ -627,7 +632,7 @@ mod tests {
         tools.user = Some(user);
         let pipe = tools.take_pipe().unwrap();
         nix::unistd::write(pipe.input().as_fd(), b"abc").unwrap();
-        let (_, estate) = Keeper::adopt(keeper.stored()).unwrap();
+        let (_, estate) = Keeper::adopt(keeper.stored(), usize::MAX).unwrap();
         let found: Vec<_> = estate.pipes.iter().map(|pipe| (pipe.0, pipe.1)).collect();
         assert_eq!(found, [(Owner::flow(user, true), 3)]);
 

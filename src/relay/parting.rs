@@ -16,11 +16,8 @@ pub struct Parting {
 }
 
 impl Parting {
-    /// Prepares the close; from now on it is the last one that ends the connection, whoever it is.
+    /// Prepares the close.
     pub fn new(item: Item, ends: Vec<End<Stream>>, is_abort: bool) -> Parting {
-        if is_abort {
-            ends.iter().for_each(|end| end.wire.reset_on_close(true));
-        }
         Parting {
             item,
             ends,

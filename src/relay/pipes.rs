@@ -1,8 +1,8 @@
 //! Pipes that splice(2) moves bulk data through, shared by all connections of a loop.
 //!
-//! A pipe belongs to a flow only while it holds bytes, so idle connections cost none, and an unprivileged
-//! process stays below pipe-user-pages-soft, past which new pipes get two slots (pipe(7)). Bytes in a pipe are in the
-//! kernel, and outlive the process as the pipe does: the ledger says whose they are.
+//! A pipe belongs to a flow only while it holds bytes, and goes when nobody has used any for some seconds, so idle
+//! connections and idle bridges cost none: the memory of pipes is limited for each user (pipe(7)), who has other bridges as
+//! well. Bytes in a pipe are in the kernel, and outlive the process as the pipe does: the ledger says whose they are.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,8 +16,10 @@ use crate::handover::{Item, Keeper, Owner, Table, Ticket};
 
 /// What is asked for; an unprivileged user may get less (/proc/sys/fs/pipe-max-size).
 pub const PIPE_BYTES: usize = 1 << 20;
-/// 32 pipes of 256 pages stay below the soft limit of 16 384 pages.
-const KEPT: usize = 32;
+/// A user whose pipes have too many pages gets them with two (/proc/sys/fs/pipe-user-pages-soft): copying is faster then.
+const LEAST_BYTES: i32 = 128 << 10;
+/// So many flows copy before a pipe is asked for again that could not be had.
+const PATIENCE: u8 = 200;
 
 /// An anonymous pipe and how many bytes are in it.
 #[derive(Debug)]
@@ -32,17 +34,26 @@ pub struct Pipe {
 }
 
 impl Pipe {
+    /// Makes one; none when there are as many as there may be, or it would be too small.
     fn new(keeper: &Arc<Keeper>) -> Option<Box<Pipe>> {
-        let (output, input) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).ok()?;
-        // A smaller pipe works too.
-        let _ = fcntl(&input, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
-        Some(Box::new(Pipe {
+        if !keeper.may_make_pipe() {
+            return None;
+        }
+        let Ok((output, input)) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC) else {
+            keeper.pipe_closed();
+            return None;
+        };
+        let pipe = Pipe {
             output,
             input,
             held_bytes: 0,
             keeper: keeper.clone(),
             kept: None,
-        }))
+        };
+        let size = fcntl(&pipe.input, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32))
+            .or_else(|_| fcntl(&pipe.input, FcntlArg::F_GETPIPE_SZ));
+        size.is_ok_and(|bytes| bytes >= LEAST_BYTES)
+            .then(|| Box::new(pipe))
     }
 
     /// Takes over the pipe of another process.
@@ -53,6 +64,7 @@ impl Pipe {
         held_bytes: usize,
     ) -> Option<Box<Pipe>> {
         let [output, input] = descriptors.try_into().ok()?;
+        keeper.pipe_adopted();
         Some(Box::new(Pipe {
             output,
             input,
@@ -107,6 +119,7 @@ impl Drop for Pipe {
             self.keeper.ledger().close(Table::Pipes, ticket);
             self.keeper.died(&[Item::Pipe(ticket)]);
         }
+        self.keeper.pipe_closed();
     }
 }
 
@@ -118,19 +131,46 @@ pub struct Pool {
         reason = "a flow that holds a pipe has a pointer to it"
     )]
     empty: Vec<Box<Pipe>>,
+    /// How many of them nobody has taken since the last [`Pool::trim`].
+    unused: usize,
+    /// How many flows are still to copy, because no pipe was to be had.
+    patience: u8,
 }
 
 impl Pool {
-    /// Gives an empty pipe; none when no descriptor is to be had, and the caller copies instead.
+    /// Gives an empty pipe; none when there is none to be had, and the caller copies instead.
     pub fn take(&mut self, keeper: &Arc<Keeper>) -> Option<Box<Pipe>> {
-        self.empty.pop().or_else(|| Pipe::new(keeper))
+        if let Some(pipe) = self.empty.pop() {
+            self.unused = self.unused.min(self.empty.len());
+            return Some(pipe);
+        }
+        if self.patience > 0 {
+            self.patience -= 1;
+            return None;
+        }
+        let pipe = Pipe::new(keeper);
+        if pipe.is_none() {
+            self.patience = PATIENCE;
+        }
+        pipe
     }
 
     /// Takes a pipe back; one that still holds bytes is destroyed.
     pub fn give_back(&mut self, pipe: Box<Pipe>) {
-        if pipe.held_bytes == 0 && self.empty.len() < KEPT {
+        if pipe.held_bytes == 0 {
             self.empty.push(pipe);
         }
+    }
+
+    /// Tells whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.empty.is_empty()
+    }
+
+    /// Lets those go that nobody has needed since the last time.
+    pub fn trim(&mut self) {
+        self.empty.drain(..self.unused);
+        self.unused = self.empty.len();
     }
 }
 

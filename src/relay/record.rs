@@ -273,14 +273,14 @@ impl Record {
     }
 }
 
-/// Makes a stream of a socket that was handed over; closing it is no abort any more.
+/// Makes a stream of a socket that was handed over, by whichever process.
 fn stream(socket: OwnedFd, tuning: &Tuning) -> Option<Stream> {
     let family = Family::of(&sys::local_address(socket.as_fd()).ok()?)?;
     let far = sys::peer_address(socket.as_fd()).ok();
     let far = far.and_then(|address| Peer::new(socket.as_fd(), &address));
     let cid = far.and_then(|far| far.cid());
     let stream = tuning.limit_writes(Stream::socket(socket, family), cid);
-    stream.reset_on_close(false);
+    stream.reset_on_close(true);
     Some(stream)
 }
 
@@ -346,7 +346,7 @@ mod tests {
 
     /// What the next process makes of what this one has left.
     fn next(keeper: &Keeper) -> (Arc<Keeper>, Vec<Result<Restored, String>>) {
-        let (keeper, estate) = Keeper::adopt(keeper.stored()).unwrap();
+        let (keeper, estate) = Keeper::adopt(keeper.stored(), usize::MAX).unwrap();
         let keeper = Arc::new(keeper);
         let restored = restore(&keeper, estate, &Dialer::to_nobody().tuning);
         (keeper, restored)

@@ -9,7 +9,7 @@ use nix::sys::epoll::EpollFlags;
 use super::connection::{Connection, Ending, Limits, Outcome, Side};
 use super::flow::Tools;
 use super::inspection::Entry;
-use super::parting::{self, Parting};
+use super::parting::Parting;
 use super::record;
 use super::watch::Watch;
 use super::wire::End;
@@ -158,6 +158,7 @@ impl Session {
 
     /// Begins to relay between two connected ends.
     pub fn relay(stream: Stream, peer: Peer, target: Stream, now: Moment) -> Session {
+        target.reset_on_close(true);
         let connection = Connection::new(End::new(stream), End::new(target), now);
         Session::new(peer, Phase::Relaying(connection), now)
     }
@@ -212,14 +213,6 @@ impl Session {
             (Err(_), Some(_)) => {}
         }
         result
-    }
-
-    /// Takes back that the next process is to have it, if its target is not yet connected.
-    pub fn keep_no_peer(&mut self, keeper: &Keeper) {
-        if let (Phase::Dialing { .. }, Some(ticket)) = (&self.phase, self.kept) {
-            self.kept = None;
-            parting::forget(keeper, Item::Peer(ticket));
-        }
     }
 
     /// Gives the connection, once the target is reached.
@@ -314,6 +307,7 @@ impl Session {
         now: Moment,
     ) -> std::result::Result<(), Errno> {
         if let Phase::Dialing { peer, seen, .. } = std::mem::replace(&mut self.phase, Phase::Gone) {
+            target.reset_on_close(true);
             let mut target = End::new(target);
             // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
             let behind = if dialer.target.is_mux() {
@@ -388,14 +382,6 @@ impl Session {
         inet_addr(&self.peer_stream()?.local_address().ok()?)
     }
 
-    /// Decides how both ends are closed when nobody has them any more: as if aborted, or as usual.
-    pub fn reset_on_close(&self, is_wanted: bool) {
-        let target = self.streams().map(|(_, target)| target);
-        for stream in self.peer_stream().into_iter().chain(target) {
-            stream.reset_on_close(is_wanted);
-        }
-    }
-
     /// Gives its numbers.
     pub fn entry(&self, destination: Option<SocketAddr>) -> Entry {
         let (stage, bytes, active) = match &self.phase {
@@ -455,17 +441,20 @@ impl Session {
         };
         let mut parting = None;
         match (self.phase, self.kept) {
-            (Phase::Dialing { peer, .. }, _) => peer.wire.abort(),
+            (Phase::Dialing { .. }, _) => {}
             (Phase::Relaying(connection), kept) => {
                 (summary.inbound_bytes, summary.outbound_bytes) = connection.delivered_bytes();
                 let (ends, is_abort) = (connection.into_ends(), ending != Ending::Complete);
+                // The last close resets, whoever it is done by and whenever, but for this.
+                if !is_abort {
+                    ends.iter().for_each(|end| end.wire.reset_on_close(false));
+                }
                 match kept {
                     Some(ticket) => {
                         let item = Item::Connection(ticket);
                         parting = Some(Parting::new(item, ends.into(), is_abort));
                     }
-                    None if is_abort => ends.into_iter().for_each(|end| end.wire.abort()),
-                    None => {}
+                    None => drop(ends),
                 }
             }
             (Phase::Gone, _) => {}
@@ -481,6 +470,6 @@ mod tests {
     #[test]
     fn a_connection_costs_little_memory() {
         // Two descriptors, its place in the table, and nothing on the heap besides, while it is idle.
-        assert!(size_of::<Session>() <= 184);
+        assert_eq!(size_of::<Session>(), 184);
     }
 }

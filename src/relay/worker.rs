@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollFlags, EpollTimeout};
 
 use super::connection::{Ending, Limits, Side};
@@ -27,6 +28,9 @@ use crate::stream::Stream;
 
 /// A connection of that age gets TCP keepalive towards its target; most are over before.
 const SETTLED_AGE: Duration = Duration::from_secs(10);
+
+/// A pipe that nobody has used for so long goes.
+const IDLE_PIPE: Duration = Duration::from_secs(2);
 
 /// A session that is over.
 #[derive(Debug)]
@@ -57,6 +61,8 @@ pub struct Worker {
     /// Those that move much; none where they may stay.
     bulk: Option<Vec<Key>>,
     next_settling: Option<Moment>,
+    /// When pipes go that nobody has used.
+    next_trim: Option<Moment>,
 }
 
 impl Worker {
@@ -80,6 +86,7 @@ impl Worker {
             partings: Vec::new(),
             bulk: (!keeps_bulk).then(Vec::new),
             next_settling: None,
+            next_trim: None,
         })
     }
 
@@ -188,7 +195,19 @@ impl Worker {
         if let Some(Token::Session(key, _)) = self.queue.take_called().map(Token::unpack) {
             self.sessions.queue(key);
         }
+        self.trim_pipes(now);
         self.part();
+    }
+
+    fn trim_pipes(&mut self, now: Moment) {
+        let pool = self.tools.pool();
+        if self.next_trim.is_some_and(|at| at <= now) {
+            self.next_trim = None;
+            pool.trim();
+        }
+        if !pool.is_empty() {
+            self.next_trim.get_or_insert(now + IDLE_PIPE);
+        }
     }
 
     /// Tells how long its owner may wait for events, and no longer than until `other`.
@@ -196,7 +215,12 @@ impl Worker {
         if self.sessions.queued() > 0 {
             return EpollTimeout::ZERO;
         }
-        let deadlines = [self.sessions.deadline(), self.next_settling, other];
+        let deadlines = [
+            self.sessions.deadline(),
+            self.next_settling,
+            self.next_trim,
+            other,
+        ];
         let Some(next) = deadlines.into_iter().flatten().min() else {
             return EpollTimeout::NONE;
         };
@@ -251,6 +275,19 @@ impl Worker {
         keys.into_iter()
             .filter_map(|key| self.release(key))
             .collect()
+    }
+
+    /// Makes sure that the next process has every session, with all that is to be known of it. Gives those that it will not
+    /// have, which are closed, and why.
+    pub fn keep_all(&mut self, now: Moment) -> Vec<(Key, Errno)> {
+        let keeper = self.tools.keeper().clone();
+        let keep = |(key, session): (Key, &mut Session)| Some((key, session.keep(&keeper).err()?));
+        let unkept: Vec<(Key, Errno)> = self.sessions.with_keys().filter_map(keep).collect();
+        for (key, errno) in &unkept {
+            self.close(*key, Ok(Ending::NotKept(*errno)), now);
+        }
+        self.part();
+        unkept
     }
 
     /// Closes the descriptors of all sessions, which another process has as well; no peer notices.

@@ -56,6 +56,8 @@ impl Loop {
     }
 
     fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Moment) {
+        // Not the listener's to inherit: that is systemd's, who may give it to another program.
+        stream.reset_on_close(true);
         match self.gate.enter(&peer, stream.own_cid(), destination) {
             Ok(()) => self.worker.begin(stream, peer, destination, true, now),
             Err(refusal) => {

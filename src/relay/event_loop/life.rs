@@ -1,9 +1,5 @@
 //! How a loop begins with what another process has left, and how it ends: drained, or with all given to the next one.
 
-use std::result;
-
-use nix::errno::Errno;
-
 use super::{Loop, Mode};
 use crate::clock::Moment;
 use crate::handover::{Estate, Keeper};
@@ -18,6 +14,7 @@ impl Loop {
     pub fn restore(&mut self, estate: Estate) {
         let (now, mut taken) = (Moment::now(), 0u64);
         self.reporter.totals = record::read_totals(self.worker.keeper().ledger());
+        let lost = estate.lost;
         let tuning = self.worker.dialer().tuning;
         for session in record::restore(self.worker.keeper(), estate, &tuning) {
             taken += u64::from(session.is_ok());
@@ -27,6 +24,12 @@ impl Loop {
                     log::warn!("a connection of the process before is lost: {problem}");
                 }
             }
+        }
+        if lost > 0 {
+            log::warn!(
+                "{} of the process before are reset, as there are too few descriptors for them: raise LimitNOFILE=",
+                connections(lost as u64)
+            );
         }
         if taken > 0 {
             log::info!("took {} over from the process before", connections(taken));
@@ -71,41 +74,30 @@ impl Loop {
         if self.threads.open() > 0 {
             return;
         }
+        if let Err(errno) = self.worker.keeper().begin() {
+            let cause = errno.desc();
+            log::warn!(
+                "connections cannot be handed over to the next process, so they are let finish: {cause}"
+            );
+            return self.drain(now);
+        }
         // Nobody looks before this process has ended, so nothing happens to a session in between.
-        match self.keep_all() {
-            Ok(()) => {
-                let open = connections(self.open() as u64);
-                log::info!("handed {open} over to the next process");
-                self.worker.keeper().ledger().freeze();
-                self.worker.forget_all();
-            }
-            Err(errno) => {
-                let cause = errno.desc();
-                log::warn!(
-                    "connections cannot be handed over to the next process, so they are let finish: {cause}"
-                );
-                let keeper = self.worker.keeper().clone();
-                for session in self.worker.sessions() {
-                    session.keep_no_peer(&keeper);
-                    session.reset_on_close(false);
-                }
-                self.drain(now);
-            }
+        let unkept = self.worker.keep_all(now);
+        self.settle_accounts(now);
+        let open = self.open();
+        if let Some(&(_, errno)) = unkept.first() {
+            let (count, cause) = (unkept.len(), errno.desc());
+            log::warn!(
+                "{count} of {} cannot be handed over to the next process and are reset: {cause}",
+                connections((open + count) as u64)
+            );
         }
-    }
-
-    /// Makes sure that the next process has every session, with all that is to be known of it.
-    ///
-    /// From then on a close of the last descriptor resets a TCP connection: when nobody takes the sessions over, none of
-    /// them ends as if it were complete.
-    fn keep_all(&mut self) -> result::Result<(), Errno> {
-        let keeper = self.worker.keeper().clone();
-        keeper.begin()?;
-        for session in self.worker.sessions() {
-            session.reset_on_close(true);
-            session.keep(&keeper)?;
-        }
-        Ok(())
+        log::info!(
+            "handed {} over to the next process",
+            connections(open as u64)
+        );
+        self.worker.keeper().ledger().freeze();
+        self.worker.forget_all();
     }
 
     fn drain(&mut self, now: Moment) {
