@@ -16,7 +16,11 @@ use crate::names::Names;
 use crate::prefix::Prefix;
 use crate::replace::replace;
 
-const PATH: &str = "/etc/hosts";
+/// The file.
+pub const PATH: &str = "/etc/hosts";
+/// Is there while the block should be, so that it is missed when somebody else writes the file anew.
+const MARK: &str = "/etc/vsock-bridge/hosts-written";
+const MARK_TEXT: &str = "# Made by `vsockctl hosts --write`, for `vsockctl check`; `vsockctl hosts --remove` removes it.\n";
 pub(crate) const BEGIN: &str = "# BEGIN vsock-bridge";
 pub(crate) const END: &str = "# END vsock-bridge";
 
@@ -42,7 +46,10 @@ pub fn run(
     if arguments.remove {
         match arguments.resolved {
             true => records::remove()?,
-            false => edit("")?,
+            false => {
+                edit("")?;
+                remember(false);
+            }
         }
         return Ok(String::new());
     }
@@ -54,7 +61,10 @@ pub fn run(
     match (arguments.write, arguments.resolved) {
         (false, _) => return Ok(text),
         (true, true) => records::write(&text)?,
-        (true, false) => edit(&text)?,
+        (true, false) => {
+            edit(&text)?;
+            remember(true);
+        }
     }
     Ok(String::new())
 }
@@ -68,6 +78,55 @@ fn block(prefix: Prefix, names: &Names) -> String {
         let _ = writeln!(text, "{address}\t{names}");
     }
     text + END + "\n"
+}
+
+/// Remembers whether the block is wanted. Without that it is written all the same.
+fn remember(is_wanted: bool) {
+    let mark = Path::new(MARK);
+    let done = match is_wanted {
+        true => fs::create_dir_all(mark.parent().unwrap_or(mark))
+            .and_then(|()| fs::write(mark, MARK_TEXT)),
+        false => fs::remove_file(mark),
+    };
+    if let Err(error) = done {
+        log::debug!("cannot change {MARK}: {error}");
+    }
+}
+
+/// What has become of the block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is none, and there need not be.
+    Unused,
+    /// It is as it would be written now.
+    Right,
+    /// It was written and is gone.
+    Gone,
+    /// It says something else than would be written now.
+    Stale,
+    /// The file cannot be read, or has half a block.
+    Broken(String),
+}
+
+/// Compares the block in /etc/hosts with what it should be.
+pub fn state(prefix: Prefix, names: &Names) -> State {
+    match read(Path::new(PATH)) {
+        Ok(text) => state_of(&text, &block(prefix, names), Path::new(MARK).exists()),
+        Err(error) => State::Broken(error.to_string()),
+    }
+}
+
+fn state_of(text: &[u8], block: &str, is_wanted: bool) -> State {
+    let has_block = text
+        .split(|&byte| byte == b'\n')
+        .any(|line| line.trim_ascii() == BEGIN.as_bytes());
+    match with_block(text, block) {
+        Err((line, problem)) => State::Broken(format!("line {line}: {problem}")),
+        Ok(_) if !has_block && is_wanted => State::Gone,
+        Ok(_) if !has_block => State::Unused,
+        Ok(new) if new == text => State::Right,
+        Ok(_) => State::Stale,
+    }
 }
 
 /// Makes the block the one in /etc/hosts; an empty one removes it.
@@ -208,6 +267,26 @@ mod tests {
             assert_eq!(edited(text, ""), text);
         }
         assert_eq!(edited(&format!("{OLD}x\n{OLD}{OLD}"), ""), "x\n");
+    }
+
+    #[test]
+    fn a_block_is_missed_when_it_was_written_and_found_stale_when_it_differs() {
+        for (text, is_wanted, expected) in [
+            ("::1 a\n", false, State::Unused),
+            ("::1 a\n", true, State::Gone),
+            ("", true, State::Gone),
+            (&format!("::1 a\n{BLOCK}"), true, State::Right),
+            (BLOCK, false, State::Right),
+            (OLD, false, State::Stale),
+        ] {
+            assert_eq!(
+                state_of(text.as_bytes(), BLOCK, is_wanted),
+                expected,
+                "{text:?}"
+            );
+        }
+        let half = state_of(b"# BEGIN vsock-bridge\n", BLOCK, true);
+        assert!(matches!(half, State::Broken(_)), "{half:?}");
     }
 
     #[test]

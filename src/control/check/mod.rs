@@ -9,6 +9,7 @@ mod device;
 mod finding;
 mod kernel;
 mod listeners;
+mod names;
 mod ports;
 mod prefix;
 mod routes;
@@ -83,6 +84,9 @@ fn look(
     findings.push(prefix::check(&prefix, &is_used, units));
     if system.ipv6_disabled == Some(false) {
         findings.extend(routes::check(&prefix, &is_used, own_cid, units));
+    }
+    if let Ok((prefix, _)) = &prefix.found {
+        findings.extend(names::check(*prefix));
     }
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
     match problem {
