@@ -304,6 +304,20 @@ class Target:
         self.listener.close()
 
 
+class Datagrams:
+    """Remembers who sent some."""
+
+    def __init__(self, address):
+        self.socket = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+        self.socket.bind(address)
+        self.peers = []
+        threading.Thread(target=self.receive, daemon=True).start()
+
+    def receive(self):
+        while True:
+            self.peers.append(self.socket.recvfrom(100)[1][0])
+
+
 def echo_once(address, seed, length=100_000):
     """One client from start to end."""
     exchange(connect(address), content(seed, length))
