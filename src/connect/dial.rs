@@ -188,7 +188,7 @@ impl Dial {
                         self.learn(now - since);
                     }
                     let deadline = self.share(dialer, since);
-                    self.connected(dialer, stream, readiness, deadline)
+                    self.connected(dialer, stream, readiness, (deadline, now))
                 }
                 State::Shaking {
                     stream,
@@ -369,6 +369,19 @@ impl Dial {
         self.place = None;
     }
 
+    /// Tells whether the stream is its own other end, which it can only be where nobody listens.
+    fn is_itself(&self, address: &Address, stream: &Stream, now: Moment) -> bool {
+        let queue = self.caller.as_ref().map(|caller| &caller.queue);
+        if queue.is_some_and(|queue| queue.has_listener(now)) {
+            return false;
+        }
+        let is_itself = address.is_itself(stream);
+        if let Some(queue) = queue {
+            queue.note_listener(!is_itself, now);
+        }
+        is_itself
+    }
+
     fn learn(&self, answer: Duration) {
         if let Some(caller) = &self.caller {
             caller.queue.learn(answer);
@@ -381,7 +394,7 @@ impl Dial {
         dialer: &Dialer,
         stream: Stream,
         readiness: Readiness,
-        deadline: Moment,
+        (deadline, now): (Moment, Moment),
     ) -> Result<Option<Stream>> {
         let address = self.address(dialer);
         if readiness == Readiness::Failed {
@@ -393,7 +406,7 @@ impl Dial {
             Address::Vsock(addr) if addr.cid > Some(Cid::HOST) && own_cid::has_strayed(&stream) => {
                 Err(address.strayed())
             }
-            Address::Tcp(_) if address.is_itself(&stream) => {
+            Address::Tcp(_) if self.is_itself(address, &stream, now) => {
                 // In good order it would keep the port from its server for a minute.
                 stream.abort();
                 Err(address.refusal(Errno::ECONNREFUSED))
@@ -447,6 +460,9 @@ impl Dial {
     /// Goes on to the next address, or to a pause; gives the error back when neither is left.
     fn failed(&mut self, dialer: &Dialer, error: Error, now: Moment) -> Result<()> {
         self.is_short |= is_shortage(&error);
+        if let Some(caller) = &self.caller {
+            caller.queue.note_listener(false, now);
+        }
         self.next += 1;
         if self.next < self.count(dialer) {
             return Ok(());

@@ -22,6 +22,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(1);
 /// The first one tries again soon, and waits for an answer for a part of the time waited.
 const PATIENCE_PART: u32 = 4;
 
+/// How long a service that listened is taken to do so, unless a dial fails: to make sure costs a call.
+const LISTENED_TIME: Duration = Duration::from_millis(100);
 /// A newcomer waits behind one that has no answer after that time, though it may yet get one.
 const OVERTAKING_TIME: Duration = Duration::from_millis(1);
 
@@ -47,6 +49,8 @@ struct Waiting {
     served: Option<Moment>,
     /// The first has become so, and does not know it yet.
     is_called: bool,
+    /// Until when it is known that somebody listens there.
+    listened_until: Option<Moment>,
     /// How long the target took to answer, the slow ones counting for longer.
     answer: Option<Duration>,
 }
@@ -184,6 +188,16 @@ impl Queue {
     /// Tells since when one that was taken waits for its answer while nobody gets one.
     pub(super) fn unserved_since(&self, taken: Moment) -> Moment {
         self.lock().served.map_or(taken, |served| served.max(taken))
+    }
+
+    /// Notes whether somebody listens at the target, as far as the last dial could tell.
+    pub(super) fn note_listener(&self, is_there: bool, now: Moment) {
+        self.lock().listened_until = is_there.then_some(now + LISTENED_TIME);
+    }
+
+    /// Tells whether somebody listened at the target a moment ago.
+    pub(super) fn has_listener(&self, now: Moment) -> bool {
+        self.lock().listened_until.is_some_and(|until| now < until)
     }
 
     /// Notes how long the target took to answer, where nothing but itself can delay it.
