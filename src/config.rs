@@ -47,7 +47,7 @@ pub struct Arguments {
     /// [default: mapped from vsock to loopback IPv6, else none]
     #[arg(long, env = "VSOCK_BRIDGE_SOURCE", value_name = "SOURCE")]
     pub source: Option<SourceArgument>,
-    /// Tell the target who connected, in a header before the first byte: v1, or v2 with CID and port
+    /// Tell the target who connected, in a header before the first byte: v1, v2 with CID and port, or v2-plain
     #[arg(long, env = "VSOCK_BRIDGE_PROXY_PROTOCOL", value_name = "VERSION")]
     pub proxy_protocol: Option<proxy_protocol::Version>,
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]

@@ -2,7 +2,8 @@
 //!
 //! Receivers know no vsock (haproxy, doc/proxy-protocol.txt), so a vsock peer is told as its mapped address, and in
 //! version 2 also as it is, in a TLV of a type that is left to applications (section 2.2.8). A vsock port that does
-//! not fit into 16 bits is told as 0 and in full in the TLV alone. A peer without an address is told as unknown.
+//! not fit into 16 bits is told as 0, which both versions allow, and in full in the TLV alone. A peer without an address
+//! is told as unknown.
 
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -32,6 +33,8 @@ pub enum Version {
     V1,
     /// Binary, with the vsock address.
     V2,
+    /// Binary, with nothing behind the addresses, for receivers that know no TLV.
+    V2Plain,
 }
 
 impl FromStr for Version {
@@ -41,7 +44,11 @@ impl FromStr for Version {
         match text {
             "v1" => Ok(Version::V1),
             "v2" => Ok(Version::V2),
-            _ => Err(Error::invalid("PROXY protocol", text, "expected v1 or v2")),
+            "v2-plain" => Ok(Version::V2Plain),
+            _ => {
+                let hint = "expected v1, v2 or v2-plain";
+                Err(Error::invalid("PROXY protocol", text, hint))
+            }
         }
     }
 }
@@ -56,7 +63,8 @@ pub fn header(
     let addresses = addresses(peer, local, prefix);
     match version {
         Version::V1 => line(addresses).into_bytes(),
-        Version::V2 => binary(addresses, peer),
+        Version::V2 => binary(addresses, vsock_address(peer)),
+        Version::V2Plain => binary(addresses, None),
     }
 }
 
@@ -92,7 +100,14 @@ fn line(addresses: Option<(SocketAddr, SocketAddr)>) -> String {
     format!("PROXY {family} {from} {to} {} {}\r\n", ports.0, ports.1)
 }
 
-fn binary(addresses: Option<(SocketAddr, SocketAddr)>, peer: &Peer) -> Vec<u8> {
+fn vsock_address(peer: &Peer) -> Option<&VsockAddr> {
+    match peer {
+        Peer::Vsock(addr) => Some(addr),
+        _ => None,
+    }
+}
+
+fn binary(addresses: Option<(SocketAddr, SocketAddr)>, peer: Option<&VsockAddr>) -> Vec<u8> {
     let (command, family) = match addresses {
         None => (LOCAL, UNSPECIFIED),
         Some((from, _)) if from.is_ipv6() => (PROXY, TCP6),
@@ -109,7 +124,7 @@ fn binary(addresses: Option<(SocketAddr, SocketAddr)>, peer: &Peer) -> Vec<u8> {
         for port in [from.port(), to.port()] {
             body.extend(port.to_be_bytes());
         }
-        if let Peer::Vsock(addr) = peer {
+        if let Some(addr) = peer {
             let value = addr.to_string();
             body.push(VSOCK_TLV);
             body.extend((value.len() as u16).to_be_bytes());
@@ -208,7 +223,7 @@ mod tests {
             ),
         ] {
             let expected = (from.parse().unwrap(), to.parse().unwrap());
-            for version in [Version::V1, Version::V2] {
+            for version in [Version::V1, Version::V2, Version::V2Plain] {
                 let bytes = header_of(version, &peer, local);
                 assert_eq!(decode(&bytes), expected, "{version:?} of {peer}");
             }
@@ -265,6 +280,21 @@ mod tests {
         );
         assert_eq!(decode(&bytes).0.port(), 0);
         assert!(text(&guest, "vsock:2:445").ends_with("::ffff:fffe fd00:abcd:ef12::2 0 445\r\n"));
+    }
+
+    /// As strict receivers read it, which want one of the two lengths and nothing behind.
+    #[test]
+    fn a_plain_header_is_as_long_as_its_addresses() {
+        let guest = Peer::Vsock(vsock("vsock:3:4294967294"));
+        for (peer, local, length) in [
+            (&guest, "vsock:2:445", 36u16),
+            (&tcp("[::1]:1"), "[::1]:2", 36),
+            (&tcp("127.0.0.1:1"), "127.0.0.1:2", 12),
+        ] {
+            let bytes = header_of(Version::V2Plain, peer, local);
+            assert_eq!(bytes[14..16], length.to_be_bytes());
+            assert_eq!(bytes.len(), 16 + usize::from(length));
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use vsock_bridge::endpoint::Endpoint;
 use vsock_bridge::peer::Peer;
 use vsock_bridge::proxy_protocol::{self, Version};
 
-const VERSIONS: [&str; 2] = ["v1", "v2"];
+const VERSIONS: [&str; 3] = ["v1", "v2", "v2-plain"];
 
 /// Who connected and where to, or nothing for one without address.
 type Told = Option<(SocketAddr, SocketAddr)>;
@@ -40,7 +40,7 @@ fn read_header(version: &str, server: &mut impl Read) -> Told {
         server.read_exact(&mut byte).unwrap();
         bytes.extend(byte);
     }
-    if version == "v2" {
+    if version != "v1" {
         let rest = u16::from_be_bytes([bytes[14], bytes[15]]);
         bytes.resize(16 + usize::from(rest), 0);
         server.read_exact(&mut bytes[16..]).unwrap();
