@@ -15,6 +15,7 @@ use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::logging;
+use crate::mux;
 use crate::names::{self, Names};
 use crate::packets::{PacketArgument, Packets};
 use crate::policy::Gate;
@@ -77,6 +78,14 @@ pub struct Arguments {
     /// How long a target that refuses is tried again
     #[arg(long, env = "VSOCK_BRIDGE_CONNECT_RETRY", value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     pub connect_retry: Duration,
+    /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_MUX_ANSWER",
+        value_name = "ANSWER",
+        default_value = "ok"
+    )]
+    pub mux_answer: mux::Answer,
     /// Close a connection after that time without a byte
     #[arg(
         long,
@@ -308,6 +317,7 @@ impl Settings {
             timeout: arguments.connect_timeout,
             retry: arguments.connect_retry,
             tuning,
+            mux_answer: arguments.mux_answer,
             proxy_protocol: arguments.proxy_protocol,
         };
         dialer.check()?;

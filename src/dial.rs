@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::fdpass;
 use crate::handover::Keeper;
 use crate::managers::Manager;
+use crate::mux;
 use crate::names::{self, Machine, Names};
 use crate::packets::{PacketArgument, Packets};
 use crate::peer::Peer;
@@ -70,6 +71,14 @@ pub struct Arguments {
         default_value = "auto"
     )]
     pub vsock_packet: PacketArgument,
+    /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_MUX_ANSWER",
+        value_name = "ANSWER",
+        default_value = "ok"
+    )]
+    pub mux_answer: mux::Answer,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -100,6 +109,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         timeout: arguments.connect_timeout,
         retry: arguments.wait,
         tuning,
+        mux_answer: arguments.mux_answer,
         proxy_protocol: None,
     };
     let stream = dialer

@@ -9,7 +9,7 @@ use crate::config_file;
 use crate::control;
 use crate::dial;
 use crate::endpoint::Endpoint;
-use crate::mux::{Handshake, Progress};
+use crate::mux::{Answer, Handshake, Progress};
 use crate::names::{Machine, Names};
 use crate::prefix::Prefix;
 use crate::vsock::{Cid, VsockPort};
@@ -130,7 +130,7 @@ pub fn host(data: &[u8]) {
 
 /// What a VMM answers: only its line is taken, and only `OK` with a number is taken for one.
 pub fn mux_answer(data: &[u8]) {
-    let mut handshake = Handshake::new(22u16.into());
+    let mut handshake = Handshake::new(22u16.into(), Answer::Ok);
     for (index, &byte) in data.iter().enumerate() {
         assert!(index < 32, "an answer without end");
         match handshake.take(byte) {

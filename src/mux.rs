@@ -4,20 +4,48 @@
 //! (firecracker docs/vsock.md). What follows the answer belongs to the stream, so it is read byte by byte:
 //! about fifteen short reads once, and no byte can be eaten.
 
+use std::str::FromStr;
+
 use nix::errno::Errno;
 use nix::unistd::{read, write};
 
+use crate::error::{Error, Result};
 use crate::stream::Stream;
 use crate::vsock::VsockPort;
 
 /// `OK `, ten digits and the newline; anything longer is not this protocol.
 const ANSWER_MAX: usize = 32;
 
+/// What the other end says once the port has accepted.
+///
+/// It cannot be found out: a service of the VM may begin with `OK`, too, or wait for its client to begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// `OK port`.
+    #[default]
+    Ok,
+    /// Nothing, as monitors did before 2020: what comes first is the service's.
+    None,
+}
+
+impl FromStr for Answer {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Answer> {
+        match text {
+            "ok" => Ok(Answer::Ok),
+            "none" => Ok(Answer::None),
+            _ => Err(Error::invalid("answer", text, "expected ok or none")),
+        }
+    }
+}
+
 /// How far the exchange has come.
 #[derive(Debug)]
 pub struct Handshake {
     request: Vec<u8>,
     sent: usize,
+    expected: Answer,
     answer: Vec<u8>,
 }
 
@@ -36,16 +64,17 @@ pub enum Progress {
 
 impl Handshake {
     /// Begins the exchange for a port of the VM.
-    pub fn new(port: VsockPort) -> Handshake {
+    pub fn new(port: VsockPort, expected: Answer) -> Handshake {
         Handshake {
             request: format!("CONNECT {port}\n").into_bytes(),
             sent: 0,
+            expected,
             answer: Vec::new(),
         }
     }
 
     /// Goes as far as the stream allows without blocking.
-    pub fn advance(&mut self, stream: &Stream) -> Result<Progress, Errno> {
+    pub fn advance(&mut self, stream: &Stream) -> std::result::Result<Progress, Errno> {
         while self.sent < self.request.len() {
             match write(stream.output()?, &self.request[self.sent..]) {
                 Ok(count) => self.sent += count,
@@ -54,6 +83,9 @@ impl Handshake {
                 Err(Errno::EPIPE | Errno::ECONNRESET) => return Ok(Progress::Refused),
                 Err(error) => return Err(error),
             }
+        }
+        if self.expected == Answer::None {
+            return Ok(Progress::Accepted);
         }
         let mut byte = [0];
         loop {
@@ -81,7 +113,7 @@ impl Handshake {
             Some(line) if is_ok(line) => Progress::Accepted,
             None if self.answer.len() < ANSWER_MAX => Progress::Waiting,
             _ => Progress::Garbage(format!(
-                "expected `OK port`, got \"{}\"",
+                "expected `OK port`, got \"{}\" (if the monitor sends no such line, set --mux-answer none)",
                 self.answer.escape_ascii()
             )),
         }
@@ -93,7 +125,7 @@ mod tests {
     use super::*;
 
     fn answer(text: &[u8]) -> (Progress, usize) {
-        let mut handshake = Handshake::new(22u16.into());
+        let mut handshake = Handshake::new(22u16.into(), Answer::Ok);
         for (index, byte) in text.iter().enumerate() {
             match handshake.take(*byte) {
                 Progress::Waiting => {}
@@ -105,7 +137,10 @@ mod tests {
 
     #[test]
     fn the_request_is_one_line() {
-        assert_eq!(Handshake::new(22u16.into()).request, b"CONNECT 22\n");
+        assert_eq!(
+            Handshake::new(22u16.into(), Answer::Ok).request,
+            b"CONNECT 22\n"
+        );
     }
 
     #[test]

@@ -247,6 +247,7 @@ fn an_option_has_no_valid_value() {
         ("drain-timeout", &["x", "5", "infinity", ""]),
         ("keepalive", &["x", "5", "-1s", ""]),
         ("vsock-buffer", &["x", "0", "1KiB", "1GiB", "-1MiB", ""]),
+        ("mux-answer", &["x", "OK", "auto", ""]),
         ("vsock-packet", &["x", "0", "1000", "65KiB", "none", ""]),
     ] {
         let variable = format!("VSOCK_BRIDGE_{}", option.to_uppercase().replace('-', "_"));

@@ -89,6 +89,49 @@ fn the_answer_comes_byte_by_byte_and_not_a_byte_behind_it_is_lost() {
 }
 
 #[test]
+fn the_vmm_sends_no_answer_every_byte_is_the_streams_whatever_it_is() {
+    for first in [&b"SSH-2.0-server\r\n"[..], b"OK 1\n", b"O"] {
+        let (vmm_socket, listener) = (Place::listening(Kind::Unix), Place::listening(Kind::Tcp6));
+        let mut program = start(&vmm_socket, &["--mux-answer", "none"]);
+        let mut vm = vmm(&vmm_socket, "4711");
+        vm.write_all(first).unwrap();
+        let mut bytes = vec![0; first.len()];
+        program.stdout().read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, first);
+        drop((vm, program.stdin()));
+        assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+
+        let bridge = Bridge::to(&format!("vsock-mux:{}:445", vmm_socket.text))
+            .variable("VSOCK_BRIDGE_MUX_ANSWER", "none")
+            .listener(&listener)
+            .start();
+        // The client begins.
+        let mut client = listener.connect();
+        let mut vm = vmm(&vmm_socket, "445");
+        ping(&mut client, &mut vm);
+        vm.write_all(first).unwrap();
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, first);
+        drop((client, vm));
+        bridge.stop();
+    }
+}
+
+#[test]
+fn the_vmm_sends_no_answer_and_one_is_expected_the_line_names_the_setting() {
+    let place = Place::listening(Kind::Unix);
+    let mut program = start(&place, &[]);
+    vmm(&place, "4711")
+        .write_all(b"SSH-2.0-server\r\n")
+        .unwrap();
+    assert_eq!(program.exit_code(), 255, "{:#?}", program.log);
+    let [line] = &program.log[..] else {
+        panic!("{:#?}", program.log)
+    };
+    assert!(line.contains("--mux-answer none"), "{line}");
+}
+
+#[test]
 fn the_stream_is_glued_to_the_answer_and_not_a_byte_is_lost() {
     let place = Place::listening(Kind::Unix);
     for glued in [&b"x"[..], b"SSH-2.0-OpenSSH\r\n", b"\nOK 2\n", &[0; 5000]] {

@@ -413,7 +413,7 @@ impl Dial {
             }
             Address::Mux(_, port) => self.wait(State::Shaking {
                 stream,
-                handshake: Handshake::new(*port),
+                handshake: Handshake::new(*port, dialer.mux_answer),
                 deadline,
             }),
             _ => Ok(Some(stream)),

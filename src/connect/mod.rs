@@ -20,6 +20,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::mux;
 use crate::names::{Machine, Names};
 use crate::peer::{self, Peer};
 use crate::prefix::Prefix;
@@ -129,6 +130,8 @@ pub struct Dialer {
     pub retry: Duration,
     /// Socket options.
     pub tuning: Tuning,
+    /// What the monitor behind a hybrid socket says before the bytes of the target.
+    pub mux_answer: mux::Answer,
     /// The header that comes before the bytes of the peer, if any.
     pub proxy_protocol: Option<proxy_protocol::Version>,
 }
@@ -143,6 +146,7 @@ impl Dialer {
                 addresses: Vec::new(),
             },
             source: Source::Kernel,
+            mux_answer: mux::Answer::default(),
             proxy_protocol: None,
             prefix: None,
             timeout: Duration::ZERO,
