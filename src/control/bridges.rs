@@ -53,6 +53,9 @@ pub enum Activity {
         state: &'static str,
         /// Addresses that systemd listens on.
         listeners: Vec<String>,
+        /// The machines that may connect, by what its next process will read; none without a vsock listener.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        allow_cid: Option<String>,
     },
 }
 
@@ -290,6 +293,7 @@ pub fn example() -> Vec<Bridge> {
     let waiting = Activity::Silent {
         state: "waiting",
         listeners: vec!["[fd00::2]:445".to_owned()],
+        allow_cid: None,
     };
     let bridge = |name: &str, activity| Bridge {
         name: name.to_owned(),

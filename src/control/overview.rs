@@ -57,14 +57,16 @@ fn bridge(bridge: &Bridge, columns: usize) -> Vec<Cell> {
             Cell::new(snapshot.served),
             trouble(snapshot.refused),
             trouble(snapshot.unreachable),
-            allowed(snapshot),
+            allowed(&snapshot.allow_cid),
         ]),
         Activity::Silent {
             state: word,
             listeners,
+            allow_cid,
         } => {
             cells.extend([state(word), Cell::new(listeners.join(" "))]);
-            cells.resize_with(columns, nothing);
+            cells.resize_with(columns - 1, nothing);
+            cells.push(allowed(allow_cid));
         }
     }
     cells
@@ -81,8 +83,8 @@ fn state(word: &str) -> Cell {
 }
 
 /// The machines that may connect, which only vsock tells.
-fn allowed(snapshot: &Snapshot) -> Cell {
-    snapshot.allow_cid.as_ref().map_or_else(nothing, Cell::new)
+fn allowed(allow_cid: &Option<String>) -> Cell {
+    allow_cid.as_ref().map_or_else(nothing, Cell::new)
 }
 
 fn nothing() -> Cell {

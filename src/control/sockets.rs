@@ -1,7 +1,13 @@
 //! Bridges that have no process which could be asked: systemd listens for them, and knows what became of their service.
 
 use super::bridges::{Activity, Bridge};
+use super::check::settings::{setting, sockets_of};
 use super::check::units::Unit;
+use crate::allow_list;
+use crate::endpoint::Endpoint;
+
+/// As it stands in ExecStart=.
+const OPTION: &str = " --allow-cid";
 
 /// Gives the bridges of all socket units that are up or should be.
 pub fn bridges(units: &[Unit]) -> Vec<Bridge> {
@@ -27,8 +33,19 @@ fn bridge(socket: &Unit, units: &[Unit]) -> Option<Bridge> {
         activity: Activity::Silent {
             state,
             listeners: socket.listen.clone(),
+            allow_cid: service.and_then(|service| allow_cid(service, units)),
         },
     })
+}
+
+/// What is in a file that cannot be read, or on the command line, is not known.
+fn allow_cid(service: &Unit, units: &[Unit]) -> Option<String> {
+    let is_vsock = |socket: &Endpoint| matches!(socket, Endpoint::Vsock(_));
+    if !sockets_of(service, units).iter().any(is_vsock) || service.command.contains(OPTION) {
+        return None;
+    }
+    let setting = setting(service, allow_list::VARIABLE, OPTION).ok()?;
+    Some(setting.map_or(allow_list::DEFAULT.to_owned(), |setting| setting.text))
 }
 
 fn service_state(service: &Unit) -> &'static str {
@@ -68,8 +85,13 @@ mod tests {
         };
         assert_eq!(bridge.name, "vsock-bridge@445");
         match &bridge.activity {
-            Activity::Silent { state, listeners } => {
+            Activity::Silent {
+                state,
+                listeners,
+                allow_cid,
+            } => {
                 assert_eq!(listeners, &["vsock::445"]);
+                assert_eq!(allow_cid.as_deref(), Some("any"));
                 Some(state)
             }
             activity => panic!("{activity:#?}"),
@@ -89,6 +111,32 @@ mod tests {
         ] {
             let found = state(socket, service, restarts);
             assert_eq!(found, expected, "{socket} {service} {restarts}");
+        }
+    }
+
+    #[test]
+    fn a_bridge_that_waits_is_shown_with_whom_it_will_let_in() {
+        for (listen, list, expected) in [
+            ("vsock::445", None, Some("any")),
+            ("vsock::445", Some("3,local"), Some("3,local")),
+            ("[fd00::2]:445", Some("3,local"), None),
+        ] {
+            let socket = Unit {
+                listen: vec![listen.to_owned()],
+                ..active("vsock-bridge@445.socket")
+            };
+            let assignment = |list| format!("{}={list}", allow_list::VARIABLE);
+            let service = Unit {
+                environment: list.map(assignment).into_iter().collect(),
+                ..inactive("vsock-bridge@445.service")
+            };
+            let [bridge] = &bridges(&[socket, service])[..] else {
+                panic!("not one bridge")
+            };
+            let Activity::Silent { allow_cid, .. } = &bridge.activity else {
+                panic!("{bridge:#?}")
+            };
+            assert_eq!(allow_cid.as_deref(), expected, "{listen} {list:?}");
         }
     }
 }

@@ -13,7 +13,7 @@ mod names;
 mod ports;
 mod prefix;
 mod routes;
-mod settings;
+pub mod settings;
 mod sshd;
 mod states;
 mod system;
