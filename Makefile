@@ -42,7 +42,7 @@ endif
 
 # The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in.
 UNITS = $(wildcard units/*.socket units/*.path units/*.service units/*.service.in)
-UNIT_DROPINS = $(wildcard units/*.d/*.conf)
+UNIT_DROPINS = $(wildcard units/*.d/*.conf units/*.d/*.conf.in)
 PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
@@ -50,13 +50,14 @@ FILES = \
 	755:$(RELEASE)/vsockctl:$(BINDIR)/vsockctl \
 	755:$(RELEASE)/vsock-bridge-generator:$(GENERATORDIR)/vsock-bridge-generator \
 	$(foreach unit,$(UNITS),644:$(unit):$(UNITDIR)/$(patsubst units/%,%,$(unit:.in=))) \
-	$(foreach dropin,$(UNIT_DROPINS),644:$(dropin):$(UNITDIR)/$(patsubst units/%,%,$(dropin))) \
+	$(foreach dropin,$(UNIT_DROPINS),644:$(dropin):$(UNITDIR)/$(patsubst units/%,%,$(dropin:.in=))) \
 	644:packaging/sysusers.d/vsock-bridge.conf:$(SYSUSERSDIR)/vsock-bridge.conf \
 	644:packaging/tmpfiles.d/vsock-bridge.conf:$(TMPFILESDIR)/vsock-bridge.conf \
 	644:packaging/catalog/vsock-bridge.catalog:$(CATALOGDIR)/vsock-bridge.catalog \
 	644:packaging/modules-load.d/vsock-bridge.conf:$(MODULESLOADDIR)/vsock-bridge.conf \
 	644:packaging/ssh/15-vsock-bridge-names.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/15-vsock-bridge-names.conf \
 	644:packaging/ssh/35-vsock-bridge.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/35-vsock-bridge.conf \
+	644:packaging/ssh/unknown-host:$(LIBEXECDIR)/vsock-bridge/unknown-host \
 	644:packaging/completions/vsock.bash:$(BASHDIR)/vsockctl \
 	644:packaging/completions/vsock.bash:$(BASHDIR)/vsock-connect \
 	644:packaging/completions/_vsock:$(ZSHDIR)/_vsock \
