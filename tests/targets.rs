@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::bridge::Bridge;
 use common::content::{End, read_to_end};
+use common::own_etc::OwnEtc;
 use common::place::{Kind, Place, ping, stream};
 use common::program::Program;
 use common::{eventually, skipped};
@@ -348,6 +349,73 @@ fn name_that_resolves_client_is_served_at_whichever_address_answers() {
         drop(client);
         bridge.stop();
     }
+}
+
+#[test]
+fn name_leads_elsewhere_and_nothing_listens_where_it_led_the_next_client_is_served_there() {
+    let Some(etc) = OwnEtc::new() else {
+        return skipped("nothing can be mounted here");
+    };
+    let target = Place::bound_to("127.0.0.3:0");
+    let port = target.address.as_socket().unwrap().port();
+    etc.write("nsswitch.conf", "hosts: files\n");
+    for (retry, listener) in [("0s", Kind::Tcp6), ("1h", Kind::Unix)] {
+        etc.write("hosts", "127.0.0.2 moving.example\n");
+        let listener = Place::listening(listener);
+        let mount = format!(
+            "unshare --map-root-user --mount sh -c 'mount --bind {} /etc && exec \"$0\" \"$@\"'",
+            etc.path("").display()
+        );
+        let mut bridge = Bridge::to(&format!("moving.example:{port}"))
+            .arguments(&["--connect-retry", retry])
+            .wrapped(mount)
+            .listener(&listener)
+            .start();
+        bridge.wait_for_line("bridging");
+        etc.write("hosts", "127.0.0.3 moving.example\n");
+        target.socket.listen(9).unwrap();
+        let mut first = listener.connect();
+        if retry == "0s" {
+            assert_eq!(read_to_end(&mut first), (vec![], End::Reset));
+        } else {
+            ping(&mut first, &mut target.accept());
+        }
+        let moved = format!("moved from 127.0.0.2:{port} to 127.0.0.3:{port}");
+        if retry == "0s" {
+            bridge.wait_for_line(&moved);
+        }
+        for _ in 0..3 {
+            ping(&mut listener.connect(), &mut target.accept());
+        }
+        drop(first);
+        let log = bridge.stop();
+        assert_eq!(log.iter().filter(|line| line.contains(&moved)).count(), 1);
+    }
+}
+
+#[test]
+fn name_leads_to_the_bridge_itself_by_now_it_is_not_followed() {
+    let Some(etc) = OwnEtc::new() else {
+        return skipped("nothing can be mounted here");
+    };
+    let listener = Place::listening(Kind::Tcp4);
+    let port = listener.address.as_socket().unwrap().port();
+    etc.write("nsswitch.conf", "hosts: files\n");
+    etc.write("hosts", "127.0.0.2 moving.example\n");
+    let mount = format!(
+        "unshare --map-root-user --mount sh -c 'mount --bind {} /etc && exec \"$0\" \"$@\"'",
+        etc.path("").display()
+    );
+    let mut bridge = Bridge::to(&format!("moving.example:{port}"))
+        .wrapped(mount)
+        .listener(&listener)
+        .start();
+    bridge.wait_for_line("bridging");
+    etc.write("hosts", "127.0.0.1 moving.example\n");
+    listener.expect_refusal();
+    bridge.wait_for_line("the new address is not used");
+    listener.expect_refusal();
+    bridge.stop();
 }
 
 fn names_ipv6_localhost() -> bool {

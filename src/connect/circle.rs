@@ -53,6 +53,9 @@ impl Place {
 /// Errors: [`Error::Usage`].
 pub fn check(target: &Target, places: &[Place], prefix: Option<Prefix>) -> Result<()> {
     let this = ThisMachine { prefix };
+    if let Some(renewal) = &target.renewal {
+        renewal.remember(places, prefix);
+    }
     for place in places {
         if let Some(address) = (target.addresses.iter()).find(|to| leads_back(place, to, &this)) {
             let (given, listener) = (&target.endpoint, &place.local);

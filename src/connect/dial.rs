@@ -4,6 +4,7 @@
 //! [`Dial::advance`].
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -35,8 +36,8 @@ pub enum Readiness {
 /// One attempt to reach the target.
 #[derive(Debug)]
 pub struct Dial {
-    /// The one address of a mapped target.
-    mapped: Option<Address>,
+    /// Those of this dial, where they are not those of the target: of a mapped one, or of a name that leads elsewhere.
+    addresses: Option<Arc<[Address]>>,
     source: Option<IpAddr>,
     /// None where each dial has a target of its own, so that others are not to be waited for.
     caller: Option<Caller>,
@@ -88,7 +89,10 @@ impl Dial {
     ) -> Dial {
         Dial {
             caller: mapped.is_none().then_some(caller),
-            mapped,
+            addresses: match mapped {
+                Some(address) => Some([address].into()),
+                None => dialer.target.renewed(),
+            },
             source,
             place: None,
             started: now,
@@ -263,29 +267,28 @@ impl Dial {
         Ok(None)
     }
 
-    fn count(&self, dialer: &Dialer) -> usize {
-        if self.mapped.is_some() {
-            1
-        } else {
-            dialer.target.addresses.len()
-        }
+    fn addresses<'a>(&'a self, dialer: &'a Dialer) -> &'a [Address] {
+        self.addresses
+            .as_deref()
+            .unwrap_or(&dialer.target.addresses)
     }
 
     fn address<'a>(&'a self, dialer: &'a Dialer) -> &'a Address {
-        self.mapped
-            .as_ref()
-            .unwrap_or_else(|| &dialer.target.addresses[self.next])
+        &self.addresses(dialer)[self.next]
     }
 
     /// Gives the address to try its part of what is left of the round, so that a silent first one leaves time for the others.
     fn share(&self, dialer: &Dialer, now: Moment) -> Moment {
         let left = self.round_ends - now;
-        now + left / (self.count(dialer) - self.next) as u32
+        now + left / (self.addresses(dialer).len() - self.next) as u32
     }
 
     fn begin_round(&mut self, dialer: &Dialer, now: Moment) {
         self.next = 0;
         self.is_short = false;
+        if self.caller.is_some() {
+            self.addresses = dialer.target.renewed();
+        }
         if now < self.retry_until || self.place.is_some() {
             self.round_ends = now + dialer.timeout;
         }
@@ -464,7 +467,7 @@ impl Dial {
             caller.queue.note_listener(false, now);
         }
         self.next += 1;
-        if self.next < self.count(dialer) {
+        if self.next < self.addresses(dialer).len() {
             return Ok(());
         }
         // Not `self.next`, which is past the end now, if the error is to be the result.
@@ -475,6 +478,7 @@ impl Dial {
             return Ok(());
         }
         self.place = None;
+        dialer.look_up_again(now);
         if is_busy || is_transient(&error) && now < self.retry_until {
             self.state = State::Pausing {
                 until: now + self.pause,

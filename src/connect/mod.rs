@@ -7,13 +7,16 @@ pub mod circle;
 mod dial;
 pub mod own_cid;
 mod queue;
+mod renewal;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use address::Address;
 pub use dial::{Dial, Readiness};
 pub use queue::{Caller, Queue};
+use renewal::Renewal;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -46,6 +49,8 @@ pub struct Target {
     pub endpoint: Endpoint,
     /// In the order in which they are tried; none for a mapped target, which each connection has anew.
     addresses: Vec<Address>,
+    /// Where the name leads by now, if it is one that a resolver knows.
+    renewal: Option<Arc<Renewal>>,
 }
 
 impl Target {
@@ -87,10 +92,17 @@ impl Target {
             [address @ Address::Vsock(_)] => address.endpoint(),
             _ => endpoint,
         };
+        let is_name = matches!(endpoint, Endpoint::TcpName { .. });
         Ok(Target {
             endpoint,
             addresses,
+            renewal: is_name.then(Arc::default),
         })
+    }
+
+    /// Gives the addresses of a name that leads elsewhere than at the start.
+    fn renewed(&self) -> Option<Arc<[Address]>> {
+        self.renewal.as_ref()?.addresses()
     }
 
     /// Tells whether each connection brings its own target.
@@ -144,6 +156,7 @@ impl Dialer {
             target: Target {
                 endpoint: Endpoint::Unix(crate::endpoint::UnixName::Unnamed),
                 addresses: Vec::new(),
+                renewal: None,
             },
             source: Source::Kernel,
             mux_answer: mux::Answer::default(),
@@ -195,6 +208,13 @@ impl Dialer {
         };
         let source = self.source_address(peer);
         Ok(Dial::new(self, mapped, source, caller, now))
+    }
+
+    /// Finds out in the background whether the name of a target that cannot be reached leads elsewhere by now.
+    fn look_up_again(&self, now: Moment) {
+        if let Some(renewal) = &self.target.renewal {
+            renewal.look_up(&self.target, self.source, now);
+        }
     }
 
     /// Gives what the target is told of a peer before its first byte; nothing without PROXY protocol.
