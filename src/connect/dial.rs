@@ -3,12 +3,14 @@
 //! It waits for nothing itself: the caller watches [`Dial::stream`] and [`Dial::deadline`] and calls
 //! [`Dial::advance`].
 
+mod alone;
+mod room;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::queue::{Caller, Place};
 use super::{Address, Dialer, own_cid};
@@ -223,45 +225,6 @@ impl Dial {
         }
     }
 
-    /// Waits until the target is connected, where there is no loop to watch the stream.
-    pub fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
-        let mut readiness = Readiness::Waiting;
-        loop {
-            if let Some(stream) = self.advance(dialer, readiness, Moment::now(), &mut |_| Ok(()))? {
-                return Ok(stream);
-            }
-            readiness = self.poll()?;
-        }
-    }
-
-    /// Waits for the stream to become ready, or for the deadline.
-    fn poll(&self) -> Result<Readiness> {
-        let left = self
-            .deadline()
-            .map_or(Duration::ZERO, |deadline| deadline - Moment::now());
-        // Rounded up, so that the deadline has passed when the time is over.
-        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-        let interest = match &self.state {
-            State::Shaking { .. } => PollFlags::POLLIN,
-            _ => PollFlags::POLLOUT,
-        };
-        let mut watched: Vec<PollFd<'_>> = self
-            .stream()
-            .map(|s| PollFd::new(s.input(), interest))
-            .into_iter()
-            .collect();
-        match poll(&mut watched, timeout) {
-            Ok(0) => Ok(Readiness::Waiting),
-            // Whether it has failed costs one more call to know, which a program of one connection can spare.
-            Ok(_) => Ok(Readiness::Failed),
-            Err(Errno::EINTR) => Ok(Readiness::Waiting),
-            Err(source) => Err(Error::System {
-                operation: "wait for the target",
-                source,
-            }),
-        }
-    }
-
     fn wait(&mut self, state: State) -> Result<Option<Stream>> {
         self.state = state;
         Ok(None)
@@ -291,103 +254,6 @@ impl Dial {
         }
         if now < self.retry_until || self.place.is_some() {
             self.round_ends = now + dialer.timeout;
-        }
-    }
-
-    /// Tells until when the address may be silent. One that nothing can delay has no room if it is.
-    fn patience(&self, dialer: &Dialer, now: Moment) -> Moment {
-        let share = self.share(dialer, now);
-        let Some(caller) = (self.caller.as_ref()).filter(|_| self.address(dialer).is_prompt())
-        else {
-            return share;
-        };
-        let patience = match &self.place {
-            Some(place) => place.patience(self.started, now),
-            None => caller.queue.patience(),
-        };
-        share.min(now + patience)
-    }
-
-    /// Tells whether others wait who came before, and this one does not yet.
-    fn has_others_before(&self, now: Moment) -> bool {
-        let has_waiting = |caller: &Caller| caller.queue.has_waiting(now);
-        self.place.is_none() && self.caller.as_ref().is_some_and(has_waiting)
-    }
-
-    /// Waits for room behind those that wait already.
-    fn line_up(&mut self, dialer: &Dialer, now: Moment) {
-        let Some(caller) = &self.caller else {
-            return;
-        };
-        let place = self.place.get_or_insert_with(|| caller.join());
-        place.rest();
-        self.next_try = match place.is_first() {
-            true => now + place.pause(self.started, now),
-            false => now,
-        };
-        let until = self.turn(dialer);
-        self.state = State::Queued { until };
-    }
-
-    /// Tells when to try again: at once for one that has become the first, and for the last time when nobody was
-    /// taken for as long as one may have to wait.
-    fn turn(&self, dialer: &Dialer) -> Moment {
-        let is_first = self.place.as_ref().is_none_or(Place::is_first);
-        let end = self.patience_ends(dialer);
-        if is_first {
-            self.next_try.min(end)
-        } else {
-            end
-        }
-    }
-
-    /// Tells when nothing is waited for any more; as long as the target takes others that is put off.
-    fn patience_ends(&self, dialer: &Dialer) -> Moment {
-        let since = match &self.caller {
-            Some(caller) => caller.queue.since(self.started),
-            None => self.started,
-        };
-        (since + dialer.timeout).max(self.retry_until)
-    }
-
-    /// Tells when a monitor must have answered: not before it has been silent to all for the time that one may take.
-    fn answer_due(&self, dialer: &Dialer, deadline: Moment) -> Moment {
-        let since = |caller: &Caller| caller.queue.unserved_since(self.started);
-        let since = self.caller.as_ref().map_or(self.started, since);
-        deadline.max(since + dialer.timeout)
-    }
-
-    /// Lets nobody overtake it until there is an answer.
-    fn keep_place(&mut self, now: Moment) {
-        if let (None, Some(caller)) = (&self.place, &self.caller) {
-            self.place = Some(caller.try_at(now));
-        }
-    }
-
-    /// Lets the next one try: this one was taken.
-    fn found_room(&mut self, now: Moment) {
-        if let Some(caller) = &self.caller {
-            caller.queue.progress(now);
-        }
-        self.place = None;
-    }
-
-    /// Tells whether the stream is its own other end, which it can only be where nobody listens.
-    fn is_itself(&self, address: &Address, stream: &Stream, now: Moment) -> bool {
-        let queue = self.caller.as_ref().map(|caller| &caller.queue);
-        if queue.is_some_and(|queue| queue.has_listener(now)) {
-            return false;
-        }
-        let is_itself = address.is_itself(stream);
-        if let Some(queue) = queue {
-            queue.note_listener(!is_itself, now);
-        }
-        is_itself
-    }
-
-    fn learn(&self, answer: Duration) {
-        if let Some(caller) = &self.caller {
-            caller.queue.learn(answer);
         }
     }
 

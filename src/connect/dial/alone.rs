@@ -1,0 +1,53 @@
+//! A dial of a program of one connection, which has no loop: it waits by itself.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Dial, Readiness, State};
+use crate::clock::Moment;
+use crate::connect::Dialer;
+use crate::error::{Error, Result};
+use crate::stream::Stream;
+
+impl Dial {
+    /// Waits until the target is connected, where there is no loop to watch the stream.
+    pub fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
+        let mut readiness = Readiness::Waiting;
+        loop {
+            if let Some(stream) = self.advance(dialer, readiness, Moment::now(), &mut |_| Ok(()))? {
+                return Ok(stream);
+            }
+            readiness = self.poll()?;
+        }
+    }
+
+    /// Waits for the stream to become ready, or for the deadline.
+    fn poll(&self) -> Result<Readiness> {
+        let left = self
+            .deadline()
+            .map_or(Duration::ZERO, |deadline| deadline - Moment::now());
+        // Rounded up, so that the deadline has passed when the time is over.
+        let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+        let interest = match &self.state {
+            State::Shaking { .. } => PollFlags::POLLIN,
+            _ => PollFlags::POLLOUT,
+        };
+        let mut watched: Vec<PollFd<'_>> = self
+            .stream()
+            .map(|s| PollFd::new(s.input(), interest))
+            .into_iter()
+            .collect();
+        match poll(&mut watched, timeout) {
+            Ok(0) => Ok(Readiness::Waiting),
+            // Whether it has failed costs one more call to know, which a program of one connection can spare.
+            Ok(_) => Ok(Readiness::Failed),
+            Err(Errno::EINTR) => Ok(Readiness::Waiting),
+            Err(source) => Err(Error::System {
+                operation: "wait for the target",
+                source,
+            }),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! How a dial waits for room at its target: when its turn is, and for how long it has patience.
+//!
+//! What it tells the queue, and what the queue tells it; the queue itself knows no targets.
+
+use std::time::Duration;
+
+use super::{Dial, State};
+use crate::clock::Moment;
+use crate::connect::queue::{Caller, Place};
+use crate::connect::{Address, Dialer};
+use crate::stream::Stream;
+
+impl Dial {
+    /// Tells until when the address may be silent. One that nothing can delay has no room if it is.
+    pub(super) fn patience(&self, dialer: &Dialer, now: Moment) -> Moment {
+        let share = self.share(dialer, now);
+        let Some(caller) = (self.caller.as_ref()).filter(|_| self.address(dialer).is_prompt())
+        else {
+            return share;
+        };
+        let patience = match &self.place {
+            Some(place) => place.patience(self.started, now),
+            None => caller.queue.patience(),
+        };
+        share.min(now + patience)
+    }
+
+    /// Tells whether others wait who came before, and this one does not yet.
+    pub(super) fn has_others_before(&self, now: Moment) -> bool {
+        let has_waiting = |caller: &Caller| caller.queue.has_waiting(now);
+        self.place.is_none() && self.caller.as_ref().is_some_and(has_waiting)
+    }
+
+    /// Waits for room behind those that wait already.
+    pub(super) fn line_up(&mut self, dialer: &Dialer, now: Moment) {
+        let Some(caller) = &self.caller else {
+            return;
+        };
+        let place = self.place.get_or_insert_with(|| caller.join());
+        place.rest();
+        self.next_try = match place.is_first() {
+            true => now + place.pause(self.started, now),
+            false => now,
+        };
+        let until = self.turn(dialer);
+        self.state = State::Queued { until };
+    }
+
+    /// Tells when to try again: at once for one that has become the first, and for the last time when nobody was
+    /// taken for as long as one may have to wait.
+    pub(super) fn turn(&self, dialer: &Dialer) -> Moment {
+        let is_first = self.place.as_ref().is_none_or(Place::is_first);
+        let end = self.patience_ends(dialer);
+        if is_first {
+            self.next_try.min(end)
+        } else {
+            end
+        }
+    }
+
+    /// Tells when nothing is waited for any more; as long as the target takes others that is put off.
+    pub(super) fn patience_ends(&self, dialer: &Dialer) -> Moment {
+        let since = match &self.caller {
+            Some(caller) => caller.queue.since(self.started),
+            None => self.started,
+        };
+        (since + dialer.timeout).max(self.retry_until)
+    }
+
+    /// Tells when a monitor must have answered: not before it has been silent to all for the time that one may take.
+    pub(super) fn answer_due(&self, dialer: &Dialer, deadline: Moment) -> Moment {
+        let since = |caller: &Caller| caller.queue.unserved_since(self.started);
+        let since = self.caller.as_ref().map_or(self.started, since);
+        deadline.max(since + dialer.timeout)
+    }
+
+    /// Lets nobody overtake it until there is an answer.
+    pub(super) fn keep_place(&mut self, now: Moment) {
+        if let (None, Some(caller)) = (&self.place, &self.caller) {
+            self.place = Some(caller.try_at(now));
+        }
+    }
+
+    /// Lets the next one try: this one was taken.
+    pub(super) fn found_room(&mut self, now: Moment) {
+        if let Some(caller) = &self.caller {
+            caller.queue.progress(now);
+        }
+        self.place = None;
+    }
+
+    /// Tells whether the stream is its own other end, which it can only be where nobody listens.
+    pub(super) fn is_itself(&self, address: &Address, stream: &Stream, now: Moment) -> bool {
+        let queue = self.caller.as_ref().map(|caller| &caller.queue);
+        if queue.is_some_and(|queue| queue.has_listener(now)) {
+            return false;
+        }
+        let is_itself = address.is_itself(stream);
+        if let Some(queue) = queue {
+            queue.note_listener(!is_itself, now);
+        }
+        is_itself
+    }
+
+    pub(super) fn learn(&self, answer: Duration) {
+        if let Some(caller) = &self.caller {
+            caller.queue.learn(answer);
+        }
+    }
+}
