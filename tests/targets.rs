@@ -251,6 +251,25 @@ fn fifty_come_to_a_queue_with_room_for_one_all_are_served_in_the_order_of_arriva
 }
 
 #[test]
+fn the_first_of_those_that_wait_for_room_is_reset_the_next_is_served() {
+    let (target, waiting) = full(Kind::Unix);
+    let listener = Place::listening(Kind::Tcp6);
+    let bridge = Bridge::to(&target.text)
+        .arguments(&["--connect-timeout", "1h"])
+        .listener(&listener)
+        .start();
+    let first = listener.connect();
+    wait_for_dialing(&bridge);
+    let mut next = listener.connect();
+    eventually("it is taken", || listener.has_nobody_waiting());
+    common::place::reset(first);
+    drop((target.accept(), waiting));
+    ping(&mut next, &mut target.accept());
+    drop(next);
+    bridge.stop();
+}
+
+#[test]
 fn thousands_wait_for_a_queue_that_stands_still_they_cost_no_time_and_are_reset_in_the_end() {
     let (target, _waiting) = full(Kind::Unix);
     let listener = Place::listening(Kind::Unix);
