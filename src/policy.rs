@@ -2,7 +2,7 @@
 //!
 //! Pure: it counts and compares, and knows nothing of sockets.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -99,6 +99,30 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// A limit that will soon be met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Near {
+    /// So many of all connections are open, of so many that there may be.
+    All(usize, usize),
+    /// Of those of one peer.
+    Peer(PeerKey, usize, usize),
+}
+
+impl fmt::Display for Near {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Near::All(open, limit) => write!(
+                f,
+                "{open} connections are open, of {limit} that --max-connections allows; whoever comes over it is refused"
+            ),
+            Near::Peer(key, open, limit) => write!(
+                f,
+                "{open} connections of {key} are open, of {limit} that --max-connections-per-peer allows; more are refused"
+            ),
+        }
+    }
+}
+
 /// Lets peers in and counts them.
 #[derive(Debug)]
 pub struct Gate {
@@ -112,6 +136,13 @@ pub struct Gate {
     pub prefix: Option<Prefix>,
     open: HashMap<PeerKey, usize>,
     total: usize,
+    /// Whose limit was told of; none for that of all.
+    told: HashSet<Option<PeerKey>>,
+}
+
+/// Four fifths of a limit are worth a warning, if that leaves some; it is told again after less than half was open.
+fn is_near(open: usize, limit: usize) -> bool {
+    limit >= 10 && open * 5 >= limit * 4
 }
 
 impl Gate {
@@ -129,7 +160,21 @@ impl Gate {
             prefix,
             open: HashMap::new(),
             total: 0,
+            told: HashSet::new(),
         }
+    }
+
+    /// Tells which limit is near since this peer came in, once.
+    pub fn near(&mut self, peer: &Peer) -> Option<Near> {
+        let key = PeerKey::new(peer);
+        let open = self.open.get(&key).copied().unwrap_or(0);
+        if is_near(self.total, self.limit) && self.told.insert(None) {
+            return Some(Near::All(self.total, self.limit));
+        }
+        if is_near(open, self.peer_limit) && self.told.insert(Some(key)) {
+            return Some(Near::Peer(key, open, self.peer_limit));
+        }
+        None
     }
 
     /// Counts the peer in; [`Gate::leave`] counts it out. `own`: as which CID a vsock peer has reached this machine.
@@ -182,6 +227,12 @@ impl Gate {
         if let Some(count) = self.open.get_mut(&key) {
             *count -= 1;
             self.total -= 1;
+            if *count * 2 < self.peer_limit {
+                self.told.remove(&Some(key));
+            }
+            if self.total * 2 < self.limit {
+                self.told.remove(&None);
+            }
             if *count == 0 {
                 self.open.remove(&key);
             }
@@ -308,5 +359,29 @@ mod tests {
         assert!(enter("fd00:1::3", "[fd00:1::2]:445").is_ok());
         assert!(enter("::1", "[fd00:1::2]:445").is_ok());
         assert!(enter("2001:db8::1", "[2001:db8::2]:445").is_ok());
+    }
+
+    #[test]
+    fn a_limit_that_is_near_is_told_once_until_half_of_it_is_free() {
+        let mut gate = gate("any", 20, 10);
+        let mut told = Vec::new();
+        let mut come = |gate: &mut Gate, number: u32| {
+            gate.enter(&guest(number), None, None).unwrap();
+            told.extend(gate.near(&guest(number)).map(|near| near.to_string()));
+        };
+        (0..9).for_each(|_| come(&mut gate, 3));
+        (0..7).for_each(|_| come(&mut gate, 4));
+        (0..5).for_each(|_| gate.leave(&guest(3)));
+        (0..4).for_each(|_| come(&mut gate, 3));
+        let words = [
+            "8 connections of CID 3 are open, of 10",
+            "16 connections are open, of 20",
+        ];
+        let again = "8 connections of CID 3 are open, of 10";
+        assert!(
+            told[0].starts_with(words[0]) && told[1].starts_with(words[1]),
+            "{told:?}"
+        );
+        assert!(told[2].starts_with(again) && told.len() == 3, "{told:?}");
     }
 }

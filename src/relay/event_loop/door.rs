@@ -59,7 +59,12 @@ impl Loop {
         // Not the listener's to inherit: that is systemd's, who may give it to another program.
         stream.reset_on_close(true);
         match self.gate.enter(&peer, stream.own_cid(), destination) {
-            Ok(()) => self.worker.begin(stream, peer, destination, true, now),
+            Ok(()) => {
+                if let Some(near) = self.gate.near(&peer) {
+                    log::warn!("{near}");
+                }
+                self.worker.begin(stream, peer, destination, true, now);
+            }
             Err(refusal) => {
                 stream.abort();
                 let dialer = self.worker.dialer();
