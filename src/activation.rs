@@ -108,7 +108,8 @@ impl Activation {
                 family,
                 sys::is_listening(fd).map_err(|errno| errno.desc().to_owned())?,
             ))
-        })?;
+        })
+        .map_err(not_a_socket)??;
         let socket = take(passed, index, family)?;
         let address = sys::local_address(std::os::fd::AsFd::as_fd(&socket))
             .map_err(|e| e.desc().to_owned())?;

@@ -10,7 +10,7 @@ use std::io::IoSlice;
 use std::mem::{MaybeUninit, offset_of, size_of};
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -215,9 +215,8 @@ pub fn take_stdio() -> Result<(OwnedFd, OwnedFd), Errno> {
 }
 
 fn take_number(number: RawFd, substitute: &OwnedFd) -> Result<OwnedFd, Errno> {
-    // SAFETY: only for these calls; a closed number gives EBADF, which is returned.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    let taken = nix::fcntl::fcntl(borrowed, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    // SAFETY: the call takes any number; one that is not open gives EBADF, which is returned.
+    let taken = Errno::result(unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) })?;
     // SAFETY: both numbers are open, and dup2 replaces the second in one step.
     Errno::result(unsafe { libc::dup2(substitute.as_raw_fd(), number) })?;
     // SAFETY: F_DUPFD_CLOEXEC succeeded, so the number is an open descriptor that nobody else has.
@@ -555,14 +554,18 @@ pub fn forget_activation() {
     let _ = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }.map(drop);
 }
 
-/// Borrows a passed descriptor by its number, to ask what it is.
-pub fn probe<T>(number: RawFd, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
-    // SAFETY: only for this call; a number that is not open makes the question fail with EBADF.
-    ask(unsafe { BorrowedFd::borrow_raw(number) }.as_fd())
+/// Borrows a passed descriptor by its number, to ask what it is; `EBADF` if it is not open.
+pub fn probe<T>(number: RawFd, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T, Errno> {
+    // SAFETY: the call takes any number, and only looks at the descriptor.
+    Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and there is no other thread yet that could close it before `ask` returns.
+    Ok(ask(unsafe { BorrowedFd::borrow_raw(number) }))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
