@@ -2,7 +2,7 @@
 //!
 //! Without systemd nothing is sent and nothing is said about it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -96,45 +96,68 @@ pub fn lingering(status: &str, time: Duration) {
 
 /// Where to send to: `/path` or `@name` (sd_notify(3)).
 const VARIABLE: &str = "NOTIFY_SOCKET";
-/// How long systemd may take to read what was sent to it.
-const BARRIER_TIME: u16 = 5000;
+/// How long systemd may take to read what was sent to it, before somebody else is served.
+pub const BARRIER_TIME: u16 = 5000;
 
 /// Tells whether systemd, or whoever started us, listens.
 pub fn is_heard() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
-/// Gives systemd descriptors to keep for the next process of the service; they are there when this returns.
-///
-/// Errors: `ENOTCONN` without systemd, or when it has not room for all of them (FileDescriptorStoreMax=); `ETIMEDOUT`
-/// when it does not read.
-pub fn store<'a>(
-    descriptors: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
-) -> Result<(), Errno> {
-    if !is_heard() {
-        return Err(Errno::ENOTCONN);
-    }
-    for (name, descriptor) in descriptors {
-        store_one(name, descriptor)?;
-    }
-    // systemd does not answer, but one more, the last, hangs up if it was closed for want of room.
-    let flags = SockFlag::SOCK_CLOEXEC;
-    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
-    store_one(PROBE, theirs.as_fd())?;
-    drop(theirs);
-    barrier()?;
-    let mut probe = [PollFd::new(ours.as_fd(), PollFlags::empty())];
-    poll(&mut probe, PollTimeout::ZERO)?;
-    let is_closed = |events: PollFlags| events.contains(PollFlags::POLLHUP);
-    if probe[0].revents().is_some_and(is_closed) {
-        return Err(Errno::ENOTCONN);
-    }
-    forget(PROBE);
-    Ok(())
+/// Descriptors that were sent to systemd, which may not have read that yet.
+#[derive(Debug)]
+pub struct Storing {
+    /// Hangs up when what was stored last is closed, for want of room.
+    probe: OwnedFd,
+    /// Hangs up when systemd has read all (BARRIER=1, sd_notify(3)).
+    barrier: OwnedFd,
 }
 
-/// The name of what is stored to see whether it is kept.
-const PROBE: &str = "handover-probe";
+impl Storing {
+    /// Gives systemd descriptors to keep for the next process of the service.
+    ///
+    /// Errors: `ENOTCONN` without systemd.
+    pub fn new<'a>(
+        descriptors: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
+    ) -> Result<Storing, Errno> {
+        if !is_heard() {
+            return Err(Errno::ENOTCONN);
+        }
+        for (name, descriptor) in descriptors {
+            store_one(name, descriptor)?;
+        }
+        // systemd does not answer, but one more, the last, hangs up if it was closed for want of room.
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (probe, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+        store_one(PROBE, theirs.as_fd())?;
+        drop(theirs);
+        let (barrier, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
+        transmit(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+        Ok(Storing { probe, barrier })
+    }
+
+    /// Waits until all of them are kept.
+    ///
+    /// Errors: `ENOTCONN` when systemd has not room for all of them (FileDescriptorStoreMax=); `ETIMEDOUT` when it does not
+    /// read in time, and may do so later.
+    pub fn confirm(&self, time: PollTimeout) -> Result<(), Errno> {
+        let mut wait = [PollFd::new(self.barrier.as_fd(), PollFlags::empty())];
+        if poll(&mut wait, time)? == 0 {
+            return Err(Errno::ETIMEDOUT);
+        }
+        let mut probe = [PollFd::new(self.probe.as_fd(), PollFlags::empty())];
+        poll(&mut probe, PollTimeout::ZERO)?;
+        let is_closed = |events: PollFlags| events.contains(PollFlags::POLLHUP);
+        if probe[0].revents().is_some_and(is_closed) {
+            return Err(Errno::ENOTCONN);
+        }
+        forget(PROBE);
+        Ok(())
+    }
+}
+
+/// The name of what is stored to see whether it is kept; a process that was killed meanwhile leaves it there.
+pub const PROBE: &str = "handover-probe";
 
 fn store_one(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
     let messages = [
@@ -149,19 +172,6 @@ fn store_one(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
 /// Lets systemd close what it keeps under the name.
 pub fn forget(name: &str) {
     send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
-}
-
-/// Waits until systemd has read all that was sent; of a process that has gone it would not know whose it was.
-fn barrier() -> Result<(), Errno> {
-    let (ours, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let messages = [NotifyState::Custom("BARRIER=1")];
-    transmit(&messages, &[theirs.as_fd()])?;
-    drop(theirs);
-    let mut wait = [PollFd::new(ours.as_fd(), PollFlags::empty())];
-    match poll(&mut wait, PollTimeout::from(BARRIER_TIME))? {
-        0 => Err(Errno::ETIMEDOUT),
-        _ => Ok(()),
-    }
 }
 
 /// Sends one message to whoever listens; nothing when nobody does. sd_notify itself knows no abstract names.

@@ -10,6 +10,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::bridge::Bridge;
 use common::content::{Content, read_to_end};
@@ -292,4 +293,31 @@ fn readers_that_never_read_hold_nothing_up_and_a_fifth_is_closed() {
 fn raise_open_files() -> bool {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() && hard as usize > 3 * MANY
+}
+
+/// Whoever asks waits until there is a descriptor for the answer, and the loop does not run meanwhile.
+#[test]
+fn descriptors_run_out_who_asks_waits_without_a_busy_loop_and_is_answered() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
+    let folder = Folder::new();
+    let bridge = folder
+        .given_to(Bridge::to(&target.text))
+        .listener(&listener)
+        .start();
+    let (mut client, mut server) = connected(&listener, &target);
+    ping(&mut client, &mut server);
+    folder.snapshot();
+    bridge.limit_descriptors(bridge.lowest_free_descriptor());
+    let (started, before) = (Instant::now(), bridge.cpu_time());
+    let waiting = folder.connect();
+    // Nine times as long as the pause between two looks.
+    waiting
+        .set_read_timeout(Some(Duration::from_millis(900)))
+        .unwrap();
+    assert!((&waiting).read(&mut [0]).is_err());
+    let (used, passed) = (bridge.cpu_time() - before, started.elapsed());
+    assert!(used <= passed / 10, "{used:?} in {passed:?}");
+    bridge.limit_descriptors(1000);
+    waiting.set_read_timeout(Some(DEADLINE)).unwrap();
+    assert!(snapshot(waiting).is_some());
 }

@@ -5,7 +5,6 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,7 +13,6 @@ use common::content::{Content, End, read_to_end};
 use common::eventually;
 use common::pair::{Accept, Pair};
 use common::place::{Kind, Place, ping};
-use common::program::{Program, command, finish};
 use socket2::Socket;
 
 fn connected(listener: &Place, target: &Place) -> (Socket, Socket) {
@@ -172,15 +170,6 @@ fn the_half_close_timeout_of_one_connection_leaves_the_others() {
     ping(&mut client, &mut server);
 }
 
-/// Limits the descriptors of a running program.
-fn limit_descriptors(program: &Program, limit: usize) {
-    let mut prlimit = command("prlimit");
-    prlimit.arg(format!("--pid={}", program.pid()));
-    prlimit.arg(format!("--nofile={limit}:"));
-    let finished = finish(prlimit);
-    assert_eq!(finished.code, 0, "{finished:?}");
-}
-
 #[test]
 fn descriptors_run_out_accepting_pauses_open_ones_live_and_one_leaving_lets_the_next_in() {
     let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
@@ -189,7 +178,7 @@ fn descriptors_run_out_accepting_pauses_open_ones_live_and_one_leaving_lets_the_
     for (client, server) in &mut open {
         ping(client, server);
     }
-    limit_descriptors(&bridge, lowest_free_descriptor(&bridge));
+    bridge.limit_descriptors(bridge.lowest_free_descriptor());
     let (started, before) = (Instant::now(), bridge.cpu_time());
     let mut waiting = listener.connect();
     waiting.write_all(b"patient").unwrap();
@@ -214,13 +203,6 @@ fn descriptors_run_out_accepting_pauses_open_ones_live_and_one_leaving_lets_the_
     bridge.stop();
 }
 
-/// The number that its next descriptor gets.
-fn lowest_free_descriptor(program: &Program) -> usize {
-    let directory = format!("/proc/{}/fd", program.pid());
-    let is_free = |number: &usize| !Path::new(&format!("{directory}/{number}")).is_symlink();
-    (0..).find(is_free).unwrap()
-}
-
 /// The one descriptor that is left takes the client, and none is left for the target.
 #[test]
 fn descriptors_run_out_for_the_target_client_waits_and_is_served_when_one_leaves() {
@@ -233,7 +215,7 @@ fn descriptors_run_out_for_the_target_client_waits_and_is_served_when_one_leaves
     for (client, server) in &mut open {
         ping(client, server);
     }
-    limit_descriptors(&bridge, lowest_free_descriptor(&bridge) + 1);
+    bridge.limit_descriptors(bridge.lowest_free_descriptor() + 1);
     let mut waiting = listener.connect();
     for (client, server) in &mut open {
         ping(client, server);

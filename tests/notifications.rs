@@ -9,6 +9,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use common::DEADLINE;
 use common::bridge::Bridge;
 use common::place::{Kind, Place, ping};
+use common::store::Store;
 use tempfile::TempDir;
 
 /// The socket on which systemd listens.
@@ -151,4 +152,21 @@ fn systemd_does_not_listen_the_bridge_serves_in_silence() {
         lines.iter().all(|line| !line.contains("notify")),
         "{lines:#?}"
     );
+}
+
+#[test]
+fn systemd_is_busy_at_the_start_connections_are_kept_as_soon_as_it_reads() {
+    let (store, wake) = Store::asleep();
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
+    let mut bridge = Bridge::to(&target.text)
+        .variable("NOTIFY_SOCKET", &store.path)
+        .listener(&listener)
+        .start();
+    let line = bridge.wait_for_line("do not survive a crash until");
+    assert!(line.contains("warning"), "{line}");
+    let (mut client, mut server) = (listener.connect(), target.accept());
+    ping(&mut client, &mut server);
+    wake.send(()).unwrap();
+    bridge.wait_for_line("systemd keeps connections from now on");
+    ping(&mut client, &mut server);
 }

@@ -15,7 +15,7 @@ use super::boxes::Boxes;
 use super::ledger::{Ledger, Owner, Table, Ticket};
 use super::queue::{Found, Item};
 use super::{Estate, Keeper, Slot};
-use crate::sys;
+use crate::{notify, sys};
 
 /// Counts the connections that wait in the store, and leaves them there.
 pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
@@ -57,11 +57,14 @@ pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Keeper, Est
         },
     };
     let looked = boxes.look(|found| sorting.add(found));
-    if let Err(errno) = looked {
-        let cause = errno.desc();
-        log::warn!(
-            "connections of the process before may be lost: they cannot be looked at: {cause}"
-        );
+    match looked {
+        Ok(()) => sorting.forget_unseen(),
+        Err(errno) => {
+            let cause = errno.desc();
+            log::warn!(
+                "connections of the process before may be lost: they cannot be looked at: {cause}"
+            );
+        }
     }
     let estate = sorting.finish();
     boxes.settle(&ledger);
@@ -72,6 +75,12 @@ pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Keeper, Est
 type Opened = (Boxes, Result<Ledger, String>);
 
 fn open(mut stored: Vec<(String, OwnedFd)>) -> Result<Opened, String> {
+    // The process before may have been killed when it had just begun.
+    let count = stored.len();
+    stored.retain(|(name, _)| name != notify::PROBE);
+    if stored.len() < count {
+        notify::forget(notify::PROBE);
+    }
     let ends = Boxes::NAMES.map(|wanted| {
         let place = stored.iter().position(|(name, _)| name == wanted);
         place.map(|place| stored.swap_remove(place).1)
@@ -156,6 +165,21 @@ impl Sorting<'_> {
         }
     }
 
+    /// Frees the places of what was written down, and never put in: the process was killed between the two.
+    fn forget_unseen(&mut self) {
+        for ticket in self.ledger.live(Table::Records) {
+            let items = [Item::Connection(ticket), Item::Peer(ticket)];
+            if !items.iter().any(|item| self.seen.contains(item)) {
+                self.ledger.close(Table::Records, ticket);
+            }
+        }
+        for ticket in self.ledger.live(Table::Pipes) {
+            if !self.seen.contains(&Item::Pipe(ticket)) {
+                self.ledger.close(Table::Pipes, ticket);
+            }
+        }
+    }
+
     /// Gives what can go on whole.
     fn finish(mut self) -> Estate {
         let connections = std::mem::take(&mut self.estate.connections);
@@ -225,6 +249,21 @@ mod tests {
         let (_, estate) = adopt(keeper.stored(), 5).unwrap();
         assert_eq!((estate.connections.len(), estate.lost), (1, 1));
         assert!(is_reset(&client) && !is_reset(&other));
+    }
+
+    #[test]
+    fn what_was_written_down_and_not_put_in_leaves_its_place() {
+        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let keeper = Keeper::with_boxes();
+        let _client = keep(&keeper, &listener);
+        for table in [Table::Records, Table::Pipes] {
+            let ticket = keeper.ledger().open(table).unwrap();
+            keeper.ledger().publish(table, ticket);
+        }
+        let (next, estate) = adopt(keeper.stored(), usize::MAX).unwrap();
+        assert_eq!(estate.connections.len(), 1);
+        assert_eq!(next.ledger().live(Table::Records).len(), 1);
+        assert_eq!(next.ledger().live(Table::Pipes), []);
     }
 
     #[test]

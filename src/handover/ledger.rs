@@ -271,6 +271,21 @@ impl Ledger {
         is_there && self.head(table, ticket.index).load(Ordering::Acquire) == head
     }
 
+    /// Gives all uses of a table that are valid.
+    pub fn live(&self, table: Table) -> Vec<Ticket> {
+        let number = match table {
+            Table::Records => 0,
+            Table::Pipes => 1,
+        };
+        let used = self.free().used[number];
+        let ticket = |index: u32| {
+            let head = self.head(table, index).load(Ordering::Acquire);
+            let generation = NonZeroU32::new((head >> 32) as u32)?;
+            (head & LIVE != 0).then_some(Ticket { index, generation })
+        };
+        (0..used).filter_map(ticket).collect()
+    }
+
     /// Gives a word of a record.
     pub fn record_word(&self, ticket: Ticket, number: usize) -> &AtomicU64 {
         assert!(number < RECORD_WORDS);

@@ -21,9 +21,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
+use nix::poll::PollTimeout;
 
 use crate::descriptors::Shares;
-use crate::notify;
+use crate::notify::{self, Storing};
 use boxes::Boxes;
 pub use inherit::waiting;
 pub use ledger::{Ledger, Owner, Table, Ticket};
@@ -39,6 +40,8 @@ pub struct Keeper {
     ledger: Arc<Ledger>,
     /// None while systemd keeps nothing for us.
     boxes: Mutex<Option<Boxes>>,
+    /// What was sent to systemd, and not read by it yet.
+    pending: Mutex<Option<(Boxes, Storing)>>,
     /// Items are put in as soon as they are there, not only when the process is to stop.
     is_early: AtomicBool,
     has_failed: AtomicBool,
@@ -77,6 +80,7 @@ impl Keeper {
         Keeper {
             ledger,
             boxes: Mutex::new(boxes),
+            pending: Mutex::default(),
             is_early: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
             pipes: AtomicUsize::new(0),
@@ -124,25 +128,42 @@ impl Keeper {
         adopted
     }
 
-    /// Gives empty boxes to systemd, with the ledger in them.
+    /// Gives empty boxes to systemd, with the ledger in them, unless it has them.
     ///
-    /// Errors: `ENOTCONN` when systemd keeps no descriptors, or not enough of them (FileDescriptorStoreMax=).
-    pub fn begin(&self) -> Result<(), Errno> {
+    /// Errors: `ENOTCONN` when systemd keeps no descriptors, or not enough of them (FileDescriptorStoreMax=); `ETIMEDOUT` when
+    /// it has not read so far, and then this may be asked again.
+    pub fn begin(&self, time: PollTimeout) -> Result<(), Errno> {
         let mut boxes = self.boxes();
         if boxes.is_some() {
             return Ok(());
         }
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let (new, storing) = match pending.take() {
+            Some(pending) => pending,
+            None => self.send_boxes()?,
+        };
+        match storing.confirm(time) {
+            Ok(()) => *boxes = Some(new),
+            Err(Errno::ETIMEDOUT) => {
+                *pending = Some((new, storing));
+                return Err(Errno::ETIMEDOUT);
+            }
+            Err(errno) => {
+                Boxes::NAMES.into_iter().for_each(notify::forget);
+                return Err(errno);
+            }
+        }
+        Ok(())
+    }
+
+    fn send_boxes(&self) -> Result<(Boxes, Storing), Errno> {
         let file = self.ledger.file().ok_or(Errno::ENOTCONN)?;
         let mut new = Boxes::new()?;
         new.limit_dead(self.dead_max.load(Ordering::Relaxed));
         new.put_ledger(file)?;
-        let ends = new.ends();
-        let result = notify::store(Boxes::NAMES.into_iter().zip(ends));
-        match result {
-            Ok(()) => *boxes = Some(new),
-            Err(_) => Boxes::NAMES.into_iter().for_each(notify::forget),
-        }
-        result
+        let storing = Storing::new(Boxes::NAMES.into_iter().zip(new.ends()))
+            .inspect_err(|_| Boxes::NAMES.into_iter().for_each(notify::forget))?;
+        Ok((new, storing))
     }
 
     /// Begins as [`Keeper::begin`] does, with nobody but the test to keep the boxes.

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
 use super::busy_poll::BusyPoll;
@@ -85,6 +84,8 @@ pub struct Loop {
     mode: Mode,
     /// systemd starts another process for the listeners, and can keep connections until then.
     has_successor: bool,
+    /// When to look whether systemd has taken what connections are to be kept in, while it has not.
+    store_asked_at: Option<Moment>,
     idle_since: Moment,
     /// The last look at the listeners found nobody.
     is_quiet: bool,
@@ -111,8 +112,14 @@ impl Loop {
             );
         }
         let has_successor = !listeners.is_empty() && notify::is_heard();
+        let mut store_asked_at = None;
         if has_successor && settings.crash_proof {
-            life::keep_from_the_beginning(&keeper);
+            store_asked_at = life::keep_from_the_beginning(&keeper, notify::BARRIER_TIME.into());
+            if store_asked_at.is_some() {
+                log::warn!(
+                    "connections do not survive a crash until systemd reads what it was sent"
+                );
+            }
         }
         let keeper = Arc::new(keeper);
         let worker = Worker::new(Arc::new(dialer), keeper, settings.limits, false)?;
@@ -137,6 +144,7 @@ impl Loop {
             busy_poll: BusyPoll::new(settings.busy_poll, processors, now),
             mode: Mode::Serving,
             has_successor,
+            store_asked_at,
             idle_since: now,
             is_quiet: false,
             has_early: true,
@@ -173,6 +181,7 @@ impl Loop {
         loop {
             self.settle_accounts(now);
             self.tell_status(now);
+            self.ask_store(now);
             if self.is_over(now) {
                 self.notifier.stopping("Stopping");
                 return Ok(self.reporter.totals);
@@ -190,6 +199,9 @@ impl Loop {
                 self.dispatch(Token::unpack(event.data()), event.events(), now);
             }
             self.listeners.resume(self.worker.epoll(), now);
+            if let Some(inspection) = &mut self.inspection {
+                inspection.resume(self.worker.epoll(), now);
+            }
             self.worker.turn(now);
             match self.mode {
                 Mode::Leaving => self.leave(now),
@@ -211,17 +223,17 @@ impl Loop {
         let timeout = self.worker.timeout(self.deadline(), now);
         if timeout != EpollTimeout::ZERO {
             let Some(until) = self.busy_poll.look_until(self.threads.turns(), now) else {
-                return wait(&self.worker, events, timeout);
+                return self.worker.wait(events, timeout);
             };
             while Moment::now() < until {
-                match wait(&self.worker, events, EpollTimeout::ZERO)? {
+                match self.worker.wait(events, EpollTimeout::ZERO)? {
                     0 => {}
                     count => return Ok(count),
                 }
             }
             self.busy_poll.missed();
         }
-        wait(&self.worker, events, timeout)
+        self.worker.wait(events, timeout)
     }
 
     fn open(&self) -> usize {
@@ -258,8 +270,10 @@ impl Loop {
         };
         let others = [
             self.listeners.deadline(),
+            self.inspection.as_ref().and_then(Inspection::deadline),
             self.notifier.deadline(),
             self.idle_deadline(),
+            self.store_asked_at,
         ];
         others.into_iter().chain([drain]).flatten().min()
     }
@@ -280,7 +294,7 @@ impl Loop {
             Token::Inspection => {
                 // What ended a moment ago is among the open ones no more, and must be in the totals.
                 self.settle_accounts(now);
-                self.inspect();
+                self.inspect(now);
             }
             Token::Listener(index) => self.accept(index, now),
             Token::Session(key, side) => self.worker.note(key, side, events, now),
@@ -301,16 +315,5 @@ impl Loop {
         self.reporter.over(over, self.worker.dialer(), now);
         record::write_totals(self.worker.keeper().ledger(), &self.reporter.totals);
         self.idle_since = now;
-    }
-}
-
-fn wait(worker: &Worker, events: &mut [EpollEvent], timeout: EpollTimeout) -> Result<usize> {
-    match worker.epoll().wait(events, timeout) {
-        Ok(count) => Ok(count),
-        Err(Errno::EINTR) => Ok(0),
-        Err(source) => Err(Error::System {
-            operation: "wait for events",
-            source,
-        }),
     }
 }

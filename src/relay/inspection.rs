@@ -16,10 +16,12 @@ use std::sync::mpsc::Receiver;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, Backlog, listen};
 use serde::{Deserialize, Serialize};
 
 use super::session::Stage;
+use super::token::Token;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::peer::Peer;
@@ -33,6 +35,9 @@ const ANSWERS_MAX: usize = 4;
 const QUEUE: i32 = 128;
 /// For another thread to tell its part, and for the reader to take each part.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Until the socket is looked at again after a shortage.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// One bridge at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -153,6 +158,7 @@ pub struct Inspection {
     listener: UnixListener,
     path: PathBuf,
     answers: Arc<AtomicUsize>,
+    paused_until: Option<Moment>,
 }
 
 impl Inspection {
@@ -172,13 +178,43 @@ impl Inspection {
             listener: UnixListener::from(socket),
             path,
             answers: Arc::default(),
+            paused_until: None,
         })
     }
 
-    /// Takes somebody who wants to know; none if nobody waits, or too many are being answered.
-    pub fn accept(&self) -> Option<UnixStream> {
-        let (stream, _) = self.listener.accept().ok()?;
-        (self.answers.load(Ordering::Relaxed) < ANSWERS_MAX).then_some(stream)
+    /// Takes somebody who wants to know; none if nobody waits, or too many are being answered. Without descriptors it
+    /// pauses: whoever waits would wake the loop without end.
+    pub fn accept(&mut self, epoll: &Epoll, now: Moment) -> Option<UnixStream> {
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                (self.answers.load(Ordering::Relaxed) < ANSWERS_MAX).then_some(stream)
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(_) => {
+                self.watch(epoll, EpollFlags::empty());
+                self.paused_until = Some(now + PAUSE);
+                None
+            }
+        }
+    }
+
+    /// Tells when [`Inspection::resume`] must be called.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.paused_until
+    }
+
+    /// Looks at the socket again if the pause is over.
+    pub fn resume(&mut self, epoll: &Epoll, now: Moment) {
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+            self.watch(epoll, EpollFlags::EPOLLIN);
+        }
+    }
+
+    fn watch(&self, epoll: &Epoll, interest: EpollFlags) {
+        let mut event = EpollEvent::new(interest, Token::Inspection.pack());
+        // It was added at the start, and stays open.
+        let _ = epoll.modify(&self.listener, &mut event);
     }
 
     /// Answers in a thread of its own.

@@ -177,6 +177,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::descriptors::Shares;
 
     #[test]
     fn a_pipe_that_holds_bytes_is_not_lent_again() {
@@ -189,5 +190,37 @@ mod tests {
         let pipe = pool.take(&keeper).unwrap();
         pool.give_back(pipe);
         assert_eq!(pool.empty.len(), 1);
+    }
+
+    #[test]
+    fn pipes_that_nobody_has_used_go_and_the_others_stay() {
+        let keeper = Arc::new(Keeper::private().unwrap());
+        let mut pool = Pool::default();
+        let pipes: Vec<_> = (0..3).filter_map(|_| pool.take(&keeper)).collect();
+        pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
+        pool.trim();
+        let pipe = pool.take(&keeper).unwrap();
+        pool.give_back(pipe);
+        pool.trim();
+        assert_eq!(pool.empty.len(), 1);
+        pool.trim();
+        assert!(pool.is_empty());
+    }
+
+    #[test]
+    fn there_are_no_more_pipes_than_their_share_until_one_goes() {
+        let keeper = Arc::new(Keeper::private().unwrap());
+        let shares = Shares {
+            connections: 1,
+            pipes: 1,
+            dead: 1,
+            room: 1,
+        };
+        keeper.limit(&shares);
+        let mut pool = Pool::default();
+        let pipe = pool.take(&keeper);
+        assert!(pipe.is_some() && Pool::default().take(&keeper).is_none());
+        drop(pipe);
+        assert!(Pool::default().take(&keeper).is_some());
     }
 }

@@ -6,12 +6,15 @@
 //! Relief: when the main loop hardly sleeps any more ([`load`](super::load)), half of its busy connections go to another
 //! thread, which gives back what turns out to be bulk. New ones begin in the main loop.
 //!
-//! Threads are made when they are first needed, so an idle process has none. A connection stays with its thread otherwise.
+//! Threads are made one by one, when there is something for one more, so an idle process has none, and a machine with many
+//! processors has few of them: the service may have so many tasks (TasksMax=), and some are for answers to the
+//! administrator. A connection stays with its thread otherwise.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -27,8 +30,12 @@ use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::handover::Keeper;
 
+/// The most threads for connections that move much. Each of them fills a processor, of which machines have work of their own.
+const BULK_MAX: usize = 8;
 /// The most threads for what is too much for the main loop. On the two processors there were to measure, one is used.
 const RELIEF_MAX: usize = 3;
+/// When no thread could be made, the next try is not before that.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +49,7 @@ pub enum Job {
 impl Job {
     fn threads(self, processors: usize) -> usize {
         match self {
-            Job::Bulk => processors,
+            Job::Bulk => processors.min(BULK_MAX),
             Job::Relief => (processors - 1).min(RELIEF_MAX),
         }
     }
@@ -90,9 +97,16 @@ struct Group {
     /// Which one gets the next session.
     next: usize,
     open: usize,
+    /// Until then no more threads are tried to be made.
+    paused_until: Option<Moment>,
 }
 
 impl Group {
+    /// Tells whether one more thread would have something to do.
+    fn is_full(&self, most: usize) -> bool {
+        self.open >= self.threads.len() && self.threads.len() < most
+    }
+
     fn give(&mut self, session: Session) {
         self.next = (self.next + 1) % self.threads.len();
         self.threads[self.next].send(Order::Adopt(Box::new(session)));
@@ -151,13 +165,17 @@ impl Threads {
         self.relief.open
     }
 
-    /// Tells how many threads there are for a job, after making them if there are none.
+    /// Tells how many threads there are for a job, after making one if all have something to do.
     pub fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> usize {
-        if self.group(job).threads.is_empty() {
-            for _ in 0..job.threads(self.processors) {
-                match self.start_one(job, dialer, keeper) {
-                    Ok(thread) => self.group(job).threads.push(thread),
-                    Err(error) => log::debug!("no thread for {}: {}", job.name(), error.report()),
+        let most = job.threads(self.processors);
+        let now = Moment::now();
+        let is_paused = self.group(job).paused_until.is_some_and(|at| now < at);
+        if self.group(job).is_full(most) && !is_paused {
+            match self.start_one(job, dialer, keeper) {
+                Ok(thread) => self.group(job).threads.push(thread),
+                Err(error) => {
+                    log::debug!("no thread for {}: {}", job.name(), error.report());
+                    self.group(job).paused_until = Some(now + PATIENCE);
                 }
             }
         }
@@ -275,7 +293,12 @@ impl Body {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let timeout = self.worker.timeout(None, Moment::now());
-            let count = self.worker.epoll().wait(&mut events, timeout).unwrap_or(0);
+            let count = self.worker.wait(&mut events, timeout);
+            let count = count.unwrap_or_else(|error| {
+                // Nothing can be waited for any more. The next process goes on with all connections.
+                log::error!("{}", error.report());
+                std::process::abort()
+            });
             self.turns.fetch_add(1, Ordering::Relaxed);
             let now = Moment::now();
             for event in &events[..count] {
@@ -348,4 +371,34 @@ fn ring(bell: &EventFd) {
 fn clear(bell: &EventFd) {
     // It fails only when it has not been rung.
     let _ = bell.read();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_processors_leave_tasks_of_the_service_for_answers() {
+        // TasksMax= of the units, less the main thread and four answers, those that look names up, and some to spare.
+        let tasks = Job::Bulk.threads(1024) + Job::Relief.threads(1024);
+        assert!(tasks <= 64 / 2, "{tasks}");
+        assert_eq!((Job::Bulk.threads(1), Job::Relief.threads(1)), (1, 0));
+    }
+
+    #[test]
+    fn a_thread_is_made_when_all_others_have_something_to_do() {
+        let mut group = Group::default();
+        assert!(group.is_full(1));
+        assert!(!group.is_full(0));
+        let keeper = Arc::new(Keeper::private().unwrap());
+        let dialer = Arc::new(Dialer::to_nobody());
+        let mut threads = Threads::new(Limits::default(), 96).unwrap();
+        for _ in 0..3 {
+            assert_eq!(threads.ready(Job::Bulk, &dialer, &keeper), 1);
+        }
+        threads.bulk.open = 1;
+        assert_eq!(threads.ready(Job::Bulk, &dialer, &keeper), 2);
+        group.open = 5;
+        assert!(!group.is_full(0));
+    }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::connection::{Ending, Limits, Side};
 use super::flow::Tools;
@@ -93,6 +93,15 @@ impl Worker {
     /// Gives the epoll instance, to watch other things with.
     pub fn epoll(&self) -> &Epoll {
         &self.epoll
+    }
+
+    /// Waits for events, and tells how many there are.
+    pub fn wait(&self, events: &mut [EpollEvent], timeout: EpollTimeout) -> Result<usize> {
+        match self.epoll.wait(events, timeout) {
+            Ok(count) => Ok(count),
+            Err(Errno::EINTR) => Ok(0),
+            Err(errno) => Err(Error::system("wait for events")(errno)),
+        }
     }
 
     /// Gives what its sessions connect with.
@@ -232,6 +241,16 @@ impl Worker {
     /// Takes those that are over.
     pub fn take_over(&mut self) -> impl Iterator<Item = Over> + use<> {
         std::mem::take(&mut self.over).into_iter()
+    }
+
+    /// Tells whether there are some that move bulk data. Those that nobody takes are found again when they move more.
+    pub fn has_bulk(&self) -> bool {
+        self.bulk.as_ref().is_some_and(|keys| !keys.is_empty())
+    }
+
+    /// Lets them stay where they are.
+    pub fn leave_bulk(&mut self) {
+        self.bulk.iter_mut().for_each(Vec::clear);
     }
 
     /// Takes those out that move bulk data.

@@ -135,6 +135,23 @@ impl Program {
         std::mem::take(&mut self.log)
     }
 
+    /// The number that its next descriptor gets.
+    pub fn lowest_free_descriptor(&self) -> usize {
+        let directory = format!("/proc/{}/fd", self.pid());
+        let is_free =
+            |number: &usize| !std::path::Path::new(&format!("{directory}/{number}")).is_symlink();
+        (0..).find(is_free).unwrap()
+    }
+
+    /// Limits the descriptors of the running program.
+    pub fn limit_descriptors(&self, limit: usize) {
+        let mut prlimit = command("prlimit");
+        prlimit.arg(format!("--pid={}", self.pid()));
+        prlimit.arg(format!("--nofile={limit}:"));
+        let finished = finish(prlimit);
+        assert_eq!(finished.code, 0, "{finished:?}");
+    }
+
     /// Counts its open descriptors.
     pub fn descriptors(&self) -> usize {
         let path = format!("/proc/{}/fd", self.pid());

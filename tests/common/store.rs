@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,11 +19,22 @@ pub struct Store {
 
 impl Store {
     pub fn new() -> Store {
+        let (store, wake) = Store::asleep();
+        wake.send(()).unwrap();
+        store
+    }
+
+    /// Reads nothing before it is told to.
+    pub fn asleep() -> (Store, Sender<()>) {
+        let (wake, woken) = channel();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify").to_str().unwrap().to_owned();
         let socket = UnixDatagram::bind(&path).unwrap();
         let (sender, kept) = channel();
         thread::spawn(move || {
+            if woken.recv().is_err() {
+                return;
+            }
             loop {
                 let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
                 poll(&mut wait, PollTimeout::NONE).unwrap();
@@ -38,10 +49,11 @@ impl Store {
                 sys::drop_packet(socket.as_fd()).unwrap();
             }
         });
-        Store {
+        let store = Store {
             path,
             _kept: kept,
             _directory: directory,
-        }
+        };
+        (store, wake)
     }
 }

@@ -1,15 +1,43 @@
 //! How a loop begins with what another process has left, and how it ends: drained, or with all given to the next one.
 
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::PollTimeout;
+
 use super::{Loop, Mode};
 use crate::clock::Moment;
 use crate::handover::{Estate, Keeper};
 use crate::logging::event;
+use crate::notify;
 use crate::peer::inet_addr;
 use crate::relay::record::{self, Restored};
 use crate::relay::report::connections;
 use crate::relay::signals::Order;
 
+/// Between two looks whether systemd has taken what it was sent.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 impl Loop {
+    /// Looks whether systemd has taken the boxes by now; connections that are open are put in.
+    pub(super) fn ask_store(&mut self, now: Moment) {
+        if self.store_asked_at.is_none_or(|at| now < at) {
+            return;
+        }
+        let keeper = self.worker.keeper().clone();
+        self.store_asked_at = keep_from_the_beginning(&keeper, PollTimeout::ZERO);
+        if !keeper.is_early() {
+            return;
+        }
+        log::info!("systemd keeps connections from now on");
+        let connected = (self.worker.sessions()).filter(|session| session.connection().is_some());
+        for session in connected {
+            let _ = session
+                .keep(&keeper)
+                .inspect_err(|&errno| keeper.report(errno));
+        }
+    }
+
     /// Goes on with what the process before has left.
     pub fn restore(&mut self, estate: Estate) {
         let (now, mut taken) = (Moment::now(), 0u64);
@@ -74,7 +102,7 @@ impl Loop {
         if self.threads.open() > 0 {
             return;
         }
-        if let Err(errno) = self.worker.keeper().begin() {
+        if let Err(errno) = self.worker.keeper().begin(notify::BARRIER_TIME.into()) {
             let cause = errno.desc();
             log::warn!(
                 "connections cannot be handed over to the next process, so they are let finish: {cause}"
@@ -127,15 +155,21 @@ impl Loop {
     }
 }
 
-/// Keeps connections from the moment when their target is connected, if somebody does.
-pub(super) fn keep_from_the_beginning(keeper: &Keeper) {
-    match keeper.begin() {
-        Ok(()) => keeper.keep_from_the_beginning(),
+/// Keeps connections from the moment when their target is connected, if somebody does. Gives when to ask again, if systemd has
+/// not read what it was sent: it may be busy for long, as when a machine starts.
+pub(super) fn keep_from_the_beginning(keeper: &Keeper, time: PollTimeout) -> Option<Moment> {
+    match keeper.begin(time) {
+        Ok(()) => {
+            keeper.keep_from_the_beginning();
+            None
+        }
+        Err(Errno::ETIMEDOUT) => Some(Moment::now() + PATIENCE),
         Err(errno) => {
             let cause = errno.desc();
             log::warn!(
                 "connections would not survive a crash: systemd keeps no descriptors of ours, see FileDescriptorStoreMax= and --crash-proof: {cause}"
             );
+            None
         }
     }
 }

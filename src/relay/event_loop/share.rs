@@ -29,6 +29,10 @@ impl Loop {
 
     /// Gives those that move much to bulk threads.
     pub(super) fn hand_over_bulk(&mut self, now: Moment) {
+        // Without a thread they stay as they are: to take them out and back at each turn would cost more than they do.
+        if !self.worker.has_bulk() || self.ready(Job::Bulk) == 0 {
+            return self.worker.leave_bulk();
+        }
         for session in self.worker.take_bulk() {
             self.give(Job::Bulk, session, now);
         }

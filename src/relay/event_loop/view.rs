@@ -1,16 +1,19 @@
 //! What a loop tells the administrator through its control socket.
 
 use super::{Loop, Mode};
+use crate::clock::Moment;
 use crate::peer::Family;
 use crate::relay::inspection::{Material, Snapshot};
 use crate::stream::Listener;
 
 impl Loop {
-    pub(super) fn inspect(&self) {
-        let Some(inspection) = &self.inspection else {
+    pub(super) fn inspect(&mut self, now: Moment) {
+        let epoll = self.worker.epoll();
+        let asked = self.inspection.as_mut();
+        let Some(stream) = asked.and_then(|inspection| inspection.accept(epoll, now)) else {
             return;
         };
-        if let Some(stream) = inspection.accept() {
+        if let Some(inspection) = &self.inspection {
             let material = Material {
                 snapshot: self.snapshot(),
                 entries: self.worker.entries(),
