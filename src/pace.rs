@@ -22,6 +22,10 @@ use crate::relay::report::connections;
 
 /// The name of the file in the service's folder.
 const FILE: &str = "failures";
+/// The name of the file with the number of starts that have not ended yet, or by a crash.
+const STARTS: &str = "starts";
+/// Crashes in a row after which the next one costs a second; whatever brought them about may be gone by then.
+const CRASHES: u32 = 5;
 /// How long a process stays that has failed as often as one before.
 const FIRST: Duration = Duration::from_secs(1);
 /// How long it stays at most.
@@ -46,6 +50,8 @@ pub fn give_up(cause: &str, waiting: usize, failure: ExitCode, say: impl FnOnce(
     if failures.add(cause) {
         say(&format!("{cause}{}", remark(waiting, &unit)));
     }
+    // It has ended with a word.
+    let _ = fs::remove_file(folder.join(STARTS));
     if let Err(error) = fs::write(&path, failures.text()) {
         log::debug!("cannot write {}: {error}", path.display());
     }
@@ -69,6 +75,39 @@ pub fn give_up(cause: &str, waiting: usize, failure: ExitCode, say: impl FnOnce(
     }
 }
 
+/// Counts a start; stays for a while before it goes on when many in a row have ended without a word, as by a crash.
+///
+/// Gives the status to exit with when told to leave meanwhile.
+pub fn begin() -> Option<ExitCode> {
+    let folder = folder()?;
+    let path = folder.join(STARTS);
+    let crashes: u32 = fs::read_to_string(&path)
+        .ok()
+        .filter(|_| age(&path).is_none_or(|age| age < LONGEST + MEMORY))
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
+    if let Err(error) = fs::write(&path, format!("{}\n", crashes.saturating_add(1))) {
+        log::debug!("cannot write {}: {error}", path.display());
+    }
+    let time = delay(crashes.saturating_sub(CRASHES));
+    if time.is_zero() {
+        return None;
+    }
+    let (seconds, unit) = (time.as_secs(), unit(&folder));
+    let status = format!(
+        "{crashes} starts in a row have crashed, next attempt in {seconds} s or by `systemctl restart {unit}`"
+    );
+    if crashes == CRASHES + 2 {
+        log::error!("{status}, and then ever more rarely");
+    }
+    notify::lingering(&status, time);
+    let is_told = is_told_to_leave(time).unwrap_or(false);
+    is_told.then(|| {
+        forget_in(&folder);
+        ExitCode::SUCCESS
+    })
+}
+
 /// Forgets earlier failures: the start has succeeded.
 pub fn forget() {
     if let Some(folder) = folder() {
@@ -88,8 +127,10 @@ pub fn folder() -> Option<PathBuf> {
 }
 
 fn forget_in(folder: &Path) {
-    // Mostly there is none.
-    let _ = fs::remove_file(folder.join(FILE));
+    for name in [FILE, STARTS] {
+        // Mostly there is none.
+        let _ = fs::remove_file(folder.join(name));
+    }
 }
 
 /// The folder has the name of the unit.
@@ -164,11 +205,16 @@ impl Failures {
     }
 
     fn delay(&self) -> Duration {
-        match self.count {
-            0 | 1 => Duration::ZERO,
-            // Six doublings are more than a minute.
-            count => LONGEST.min(FIRST * 2u32.pow((count - 2).min(6))),
-        }
+        delay(self.count)
+    }
+}
+
+/// How long the process stays that has failed so often.
+fn delay(count: u32) -> Duration {
+    match count {
+        0 | 1 => Duration::ZERO,
+        // Six doublings are more than a minute.
+        count => LONGEST.min(FIRST * 2u32.pow((count - 2).min(6))),
     }
 }
 

@@ -36,6 +36,9 @@ impl From<Error> for Failure {
 /// With Accept=yes, when the one connection is over; then the status tells of a target that could not be
 /// reached, which the log has told already.
 pub fn run(arguments: Arguments) -> ExitCode {
+    if let Some(status) = pace::begin() {
+        return status;
+    }
     match serve(arguments) {
         Ok(status) => status,
         Err(Failure { error, waiting }) => {
