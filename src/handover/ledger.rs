@@ -21,16 +21,12 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::libc::MFD_NOEXEC_SEAL;
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
+use super::layout::{Layout, SIZES_AT};
 use crate::sys::Mapping;
 
-/// Marks the file, with the number of the layout: what an older program cannot read gets another one.
-const FORMAT: u64 = 0x7673_6b62_0000_0001;
-/// Places in the table of connections, and in that of pipes.
-const PLACES: usize = 1 << 16;
-/// Two flows of every connection.
-const SLOTS: usize = 2 * PLACES;
 /// Words of a record that its owner may use.
 pub const RECORD_WORDS: usize = 9;
 /// Words of the header that are there for the user of the ledger.
@@ -39,12 +35,9 @@ pub const COMMON_WORDS: usize = 8;
 const WORD: usize = 8;
 /// In the first word of a place, beside its generation: in use.
 const LIVE: u64 = 1;
-const RECORD_BYTES: usize = (1 + RECORD_WORDS) * WORD;
-const PIPE_BYTES: usize = 2 * WORD;
 const COMMON_AT: usize = 8 * WORD;
-const RECORDS_AT: usize = 4096;
-const PIPES_AT: usize = RECORDS_AT + PLACES * RECORD_BYTES;
-const TABLES_BYTES: usize = (PIPES_AT + PLACES * PIPE_BYTES).next_multiple_of(1 << 20);
+/// Words of the header, and room for more.
+const HEADER_BYTES: usize = 4096;
 /// Slots that are mapped at once.
 const CHUNK_SLOTS: usize = 16;
 /// Room of a slot for its own words, and for bytes.
@@ -121,6 +114,7 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Ledger {
     file: Option<OwnedFd>,
+    layout: Layout,
     tables: Mapping,
     chunks: Box<[OnceLock<Arc<Mapping>>]>,
     free: Mutex<Free>,
@@ -139,6 +133,10 @@ struct Free {
 impl Ledger {
     /// Begins an empty one, in a file that can be passed on.
     pub fn new() -> Result<Ledger, Errno> {
+        Ledger::with(Layout::FIRST)
+    }
+
+    fn with(layout: Layout) -> Result<Ledger, Errno> {
         let create = |flags| memfd_create(c"vsock-bridge-ledger", flags);
         // Some machines allow no other; kernels before 6.3 do not know the flag.
         let data_only = MFdFlags::MFD_CLOEXEC | MFdFlags::from_bits_retain(MFD_NOEXEC_SEAL);
@@ -146,50 +144,79 @@ impl Ledger {
             Err(Errno::EINVAL) => create(MFdFlags::MFD_CLOEXEC),
             result => result,
         }?;
-        ftruncate(&file, (TABLES_BYTES + SLOTS * SLOT_STRIDE) as i64)?;
-        let ledger = Ledger::map(Some(file))?;
-        ledger.tables.word(0).store(FORMAT, Ordering::Release);
+        ftruncate(&file, layout.bytes() as i64)?;
+        let ledger = Ledger::map(Some(file), layout)?;
+        let (format, sizes) = layout.words();
+        for (at, size) in SIZES_AT.into_iter().zip(sizes) {
+            let word = ledger.tables.word(at * WORD);
+            word.store(size, Ordering::Release);
+        }
+        ledger.tables.word(0).store(format, Ordering::Release);
         Ok(ledger)
+    }
+
+    /// Begins one as another version of the program might.
+    #[cfg(test)]
+    pub fn of_another_layout() -> Ledger {
+        let layout = Layout {
+            places: 1 << 10,
+            record_words: RECORD_WORDS + 7,
+        };
+        Ledger::with(layout).unwrap()
     }
 
     /// Begins an empty one that ends with this process.
     pub fn private() -> Result<Ledger, Errno> {
-        Ledger::map(None)
+        Ledger::map(None, Layout::FIRST)
     }
 
-    /// Goes on with that of another process.
+    /// Goes on with that of another process, in the layout that it has.
     ///
     /// Errors: what is wrong with it.
     pub fn adopt(file: OwnedFd) -> Result<Ledger, String> {
-        let ledger = Ledger::map(Some(file)).map_err(|errno| errno.desc().to_owned())?;
-        let format = ledger.tables.word(0).load(Ordering::Acquire);
-        if format != FORMAT {
-            return Err(format!("its format is {format:x}, not {FORMAT:x}"));
+        let text = |errno: Errno| errno.desc().to_owned();
+        let header = Mapping::new(Some(file.as_fd()), 0, HEADER_BYTES).map_err(text)?;
+        let length = fstat(&file).map_err(text)?.st_size;
+        if length < HEADER_BYTES as i64 {
+            return Err(format!("it has {length} bytes"));
         }
-        let mut free = ledger.free();
-        for (table, used) in free.used.iter_mut().enumerate() {
-            *used = ledger.used_word(table).load(Ordering::Acquire) as u32;
+        let word = |number: usize| header.word(number * WORD).load(Ordering::Acquire);
+        let layout = Layout::of(word(0), SIZES_AT.map(word))?;
+        // A word behind the end of the file would be the end of the process (SIGBUS).
+        if length < layout.bytes() as i64 {
+            return Err(format!("it has {length} bytes, not {}", layout.bytes()));
+        }
+        let ledger = Ledger::map(Some(file), layout).map_err(text)?;
+        ledger.find_free();
+        Ok(ledger)
+    }
+
+    fn find_free(&self) {
+        let limits = [self.layout.places, self.layout.places, self.layout.slots()];
+        let mut free = self.free();
+        for (table, (used, limit)) in free.used.iter_mut().zip(limits).enumerate() {
+            let count = self.used_word(table).load(Ordering::Acquire);
+            *used = count.min(limit as u64) as u32;
         }
         let [records, pipes, _] = free.used;
         let is_free =
-            |table, index: &u32| ledger.head(table, *index).load(Ordering::Acquire) & LIVE == 0;
+            |table, index: &u32| self.head(table, *index).load(Ordering::Acquire) & LIVE == 0;
         free.records = (0..records)
             .filter(|index| is_free(Table::Records, index))
             .collect();
         free.pipes = (0..pipes)
             .filter(|index| is_free(Table::Pipes, index))
             .collect();
-        drop(free);
-        Ok(ledger)
     }
 
-    fn map(file: Option<OwnedFd>) -> Result<Ledger, Errno> {
-        let tables = Mapping::new(file.as_ref().map(AsFd::as_fd), 0, TABLES_BYTES)?;
-        let chunks = (0..SLOTS / CHUNK_SLOTS).map(|_| OnceLock::new()).collect();
+    fn map(file: Option<OwnedFd>, layout: Layout) -> Result<Ledger, Errno> {
+        let tables = Mapping::new(file.as_ref().map(AsFd::as_fd), 0, layout.tables_bytes())?;
+        let chunks = layout.slots().div_ceil(CHUNK_SLOTS);
         Ok(Ledger {
             file,
+            layout,
             tables,
-            chunks,
+            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
             free: Mutex::default(),
             is_frozen: AtomicBool::new(false),
         })
@@ -232,7 +259,7 @@ impl Ledger {
             };
             match list.pop() {
                 Some(index) => index,
-                None => self.extend(&mut free, number, PLACES)?,
+                None => self.extend(&mut free, number, self.layout.places)?,
             }
         };
         let generation = (self.head(table, index).load(Ordering::Acquire) >> 32) as u32;
@@ -267,7 +294,7 @@ impl Ledger {
     /// Tells whether a use is valid, and not over.
     pub fn is_live(&self, table: Table, ticket: Ticket) -> bool {
         let head = u64::from(ticket.generation.get()) << 32 | LIVE;
-        let is_there = (ticket.index as usize) < PLACES;
+        let is_there = (ticket.index as usize) < self.layout.places;
         is_there && self.head(table, ticket.index).load(Ordering::Acquire) == head
     }
 
@@ -289,13 +316,13 @@ impl Ledger {
     /// Gives a word of a record.
     pub fn record_word(&self, ticket: Ticket, number: usize) -> &AtomicU64 {
         assert!(number < RECORD_WORDS);
-        let record = RECORDS_AT + ticket.index as usize * RECORD_BYTES;
+        let record = self.layout.record_at(ticket.index);
         self.tables.word(record + (1 + number) * WORD)
     }
 
     /// Gives the word that tells whose bytes are in a pipe.
     pub fn pipe_owner(&self, ticket: Ticket) -> &AtomicU64 {
-        let pipe = PIPES_AT + ticket.index as usize * PIPE_BYTES;
+        let pipe = self.layout.pipe_at(ticket.index);
         self.tables.word(pipe + WORD)
     }
 
@@ -306,7 +333,9 @@ impl Ledger {
         let mut free = self.free();
         let index = match free.slots.pop() {
             Some(index) => index,
-            None => self.extend(&mut free, 2, SLOTS).ok_or(Errno::ENOMEM)?,
+            None => self
+                .extend(&mut free, 2, self.layout.slots())
+                .ok_or(Errno::ENOMEM)?,
         };
         self.place(index).inspect_err(|_| free.slots.push(index))
     }
@@ -318,7 +347,7 @@ impl Ledger {
         }
         let mut free = self.free();
         if let (Some(file), true) = (&self.file, free.slots.len() >= WARM_SLOTS) {
-            let offset = (TABLES_BYTES + index as usize * SLOT_STRIDE) as i64;
+            let offset = (self.layout.tables_bytes() + index as usize * SLOT_STRIDE) as i64;
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             // Without it the memory is kept for the next use.
             let _ = fallocate(file, flags, offset, SLOT_STRIDE as i64);
@@ -339,7 +368,7 @@ impl Ledger {
             Some(mapping) => mapping.clone(),
             None => {
                 let length = CHUNK_SLOTS * SLOT_STRIDE;
-                let offset = TABLES_BYTES + chunk * length;
+                let offset = self.layout.tables_bytes() + chunk * length;
                 let mapping = Arc::new(Mapping::new(self.file(), offset, length)?);
                 self.chunks[chunk].get_or_init(|| mapping).clone()
             }
@@ -367,10 +396,9 @@ impl Ledger {
     }
 
     fn head(&self, table: Table, index: u32) -> &AtomicU64 {
-        let index = index as usize;
         self.tables.word(match table {
-            Table::Records => RECORDS_AT + index * RECORD_BYTES,
-            Table::Pipes => PIPES_AT + index * PIPE_BYTES,
+            Table::Records => self.layout.record_at(index),
+            Table::Pipes => self.layout.pipe_at(index),
         })
     }
 

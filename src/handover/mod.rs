@@ -10,6 +10,7 @@
 
 mod boxes;
 mod inherit;
+mod layout;
 mod ledger;
 mod queue;
 mod slot;
@@ -169,7 +170,18 @@ impl Keeper {
     /// Begins as [`Keeper::begin`] does, with nobody but the test to keep the boxes.
     #[cfg(test)]
     pub fn with_boxes() -> Keeper {
-        let keeper = Keeper::new().unwrap();
+        Keeper::new().unwrap().in_boxes()
+    }
+
+    /// The same, as another version of the program might begin.
+    #[cfg(test)]
+    pub fn with_boxes_of_another_layout() -> Keeper {
+        Keeper::of(Arc::new(Ledger::of_another_layout()), None).in_boxes()
+    }
+
+    #[cfg(test)]
+    fn in_boxes(self) -> Keeper {
+        let keeper = self;
         let mut boxes = Boxes::new().unwrap();
         let file = keeper.ledger.file().unwrap();
         boxes.put_ledger(file).unwrap();
@@ -268,7 +280,10 @@ mod tests {
         drop(server);
         keeper.ledger.set_format(1);
         let problem = Keeper::adopt(keeper.stored(), usize::MAX).unwrap_err();
-        assert!(problem.starts_with("its format is 1, not "), "{problem}");
+        assert!(
+            problem.starts_with("its layout 1 is not known"),
+            "{problem}"
+        );
         let error = client.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }

@@ -361,7 +361,19 @@ mod tests {
 
     #[test]
     fn a_session_goes_on_with_the_bytes_that_it_holds() {
-        let keeper = Arc::new(Keeper::with_boxes());
+        go_on(Keeper::with_boxes());
+    }
+
+    /// Twice: the next process keeps the layout, and whoever is next after it may be an older one again.
+    #[test]
+    fn a_session_goes_on_whatever_the_layout_of_the_process_before_is() {
+        go_on(Keeper::with_boxes_of_another_layout());
+        let (keeper, _) = next(&Keeper::with_boxes_of_another_layout());
+        go_on(Arc::into_inner(keeper).unwrap());
+    }
+
+    fn go_on(keeper: Keeper) {
+        let keeper = Arc::new(keeper);
         let (mut old, mut client, mut server) = session(&keeper);
         // The target takes no more than its buffer has room for; the rest of a read stays with the flow.
         let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
