@@ -5,7 +5,7 @@
 mod address;
 pub mod circle;
 mod dial;
-pub mod own_cid;
+mod own_cid;
 mod queue;
 mod renewal;
 

@@ -1,5 +1,6 @@
 //! Which CIDs are this machine's own, asked of the kernel without /dev/vsock, which a bridge may not open.
 
+use std::fs::{self, DirEntry};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -14,17 +15,10 @@ use crate::vsock::Cid;
 /// VMADDR_FLAG_TO_HOST (include/uapi/linux/vm_sockets.h): a connection to a CID above 2 went to the host of this machine.
 const FLAG_TO_HOST: u8 = 1;
 
-/// The modules through which a guest reaches its host.
-pub const GUEST_TRANSPORTS: [&str; 3] = [
-    "vmw_vsock_virtio_transport",
-    "vmw_vsock_vmci_transport",
-    "hv_sock",
-];
-
 /// Tells whether a connection to the CID comes back to this machine.
 pub fn stays_here(cid: Cid) -> bool {
     // Without a way to a host, loopback answers for it.
-    let is_own_host = || is_own(Cid::LOCAL) && !has_guest_transport();
+    let is_own_host = || is_own(Cid::LOCAL) && !has_guest_transport(Path::new("/sys"));
     cid == Cid::LOCAL || is_own(cid) || cid == Cid::HOST && is_own_host()
 }
 
@@ -58,7 +52,49 @@ fn is_own(cid: Cid) -> bool {
         .is_ok()
 }
 
-fn has_guest_transport() -> bool {
-    let is_loaded = |name| Path::new("/sys/module").join(name).exists();
-    GUEST_TRANSPORTS.into_iter().any(is_loaded)
+/// Looks for a device, in what is /sys. Modules alone say little: Linux loads that of VMCI for the first vsock socket of
+/// any machine.
+fn has_guest_transport(sys: &Path) -> bool {
+    // Beside its files, the folder of a driver has a link to each device that it serves.
+    let is_device = |entry: DirEntry| entry.path().join("modalias").exists();
+    let has_device = |driver: &str| {
+        let entries = fs::read_dir(sys.join("bus").join(driver));
+        entries.is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(is_device)))
+    };
+    has_device("virtio/drivers/vmw_vsock_virtio_transport")
+        || has_device("pci/drivers/vmw_vmci")
+        // Loads on Hyper-V alone.
+        || sys.join("module/hv_sock").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_is_a_way_to_the_host_only_with_a_device() {
+        for (files, is_way) in [
+            (&[][..], false),
+            (&["module/vmw_vsock_vmci_transport/x"], false),
+            (&["bus/pci/drivers/vmw_vmci/bind"], false),
+            (
+                &["bus/virtio/drivers/vmw_vsock_virtio_transport/bind"],
+                false,
+            ),
+            (
+                &["bus/virtio/drivers/vmw_vsock_virtio_transport/virtio3/modalias"],
+                true,
+            ),
+            (&["bus/pci/drivers/vmw_vmci/0000:00:07.7/modalias"], true),
+            (&["module/hv_sock/x"], true),
+        ] {
+            let sys = tempfile::tempdir().unwrap();
+            for file in files {
+                let path = sys.path().join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, "").unwrap();
+            }
+            assert_eq!(has_guest_transport(sys.path()), is_way, "{files:?}");
+        }
+    }
 }
