@@ -146,7 +146,7 @@ impl Dial {
                     Ok(None)
                 }
                 State::Queued { .. } => {
-                    let until = self.turn(dialer);
+                    let until = self.turn(dialer, now);
                     if now < until {
                         return self.wait(State::Queued { until });
                     }
@@ -168,13 +168,15 @@ impl Dial {
                                 Readiness::Waiting
                             };
                             let deadline = self.patience(dialer, now);
+                            // Others were served since `now`, which says nothing of the target.
+                            let since = Moment::now();
                             match address.is_prompt() {
-                                true => self.keep_place(now),
+                                true => self.keep_place(since),
                                 false => self.found_room(now),
                             }
                             self.state = State::Connecting {
                                 stream,
-                                since: now,
+                                since,
                                 deadline,
                             };
                             Ok(None)

@@ -49,6 +49,8 @@ struct Waiting {
     served: Option<Moment>,
     /// The first has become so, and does not know it yet.
     is_called: bool,
+    /// One of them has found that there is no room; else they wait for an answer that is late, and no longer.
+    is_short: bool,
     /// Until when it is known that somebody listens there.
     listened_until: Option<Moment>,
     /// How long the target took to answer, the slow ones counting for longer.
@@ -70,10 +72,14 @@ impl Waiting {
 
     /// Tells whether a newcomer would overtake somebody.
     fn has_waiting(&self, now: Moment) -> bool {
-        let patience = self.answer_time().max(OVERTAKING_TIME);
+        self.entries.len() > self.trying || self.is_late(now)
+    }
+
+    /// Tells whether the first should have its answer by now.
+    fn is_late(&self, now: Moment) -> bool {
+        let patience = (self.answer_time() / 2).max(OVERTAKING_TIME);
         let first = self.entries.values().next();
-        let is_late = |since| now - since > patience;
-        self.entries.len() > self.trying || first.and_then(|e| e.trying).is_some_and(is_late)
+        (first.and_then(|entry| entry.trying)).is_some_and(|since| now - since > patience)
     }
 
     fn rest(&mut self, number: u64) {
@@ -87,12 +93,34 @@ impl Waiting {
         self.rest(number);
         self.entries.remove(&number);
         self.is_called = (self.is_called || was_first) && !self.entries.is_empty();
+        self.is_short &= !self.entries.is_empty();
     }
 
-    fn take_called(&mut self) -> Option<u64> {
-        let is_called = std::mem::take(&mut self.is_called);
-        let first = self.entries.values().next().filter(|_| is_called)?;
-        first.trying.is_none().then_some(first.name)
+    /// Gives the first; where there is room, all that wait.
+    fn take_called(&mut self) -> Vec<u64> {
+        if !std::mem::take(&mut self.is_called) {
+            return Vec::new();
+        }
+        let most = if self.is_short { 1 } else { usize::MAX };
+        let called = self.entries.values().take(most);
+        let resting = called.filter(|entry| entry.trying.is_none());
+        resting.map(|entry| entry.name).collect()
+    }
+
+    /// Tells whether one may try.
+    fn has_turn(&self, number: u64, now: Moment) -> bool {
+        match self.is_short {
+            true => self.first() == Some(number),
+            false => !self.is_late(now),
+        }
+    }
+
+    fn resume(&mut self, number: u64, now: Moment) {
+        let entry = self.entries.get_mut(&number).filter(|_| !self.is_short);
+        if let Some(entry) = entry.filter(|entry| entry.trying.is_none()) {
+            entry.trying = Some(now);
+            self.trying += 1;
+        }
     }
 
     fn since(&self, arrival: Moment) -> Moment {
@@ -121,6 +149,9 @@ impl Waiting {
     }
 
     fn patience_of_first(&self, arrival: Moment, now: Moment) -> Duration {
+        if !self.is_short {
+            return self.patience();
+        }
         // The network may have become slower than it ever was.
         let waited = (now - self.since(arrival)) / PATIENCE_PART;
         self.answer_time().max(waited).clamp(PAUSE_MIN, ANSWER_MAX)
@@ -153,8 +184,8 @@ impl Caller {
 pub struct Queue(Arc<Mutex<Waiting>>);
 
 impl Queue {
-    /// Gives the one that has become the first since the last call, by the name that it was given.
-    pub fn take_called(&self) -> Option<u64> {
+    /// Gives those whose turn has come since the last call, by the names that they were given: one, unless there is room.
+    pub fn take_called(&self) -> Vec<u64> {
         self.lock().take_called()
     }
 
@@ -229,9 +260,21 @@ impl Place {
         self.queue.lock().first() == Some(self.number)
     }
 
-    /// Waits from now on: there was no room.
-    pub(super) fn rest(&self) {
-        self.queue.lock().rest(self.number);
+    /// Waits from now on, if there was no room until there is some.
+    pub(super) fn rest(&self, is_short: bool) {
+        let mut waiting = self.queue.lock();
+        waiting.rest(self.number);
+        waiting.is_short |= is_short;
+    }
+
+    /// Tries as if for the first time, unless there was no room.
+    pub(super) fn resume(&self, now: Moment) {
+        self.queue.lock().resume(self.number, now);
+    }
+
+    /// Tells whether it may try: as the first, or where there is room for all.
+    pub(super) fn has_turn(&self, now: Moment) -> bool {
+        self.queue.lock().has_turn(self.number, now)
     }
 
     /// Tells how long the first, that arrived at that time, may rest until it tries again.
@@ -269,20 +312,21 @@ mod tests {
         let mut places: Vec<Option<Place>> =
             (0..5).map(|name| Some(queue.join(name, None))).collect();
         let is_first = |place: &Option<Place>| place.as_ref().is_some_and(Place::is_first);
+        places[4].as_ref().unwrap().rest(true);
         assert!(is_first(&places[0]) && !is_first(&places[1]));
         // The first has joined by itself and needs no call.
-        assert_eq!(queue.take_called(), None);
+        assert!(queue.take_called().is_empty());
         places[2] = None;
-        assert_eq!(queue.take_called(), None);
+        assert!(queue.take_called().is_empty());
         places[0] = None;
-        assert_eq!(queue.take_called(), Some(1));
-        assert_eq!(queue.take_called(), None);
+        assert_eq!(queue.take_called(), [1]);
+        assert!(queue.take_called().is_empty());
         assert!(is_first(&places[1]) && !is_first(&places[3]));
         places[1] = None;
         places[3] = None;
-        assert_eq!(queue.take_called(), Some(4));
+        assert_eq!(queue.take_called(), [4]);
         places[4] = None;
-        assert_eq!(queue.take_called(), None);
+        assert!(queue.take_called().is_empty());
         assert!(!queue.has_waiting(at(0)));
     }
 
@@ -291,6 +335,7 @@ mod tests {
         let queue = Queue::default();
         let places: Vec<Place> = (0..4096).map(|name| queue.join(name, None)).collect();
         let mut called = vec![0];
+        places[4095].rest(true);
         for place in places {
             assert!(place.is_first());
             drop(place);
@@ -309,16 +354,37 @@ mod tests {
         let late = queue.join(9, None);
         assert!(queue.has_waiting(at(0)));
         drop(place);
-        assert_eq!(queue.take_called(), None);
-        newcomer.rest();
+        // Not the one that tries already.
+        assert_eq!(queue.take_called(), [9]);
+        newcomer.rest(true);
         drop(newcomer);
-        assert_eq!(queue.take_called(), Some(9));
+        assert_eq!(queue.take_called(), [9]);
         drop(late);
         assert!(!queue.has_waiting(at(9)));
         // Where answers take their time, others need not wait for them.
         queue.learn(ms(40));
         let _place = queue.join(7, Some(at(0)));
-        assert!(!queue.has_waiting(at(160)));
+        assert!(!queue.has_waiting(at(80)));
+    }
+
+    #[test]
+    fn those_that_waited_for_a_late_answer_are_called_together_when_it_comes() {
+        let queue = Queue::default();
+        let late = queue.join(0, Some(at(0)));
+        let places: Vec<Place> = (1..4).map(|name| queue.join(name, None)).collect();
+        assert!(!places[0].has_turn(at(5)));
+        drop(late);
+        assert_eq!(queue.take_called(), [1, 2, 3]);
+        assert!(places.iter().all(|place| place.has_turn(at(5))));
+        // They do not make newcomers wait.
+        places.iter().for_each(|place| place.resume(at(5)));
+        assert!(!queue.has_waiting(at(5)));
+        // Unless one of them finds that there is no room.
+        places[1].rest(true);
+        assert!(queue.has_waiting(at(5)));
+        assert!(places[0].has_turn(at(5)) && !places[1].has_turn(at(5)));
+        drop(places);
+        assert!(!queue.has_waiting(at(5)));
     }
 
     #[test]
@@ -355,6 +421,7 @@ mod tests {
         assert_eq!(queue.patience(), ANSWER_MAX);
         let (queue, now) = (Queue::default(), at(400));
         let place = queue.join(0, None);
+        place.rest(true);
         assert_eq!(place.patience(at(0), now), ms(100));
         queue.progress(now);
         assert_eq!(place.patience(at(0), now), PAUSE_MIN);

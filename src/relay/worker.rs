@@ -200,9 +200,11 @@ impl Worker {
         if self.next_settling.is_some_and(|at| at <= now) {
             self.settle(now);
         }
-        // One for each round, so that a target with much room for them delays nobody else.
-        if let Some(Token::Session(key, _)) = self.queue.take_called().map(Token::unpack) {
-            self.sessions.queue(key);
+        // One for each round while room is short, so that a target with much room for them delays nobody else.
+        for called in self.queue.take_called() {
+            if let Token::Session(key, _) = Token::unpack(called) {
+                self.sessions.queue(key);
+            }
         }
         self.trim_pipes(now);
         self.part();

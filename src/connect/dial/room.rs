@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Dial, State};
 use crate::clock::Moment;
-use crate::connect::queue::{Caller, Place};
+use crate::connect::queue::Caller;
 use crate::connect::{Address, Dialer};
 use crate::stream::Stream;
 
@@ -37,21 +37,21 @@ impl Dial {
             return;
         };
         let place = self.place.get_or_insert_with(|| caller.join());
-        place.rest();
+        place.rest(self.is_short);
         self.next_try = match place.is_first() {
             true => now + place.pause(self.started, now),
             false => now,
         };
-        let until = self.turn(dialer);
+        let until = self.turn(dialer, now);
         self.state = State::Queued { until };
     }
 
-    /// Tells when to try again: at once for one that has become the first, and for the last time when nobody was
-    /// taken for as long as one may have to wait.
-    pub(super) fn turn(&self, dialer: &Dialer) -> Moment {
-        let is_first = self.place.as_ref().is_none_or(Place::is_first);
+    /// Tells when to try again: at once for one whose turn has come, and for the last time when nobody was taken for as
+    /// long as one may have to wait.
+    pub(super) fn turn(&self, dialer: &Dialer, now: Moment) -> Moment {
+        let has_turn = (self.place.as_ref()).is_none_or(|place| place.has_turn(now));
         let end = self.patience_ends(dialer);
-        if is_first {
+        if has_turn {
             self.next_try.min(end)
         } else {
             end
@@ -76,8 +76,10 @@ impl Dial {
 
     /// Lets nobody overtake it until there is an answer.
     pub(super) fn keep_place(&mut self, now: Moment) {
-        if let (None, Some(caller)) = (&self.place, &self.caller) {
-            self.place = Some(caller.try_at(now));
+        match (&self.place, &self.caller) {
+            (Some(place), _) => place.resume(now),
+            (None, Some(caller)) => self.place = Some(caller.try_at(now)),
+            (None, None) => {}
         }
     }
 
