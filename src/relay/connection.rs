@@ -281,23 +281,30 @@ impl<W: Wire> Connection<W> {
             }
             _ => None,
         };
-        // A target that stands still must not keep the place of a peer that was reset. What the target itself has sent
-        // before it failed still goes to the peer, whose own place that is.
-        let is_held_up = self.inbound.is_held_up(&self.target);
         let failed = |side, end, is_unread| Some(Ending::Broken(side, failure(end, is_unread)?));
-        let is_peer_unread = self.inbound.is_over() || is_held_up;
-        told.or_else(|| failed(Side::Peer, &self.peer, is_peer_unread))
-            .or_else(|| failed(Side::Target, &self.target, self.outbound.is_over()))
+        // What the target has sent before it failed still goes to the peer, and an abort drops what is on its way.
+        let is_over = || is_told(&self.outbound, &self.peer, &self.target);
+        let is_target_unread = self.target.has_failed && is_over();
+        // A target that stands still must not keep the place of a peer that was reset, whose own place that is.
+        let is_peer_unread = self.inbound.is_over() || self.inbound.is_held_up(&self.target);
+        failed(Side::Target, &self.target, is_target_unread)
+            .or(told)
+            .or_else(|| failed(Side::Peer, &self.peer, is_peer_unread))
     }
 
-    /// Returns how it ends if one of the ends has not answered for so long, though bytes are on their way to it.
+    /// Returns how it ends if one of the ends has not answered for so long, though bytes are on their way to it, or if all
+    /// that it still waited for is acknowledged.
     pub fn silenced(&mut self, limit: Duration) -> Option<Ending> {
         let ends = [(Side::Peer, &self.peer), (Side::Target, &self.target)];
         let owing = ends.map(|(side, end)| (!end.wire.is_acknowledged()).then_some((side, end)));
         self.is_owing = owing.iter().any(Option::is_some);
         let is_silent = |end: &End<W>| end.wire.silence().is_some_and(|time| time >= limit);
-        let (side, _) = (owing.into_iter().flatten()).find(|(_, end)| is_silent(end))?;
-        Some(Ending::Broken(side, Errno::ETIMEDOUT))
+        let silent = (owing.into_iter().flatten()).find(|(_, end)| is_silent(end));
+        // No event tells of an acknowledgement that was waited for.
+        silent.map_or_else(
+            || self.ending(),
+            |(side, _)| Some(Ending::Broken(side, Errno::ETIMEDOUT)),
+        )
     }
 
     /// Tells whether an end may still have to acknowledge something.
@@ -474,10 +481,27 @@ mod tests {
         assert_eq!(run(&mut half, now), Outcome::Waiting);
         half.target.wire = Fake::sending(&[]).hiding(Errno::ECONNRESET);
         half.note(Side::Target, EpollFlags::EPOLLERR);
-        assert_eq!(
-            run(&mut half, now),
-            Outcome::Over(Ending::Broken(Side::Target, Errno::ECONNRESET))
-        );
+        // What it has sent is on its way to the peer.
+        assert_eq!(run(&mut half, now), Outcome::Waiting);
+        assert_eq!(half.silenced(Duration::ZERO), None);
+        half.peer.wire.is_acknowledged.set(true);
+        let ending = Ending::Broken(Side::Target, Errno::ECONNRESET);
+        assert_eq!(half.silenced(Duration::ZERO), Some(ending));
+    }
+
+    #[test]
+    fn a_target_that_ended_and_failed_is_not_complete_when_the_peer_ends_too() {
+        let now = Moment::now();
+        let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]);
+        let mut broken = connection(Fake::sending(&[]), target, now);
+        assert_eq!(run(&mut broken, now), Outcome::Waiting);
+        broken.target.wire = Fake::sending(&[]).hiding(Errno::EPIPE);
+        broken.peer.wire = Fake::sending(&[Ok(b"too late"), Ok(b"")]);
+        broken.peer.wire.is_acknowledged.set(true);
+        broken.note(Side::Target, EpollFlags::EPOLLERR);
+        broken.note(Side::Peer, EpollFlags::EPOLLIN);
+        let ending = Ending::Broken(Side::Target, Errno::EPIPE);
+        assert_eq!(run(&mut broken, now), Outcome::Over(ending));
     }
 
     #[test]
