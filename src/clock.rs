@@ -40,6 +40,15 @@ impl Add<Duration> for Moment {
     }
 }
 
+/// The moment so long before.
+impl Sub<Duration> for Moment {
+    type Output = Moment;
+
+    fn sub(self, time: Duration) -> Moment {
+        Moment::from_nanoseconds(self.nanoseconds().saturating_sub(nanoseconds(time)))
+    }
+}
+
 /// The time from the other moment until this one; none if that is later.
 impl Sub for Moment {
     type Output = Duration;
@@ -71,6 +80,8 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!((start + second) - start, second);
         assert_eq!(start - (start + second), Duration::ZERO);
+        assert_eq!((start + second) - second, start);
+        assert!(start - Duration::MAX < start);
         assert!(start + Duration::MAX > start + 1000 * second);
         assert_eq!(Moment::from_nanoseconds(start.nanoseconds()), start);
     }

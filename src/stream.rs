@@ -271,6 +271,15 @@ impl Stream {
         (silence.tries > 1).then_some(silence.time)
     }
 
+    /// Returns for how long no byte that is on its way to the other end has got any further; none if that cannot be told.
+    ///
+    /// Whoever takes bytes both makes room, so that more are sent, and says so. One that does not read says that it has no
+    /// room, and to one that is dead the same bytes are sent again.
+    pub fn stillness(&self) -> Option<Duration> {
+        let silence = sys::silence(self.input()).ok()?;
+        Some(silence.time.max(silence.sent))
+    }
+
     /// Tells whether the other end of a unix or vsock connection neither sends nor takes anything any more, and what it has
     /// sent was read. One that has only ended its own direction still takes an answer. Of TCP that cannot be told.
     pub fn is_abandoned(&self) -> bool {

@@ -78,6 +78,8 @@ nix::ioctl_read_bad!(
 pub struct Silence {
     /// Since its last acknowledgement of anything.
     pub time: Duration,
+    /// Since bytes were last sent to it.
+    pub sent: Duration,
     /// Retransmissions, and looks for room, since then.
     pub tries: u32,
 }
@@ -100,6 +102,7 @@ pub fn silence(socket: BorrowedFd<'_>) -> Result<Silence, Errno> {
     let info = unsafe { info.assume_init() };
     Ok(Silence {
         time: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        sent: Duration::from_millis(info.tcpi_last_data_sent.into()),
         tries: u32::from(info.tcpi_retransmits) + u32::from(info.tcpi_probes),
     })
 }

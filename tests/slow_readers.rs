@@ -6,6 +6,8 @@ mod common;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::bridge::Bridge;
 use common::content::Content;
@@ -54,4 +56,39 @@ fn server_sends_and_closes_client_sends_and_reads_later_it_gets_all_and_the_end(
         bridge.wait_for_line(" aborted by the target: ");
         bridge.stop();
     }
+}
+
+/// Reads for longer than the limit, a little at a time, and then the rest.
+fn read_slowly(content: &Content, client: &mut Socket, limit: Duration) {
+    let mut slow = 0;
+    let until = Instant::now() + 2 * limit;
+    while Instant::now() < until {
+        content.expect_from(client, slow, 4096);
+        slow += 4096;
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(slow < COUNT / 2, "the kernel had nothing left to send");
+    content.expect_from(client, slow, COUNT - slow);
+}
+
+#[test]
+fn a_client_reads_slowly_for_longer_than_the_limits_it_gets_all_then_they_pass() {
+    let limit = Duration::from_secs(2);
+    thread::scope(|scope| {
+        for option in ["--idle-timeout", "--half-close-timeout"] {
+            scope.spawn(move || {
+                let content = Content::new(31);
+                let (listener, target) =
+                    (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+                let bridge = Bridge::to(&target.text).arguments(&["-v", option, "2s"]);
+                let mut bridge = bridge.listener(&listener).start();
+                let mut client = connect(&listener);
+                let mut server = target.accept();
+                send(&content, &mut server);
+                read_slowly(&content, &mut client, limit);
+                bridge.wait_for_line(option);
+                bridge.stop();
+            });
+        }
+    });
 }

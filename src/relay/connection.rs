@@ -326,7 +326,18 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Tells which limit has passed, if one has.
-    pub fn expired(&self, limits: &Limits, now: Moment) -> Option<Ending> {
+    pub fn expired(&mut self, limits: &Limits, now: Moment) -> Option<Ending> {
+        self.passed(limits, now)?;
+        // A slow reader may be at what the kernel has of it for long: that moves as well, and an abort would drop it.
+        let ends = [&self.peer, &self.target].into_iter();
+        let moving = ends.filter(|end| !end.wire.is_acknowledged());
+        if let Some(ago) = moving.filter_map(|end| end.wire.stillness()).min() {
+            self.active = self.active.max(now - ago);
+        }
+        self.passed(limits, now)
+    }
+
+    fn passed(&self, limits: &Limits, now: Moment) -> Option<Ending> {
         let (idle, half_close) = self.deadlines(limits);
         if idle.is_some_and(|at| at <= now) {
             return Some(Ending::Idle);
@@ -563,6 +574,25 @@ mod tests {
             one.book(MESSAGE_BYTES, start + 9 * BULK_TIME);
         }
         assert!(one.is_bulk());
+    }
+
+    #[test]
+    fn bytes_that_the_kernel_still_delivers_are_no_idle_time() {
+        let (start, second) = (Moment::now(), Duration::from_secs(1));
+        let limits = Limits {
+            idle: Some(10 * second),
+            half_close: None,
+        };
+        let mut slow = connection(Fake::sending(&[]), Fake::sending(&[]), start);
+        slow.peer.wire.stillness.set(Some(4 * second));
+        assert_eq!(slow.expired(&limits, start + 10 * second), None);
+        assert_eq!(slow.deadline(&limits), Some(start + 16 * second));
+        slow.peer.wire.stillness.set(Some(11 * second));
+        let ending = Some(Ending::Idle);
+        assert_eq!(slow.expired(&limits, start + 17 * second), ending);
+        slow.peer.wire.stillness.set(Some(Duration::ZERO));
+        slow.peer.wire.is_acknowledged.set(true);
+        assert_eq!(slow.expired(&limits, start + 17 * second), ending);
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub struct Fake {
     finished: usize,
     input_refused: Cell<bool>,
     pub is_acknowledged: Cell<bool>,
+    pub stillness: Cell<Option<Duration>>,
 }
 
 impl Fake {
@@ -140,6 +141,10 @@ impl Wire for Fake {
 
     fn silence(&self) -> Option<Duration> {
         None
+    }
+
+    fn stillness(&self) -> Option<Duration> {
+        self.stillness.get()
     }
 
     fn family(&self) -> Family {

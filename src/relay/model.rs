@@ -282,6 +282,10 @@ impl Wire for Model {
         None
     }
 
+    fn stillness(&self) -> Option<Duration> {
+        None
+    }
+
     fn family(&self) -> Family {
         self.family
     }

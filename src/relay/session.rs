@@ -422,8 +422,8 @@ impl Session {
     }
 
     /// Tells which limit of a relayed connection has passed, if one has.
-    pub fn expired(&self, limits: &Limits, now: Moment) -> Option<Ending> {
-        match &self.phase {
+    pub fn expired(&mut self, limits: &Limits, now: Moment) -> Option<Ending> {
+        match &mut self.phase {
             Phase::Relaying(connection) => connection.expired(limits, now),
             _ => None,
         }

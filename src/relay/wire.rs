@@ -32,6 +32,8 @@ pub trait Wire {
     fn is_acknowledged(&self) -> bool;
     /// Returns for how long the other end has not answered, though bytes are on their way to it.
     fn silence(&self) -> Option<Duration>;
+    /// Returns for how long no byte that is on its way to the other end has got any further.
+    fn stillness(&self) -> Option<Duration>;
     /// Gives the family, from which the way of moving bytes follows.
     fn family(&self) -> Family;
 }
@@ -101,6 +103,10 @@ impl Wire for Stream {
 
     fn silence(&self) -> Option<Duration> {
         Stream::silence(self)
+    }
+
+    fn stillness(&self) -> Option<Duration> {
+        Stream::stillness(self)
     }
 
     fn family(&self) -> Family {

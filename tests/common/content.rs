@@ -99,6 +99,13 @@ impl Content {
         assert_eq!(received, count, "ended early: {end:?}");
     }
 
+    /// Reads that many bytes from a position on and compares each.
+    pub fn expect_from(&self, from: &mut impl Read, position: u64, count: u64) {
+        let mut bytes = vec![0; count as usize];
+        from.read_exact(&mut bytes).unwrap();
+        self.check(position, &bytes);
+    }
+
     /// Reads that many bytes and then a clean end.
     pub fn expect_all(&self, from: &mut impl Read, count: u64) {
         assert_eq!(self.expect_prefix(from), (count, End::Clean));
