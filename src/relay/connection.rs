@@ -384,7 +384,7 @@ fn is_told<W: Wire>(other: &Flow, sink: &End<W>, refuser: &End<W>) -> bool {
 /// A reset that no read will tell of, after the end was read, or soon.
 fn failure<W: Wire>(end: &End<W>, is_unread: bool) -> Option<Errno> {
     if end.has_failed && is_unread {
-        end.wire.take_error()
+        end.failure.or_else(|| end.wire.take_error())
     } else {
         None
     }

@@ -301,6 +301,7 @@ impl Flow {
                 // It is told before the bytes that came before it (recvmmsg(2)): those are read first.
                 source.failure = Some(error);
                 source.is_ended = true;
+                source.has_failed = true;
                 Ok(Step::Moved)
             }
             (Err(error), Some(_)) => Err(error),
@@ -440,8 +441,10 @@ impl Flow {
 
 /// Gives the error that an end really was, where the kernel knows of one.
 fn hidden_error<W: Wire>(source: &End<W>) -> Option<Errno> {
-    // A failed write has taken the error away from the socket, and left an end in its place (tcp(7)).
-    source.failure.or_else(|| match source.wire.family() {
+    // A failed write has taken the error away from the socket, and left an end in its place (tcp(7)). But that is EPIPE if
+    // the end had come before the reset (tcp_reset in net/ipv4/tcp_input.c): then all is there.
+    let failure = source.failure.filter(|&error| error != Errno::EPIPE);
+    failure.or_else(|| match source.wire.family() {
         // A VM that was killed reads as an end, with the error on the socket (drivers/vhost/vsock.c,
         // vhost_vsock_reset_orphans). Other families give the error to read(2) itself.
         Family::Vsock => source.wire.take_error(),
@@ -543,6 +546,22 @@ mod tests {
             Err(Errno::ECONNRESET)
         );
         assert_eq!(sink.wire.finished(), 0);
+    }
+
+    #[test]
+    fn a_source_that_was_reset_after_its_end_has_delivered_all() {
+        let script = [Ok(&b"abc"[..]), Err(Errno::EPIPE), Ok(b"def"), Ok(b"")];
+        let (mut source, mut sink) = (
+            End::new(Fake::sending(&script)),
+            End::new(Fake::taking(&[9, 9])),
+        );
+        let mut flow = Flow::default();
+        while advance(&mut flow, &mut source, &mut sink) == Ok(Turn::Yielded) {}
+        assert_eq!(
+            (sink.wire.taken(), flow.state()),
+            (b"abcdef".to_vec(), State::Finished)
+        );
+        assert!(source.has_failed);
     }
 
     #[test]
