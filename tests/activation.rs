@@ -35,6 +35,20 @@ fn listeners_of_every_family_in_one_process_each_is_served() {
 }
 
 #[test]
+fn two_hundred_listeners_in_one_process_each_is_served() {
+    let target = Place::listening(Kind::Tcp6);
+    let listeners: Vec<_> = (0..200).map(|_| Place::listening(Kind::Tcp6)).collect();
+    let bridge = listeners
+        .iter()
+        .fold(Bridge::to(&target.text), Bridge::listener)
+        .start();
+    for listener in listeners.iter().rev() {
+        ping(&mut listener.connect(), &mut target.accept());
+    }
+    bridge.stop();
+}
+
+#[test]
 fn abstract_names_are_listeners_and_targets() {
     let place = Place::listening(Kind::Tcp6);
     let name = format!(

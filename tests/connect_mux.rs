@@ -263,6 +263,27 @@ fn a_bridge_to_a_vmm_serves_with_the_stream_glued_to_the_answer() {
     bridge.stop();
 }
 
+/// As a monitor does while its guest boots: nothing of the client's may be lost with the connections that were hung up.
+#[test]
+fn a_vmm_hangs_up_twice_while_a_bridge_waits_then_accepts_all_that_the_client_has_sent_arrives() {
+    let (listener, place) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
+    let bridge = Bridge::to(&format!("vsock-mux:{}:4711", place.text));
+    let bridge = bridge.arguments(&["--connect-retry", "1h"]);
+    let bridge = bridge.listener(&listener).start();
+    let mut client = listener.connect();
+    client.write_all(b"early").unwrap();
+    drop(vmm(&place, "4711"));
+    drop(vmm(&place, "4711"));
+    let mut vm = vmm(&place, "4711");
+    vm.write_all(b"OK 1\n").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut vm), (b"early".to_vec(), End::Clean));
+    vm.write_all(b"late").unwrap();
+    drop(vm);
+    assert_eq!(read_to_end(&mut client), (b"late".to_vec(), End::Clean));
+    bridge.stop();
+}
+
 #[test]
 fn a_vmm_that_is_silent_refuses_or_talks_nonsense_delays_no_other_client_of_a_bridge() {
     let (listener, place) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));

@@ -78,6 +78,28 @@ fn files_carry_every_byte_from_and_to_where_they_stand() {
     }
 }
 
+/// splice(2) and others refuse such a file, and setting its flags anew would take the mark away.
+#[test]
+fn stdout_and_stderr_are_a_file_that_is_appended_to_all_comes_behind_what_others_write() {
+    let (there, back) = contents();
+    let place = Place::listening(Kind::Tcp6);
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let mut others = File::options().append(true).open(log.path()).unwrap();
+    others.write_all(b"before").unwrap();
+    let mut input = tempfile::tempfile().unwrap();
+    there.send(&mut input, THERE);
+    input.rewind().unwrap();
+    let mut command = connect(&[&place.text]);
+    command.stdin(input).stdout(others.try_clone().unwrap());
+    let mut program = Program::start_unheard(command, others.try_clone().unwrap());
+    serve(&place);
+    assert!(program.wait().success());
+    others.write_all(b"behind").unwrap();
+    let bytes = std::fs::read(log.path()).unwrap();
+    assert!(bytes.starts_with(b"before") && bytes.ends_with(b"behind"));
+    back.expect_all(&mut &bytes[6..bytes.len() - 6], BACK);
+}
+
 #[test]
 fn sockets_carry_every_byte_one_for_both_or_one_for_each() {
     let (there, back) = contents();

@@ -125,6 +125,23 @@ fn the_header_comes_before_any_byte_once_and_is_not_counted() {
     });
 }
 
+/// Receivers refuse `TCP6 ::ffff:127.0.0.1`, or do not find it in their lists.
+#[test]
+fn an_ipv4_client_of_a_listener_for_both_families_is_told_as_ipv4() {
+    for version in VERSIONS {
+        let (listener, target) = (Place::bound_to("[::]:0"), Place::listening(Kind::Tcp6));
+        listener.socket.listen(1).unwrap();
+        let port = listener.address.as_socket().unwrap().port();
+        let there: SocketAddr = ([127, 0, 0, 1], port).into();
+        let client = common::place::stream(Kind::Tcp4);
+        client.connect(&there.into()).unwrap();
+        let bridge = Bridge::to(&target.text).arguments(&["--proxy-protocol", version]);
+        let _bridge = bridge.listener(&listener).start();
+        let told = read_header(version, &mut target.accept());
+        assert_eq!(told, ends(&client), "{version}");
+    }
+}
+
 #[test]
 fn a_client_that_ends_without_a_byte_is_told_and_then_its_end() {
     each(|pair| {

@@ -3,8 +3,10 @@
 
 mod common;
 
+use std::io::Write;
 use std::net::Shutdown;
 use std::thread;
+use std::time::Duration;
 
 use common::bridge::Bridge;
 use common::content::{Content, End};
@@ -150,6 +152,37 @@ fn client_resets_after_bulk_server_gets_an_intact_prefix_and_a_reset() {
 }
 
 /// The limit counts it until it is closed, and no longer.
+/// Each piece takes a place of the pipe, which is full long before its bytes are many: splice(2) says EAGAIN then as it does
+/// when nothing is there, and no event tells of what was left.
+#[test]
+fn small_pieces_fill_the_pipe_before_the_client_reads_all_arrives() {
+    let content = Content::new(87);
+    for to in [Kind::Tcp6, Kind::Unix] {
+        let (mut client, server, ends) = Pair::new(Accept::No, Kind::Tcp6, to, &[]).split();
+        if to.is_tcp() {
+            server.set_tcp_nodelay(true).unwrap();
+        }
+        let bytes = content.first(12 << 20);
+        let (full, is_full) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for (number, piece) in bytes.chunks(701).enumerate() {
+                    (&server).write_all(piece).unwrap();
+                    if number == 5000 {
+                        // Nobody listens if no more fitted before.
+                        let _ = full.send(());
+                    }
+                }
+                server.shutdown(Shutdown::Write).unwrap();
+            });
+            let _ = is_full.recv_timeout(Duration::from_secs(1));
+            content.expect_all(&mut client, bytes.len() as u64);
+        });
+        drop((client, server));
+        ends.expect_complete(0, bytes.len() as u64);
+    }
+}
+
 #[test]
 fn bulk_leaves_and_makes_room_for_the_next() {
     let content = Content::new(86);

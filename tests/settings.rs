@@ -3,9 +3,12 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr};
+use std::time::Duration;
 
 use common::bridge::Bridge;
+use common::content::{End, read_to_end};
 use common::eventually;
 use common::pair::{Accept, Pair};
 use common::place::{Kind, Place, ping};
@@ -55,6 +58,26 @@ fn every_option_can_come_from_the_environment() {
         log.iter().any(|l| l.contains("fd00:1:2:3::/64")),
         "{log:#?}"
     );
+}
+
+/// Longer than epoll_wait(2) can wait at once.
+#[test]
+fn times_are_years_they_are_waited_for_without_work() {
+    let limits = ["idle-timeout", "half-close-timeout", "connect-timeout"];
+    let limits = limits.into_iter().chain(["exit-idle-time", "keepalive"]);
+    let limits: Vec<String> = limits.map(|name| format!("--{name}=9years")).collect();
+    let limits: Vec<&str> = limits.iter().map(String::as_str).collect();
+    let (mut client, mut server, ends) =
+        Pair::new(Accept::No, Kind::Tcp6, Kind::Tcp6, &limits).split();
+    ping(&mut client, &mut server);
+    client.shutdown(Shutdown::Write).unwrap();
+    let before = ends.bridge.cpu_time();
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(ends.bridge.cpu_time() - before < Duration::from_millis(150));
+    server.write_all(b"late").unwrap();
+    drop(server);
+    assert_eq!(read_to_end(&mut client), (b"late".to_vec(), End::Clean));
+    ends.expect_complete(1, 5);
 }
 
 #[test]

@@ -374,6 +374,39 @@ fn name_that_resolves_client_is_served_at_whichever_address_answers() {
     }
 }
 
+/// Starts a program with that folder as /etc.
+fn with(etc: &OwnEtc) -> String {
+    format!(
+        "unshare --map-root-user --mount sh -c 'mount --bind {} /etc && exec \"$0\" \"$@\"'",
+        etc.path("").display()
+    )
+}
+
+#[test]
+fn name_has_a_silent_address_in_front_client_is_served_at_the_next_within_the_connect_timeout() {
+    let Some(etc) = OwnEtc::new() else {
+        return skipped("nothing can be mounted here");
+    };
+    let silent = Place::bound_to("127.0.0.1:0");
+    silent.socket.listen(0).unwrap();
+    let _waiting = silent.connect();
+    let port = silent.address.as_socket().unwrap().port();
+    let target = Place::bound_to(&format!("127.0.0.2:{port}"));
+    target.socket.listen(1).unwrap();
+    etc.write("nsswitch.conf", "hosts: files\n");
+    etc.write("host.conf", "multi on\n");
+    etc.write("hosts", "127.0.0.1 two.example\n127.0.0.2 two.example\n");
+    let listener = Place::listening(Kind::Tcp6);
+    let mut bridge = Bridge::to(&format!("two.example:{port}"))
+        .arguments(&["--connect-timeout", "2s"])
+        .wrapped(with(&etc))
+        .listener(&listener)
+        .start();
+    bridge.wait_for_line("bridging");
+    ping(&mut listener.connect(), &mut target.accept());
+    bridge.stop();
+}
+
 #[test]
 fn name_leads_elsewhere_and_nothing_listens_where_it_led_the_next_client_is_served_there() {
     let Some(etc) = OwnEtc::new() else {
@@ -385,13 +418,9 @@ fn name_leads_elsewhere_and_nothing_listens_where_it_led_the_next_client_is_serv
     for (retry, listener) in [("0s", Kind::Tcp6), ("1h", Kind::Unix)] {
         etc.write("hosts", "127.0.0.2 moving.example\n");
         let listener = Place::listening(listener);
-        let mount = format!(
-            "unshare --map-root-user --mount sh -c 'mount --bind {} /etc && exec \"$0\" \"$@\"'",
-            etc.path("").display()
-        );
         let mut bridge = Bridge::to(&format!("moving.example:{port}"))
             .arguments(&["--connect-retry", retry])
-            .wrapped(mount)
+            .wrapped(with(&etc))
             .listener(&listener)
             .start();
         bridge.wait_for_line("bridging");
@@ -425,12 +454,8 @@ fn name_leads_to_the_bridge_itself_by_now_it_is_not_followed() {
     let port = listener.address.as_socket().unwrap().port();
     etc.write("nsswitch.conf", "hosts: files\n");
     etc.write("hosts", "127.0.0.2 moving.example\n");
-    let mount = format!(
-        "unshare --map-root-user --mount sh -c 'mount --bind {} /etc && exec \"$0\" \"$@\"'",
-        etc.path("").display()
-    );
     let mut bridge = Bridge::to(&format!("moving.example:{port}"))
-        .wrapped(mount)
+        .wrapped(with(&etc))
         .listener(&listener)
         .start();
     bridge.wait_for_line("bridging");
