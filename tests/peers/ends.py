@@ -25,6 +25,22 @@ class Connection:
         self.server.close()
 
 
+def asks_for(**settings):
+    """The relay is asked with these settings."""
+
+    def mark(row):
+        row.settings = settings
+        return row
+
+    return mark
+
+
+def only_waits(row):
+    """All relays can be asked at once: the row measures nothing that one takes from the other."""
+    row.only_waits = True
+    return row
+
+
 def listening(relay):
     listener = socket.create_server(relay.target_address, family=socket.AF_INET6, backlog=4096)
     listener.settimeout(LIMIT)
@@ -40,11 +56,16 @@ def echoing(relay):
         target.close()
 
 
-def dial(relay, source="::"):
+def dial(relay, source="::", port=0):
     stream = socket.socket(socket.AF_INET6)
     stream.settimeout(LIMIT)
-    stream.bind((source, 0))
-    stream.connect(relay.address)
+    stream.bind((source, port))
+    try:
+        stream.connect(relay.address)
+    except OSError:
+        # The exception may be kept, and with it what it knows.
+        stream.close()
+        raise
     return stream
 
 

@@ -18,12 +18,14 @@ def half_closed(one, other):
     expect_all(one, 1, MIB)
 
 
+@only_waits
 def client_half_closes(relay):
     """3 client half-closes, the answer comes a while later"""
     with Connection(relay) as (client, server):
         half_closed(client, server)
 
 
+@only_waits
 def target_half_closes(relay):
     """4 target half-closes, the client sends on a while later"""
     with Connection(relay) as (client, server):
@@ -101,6 +103,7 @@ def request_in_two_writes(relay):
     expect(middle < 0.02, f"half of them took more than {1000 * middle:.0f} ms")
 
 
+@only_waits
 def slow_reader(relay):
     """22 a reader with the smallest buffer gets every byte"""
     with Connection(relay) as (client, server):

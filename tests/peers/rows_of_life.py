@@ -27,7 +27,7 @@ def nothing_is_left(relay):
     with echoing(relay):
         with dial(relay) as client:
             expect_echo(client)
-        wait_until(lambda: relay.left()[1] == 1, "one process", LIMIT)
+        wait_until(lambda: relay.left()[1] == relay.processes, "no process of a connection", LIMIT)
         before = relay.left()
         for _ in range(1000):
             with dial(relay) as client:
@@ -67,8 +67,8 @@ def descriptors_run_out(relay):
     with echoing(relay):
         with dial(relay) as client:
             expect_echo(client)
-        wait_until(lambda: relay.left()[1] == 1, "one process", LIMIT)
-        process = relay.pid()
+        wait_until(lambda: relay.left()[1] == relay.processes, "no process of a connection", LIMIT)
+        process = relay.worker()
         taken = {int(name) for name in os.listdir(f"/proc/{process}/fd")}
         lowest_free = min(set(range(len(taken) + 1)) - taken)
         limit = output("prlimit", f"--pid={process}", "--nofile", "--noheadings", "--raw", "--output=SOFT")
