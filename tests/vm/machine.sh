@@ -12,14 +12,15 @@ end_started() { ((${#started[@]} == 0)) || kill -KILL "${started[@]}" 2>/dev/nul
 trap end_started EXIT
 
 # The bridge of this machine and its clients, in a network of their own: no port of this machine is taken.
-# with_bridge PORT COMMAND…: runs a command beside a bridge from [::1]:PORT to that vsock port of the guest.
+# with_bridge PORT COMMAND…: runs a command beside a bridge from [::1]:PORT to that vsock port of the guest, where a server
+# may still be starting.
 with_bridge() {
     local port=$1
     shift
     # shellcheck disable=SC2016  # for the inner shell
     unshare --map-root-user --net bash -euc '
         ip link set lo up
-        setpriv --pdeathsig KILL systemd-socket-activate --listen="[::1]:$1" "$2" --to "vsock-mux:$3:$1" 2>"$4" &
+        setpriv --pdeathsig KILL systemd-socket-activate --listen="[::1]:$1" "$2" --connect-retry 60s --to "vsock-mux:$3:$1" 2>"$4" &
         bridge=$!
         until ss --no-header --listening --tcp "sport = :$1" | grep -q .; do sleep 0.1; done
         shift 4
