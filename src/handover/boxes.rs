@@ -4,7 +4,7 @@
 //! the two ends of each box instead, and what is put into the queue afterwards it never sees.
 //!
 //! A queue gives and forgets only what is first in it. New items go one by one into the young box, where most of them are
-//! dead before they come to the front; those that live longer are moved together, a hundred in a packet, into the old
+//! dead before they come to the front; those that live longer are moved together, dozens in a packet, into the old
 //! box, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
 
 use std::collections::HashSet;
