@@ -1,6 +1,7 @@
 //! What the fuzzers call: every reader of text or bytes that comes from somewhere else, with what must hold of it.
 //!
-//! Not for anybody else: `fuzz/` has a target for each function, and `tests/fuzz_corpus.rs` runs all over the corpus.
+//! Not for anybody else: `fuzz/` has a target for each function, and `tests/programs/fuzz_corpus.rs` runs all over the
+//! corpus.
 #![allow(clippy::unwrap_used, reason = "what panics here is found")]
 
 use crate::allow_list::AllowList;

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[allow(dead_code, reason = "the tests of vsockctl use the rest")]
-#[path = "../../tests/common/own_etc.rs"]
+#[path = "../../tests/programs/common/own_etc.rs"]
 mod own_etc;
 
 use std::fs;

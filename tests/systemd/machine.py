@@ -63,7 +63,7 @@ def output(*command, stderr=subprocess.STDOUT):
 
 
 def example(line, change=("", "")):
-    """Runs a line of the manuals' examples, in which one text is replaced; tests/manual_examples.rs knows the pages."""
+    """Runs a line of the manuals' examples, in which one text is replaced; manual_examples.rs knows the pages."""
     return output("bash", "-euo", "pipefail", "-c", line.replace(*change))
 
 

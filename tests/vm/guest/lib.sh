@@ -64,7 +64,7 @@ journal_has() { journal "$1" | grep -E -- "$2"; }
 # listens PORT: a server does; a bridge may have the same port of the prefix.
 listens() { [[ -n $(ss --no-header --listening --tcp --numeric "sport = :$1 and not src fd00::/8") ]]; }
 
-# ---- the examples of the manuals, which tests/manual_examples.rs holds against the pages ------------------------------
+# ---- the examples of the manuals, which tests/programs/manual_examples.rs holds against the pages ---------------------
 
 # example COMMAND [SED]: runs the line of an example as it stands, or with that change.
 example() {

@@ -1,0 +1,177 @@
+//! vsockctl check: its table, its exit status, and what it says of a machine without systemd.
+//!
+//! What it says of broken units and routes is tested under real systemd.
+
+use std::process::{Command, Stdio};
+
+use crate::common::program::{Finished, command, finish};
+use crate::common::skipped;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vsockctl");
+
+/// A line of the table: level, subject, the rest.
+#[derive(Debug, PartialEq, Eq)]
+struct Line<'a> {
+    level: &'a str,
+    subject: &'a str,
+    text: &'a str,
+}
+
+fn lines(finished: &Finished) -> Vec<Line<'_>> {
+    finished.stdout.lines().map(parse).collect()
+}
+
+fn parse(line: &str) -> Line<'_> {
+    let (level, rest) = line.split_once("  ").unwrap();
+    let (subject, text) = rest.trim_start().split_once("  ").unwrap();
+    Line {
+        level: level.trim_end(),
+        subject,
+        text: text.trim_start(),
+    }
+}
+
+fn level<'a>(lines: &[Line<'a>], subject: &str) -> &'a str {
+    let mut found = lines.iter().filter(|line| line.subject == subject);
+    let line = found
+        .next()
+        .unwrap_or_else(|| panic!("no {subject}: {lines:#?}"));
+    assert!(found.next().is_none(), "{subject} twice: {lines:#?}");
+    line.level
+}
+
+/// Checks a machine that has the files of `etc` alone, and no systemd. None where that cannot be made.
+fn check_with(etc: &str) -> Option<Finished> {
+    let unshared = |script: &str| {
+        let mut unshare = command("unshare");
+        unshare.args(["--map-root-user", "--mount", "sh", "-ec"]);
+        let hide =
+            "mount -t tmpfs none /etc; [ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd";
+        unshare.arg(format!("{hide}; mkdir /etc/vsock-bridge; {script}"));
+        unshare
+    };
+    let works = unshared("true").stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        skipped("no mount namespaces here");
+        return None;
+    }
+    Some(finish(unshared(&format!("{etc}; exec {PROGRAM} check"))))
+}
+
+const MACHINE_ID: &str = "echo 0123456789abcdef0123456789abcdef >/etc/machine-id";
+
+#[test]
+fn each_line_has_level_subject_and_text_and_the_status_tells_of_fail() {
+    let mut check = command(PROGRAM);
+    check.arg("check");
+    let finished = finish(check);
+    let lines = lines(&finished);
+    for line in &lines {
+        assert!(["OK", "WARN", "FAIL"].contains(&line.level), "{line:?}");
+        assert!(!line.text.is_empty(), "{line:?}");
+    }
+    for subject in [
+        "device",
+        "transport",
+        "CID",
+        "kernel",
+        "IPv6",
+        "user",
+        "prefix",
+    ] {
+        level(&lines, subject);
+    }
+    let failed = lines.iter().filter(|line| line.level == "FAIL").count();
+    let said: Vec<_> = finished
+        .stderr
+        .iter()
+        .filter(|l| l.contains("failed"))
+        .collect();
+    assert_eq!(finished.code, i32::from(failed > 0), "{finished:#?}");
+    assert_eq!(said.len(), usize::from(failed > 0), "{finished:#?}");
+}
+
+#[test]
+fn nothing_is_in_use_nothing_fails() {
+    let Some(finished) = check_with(MACHINE_ID) else {
+        return;
+    };
+    let lines = lines(&finished);
+    assert_eq!(finished.code, 0, "{finished:#?}");
+    assert_eq!(level(&lines, "prefix"), "OK");
+    assert_eq!(level(&lines, "user"), "WARN");
+    assert_eq!(level(&lines, "units"), "WARN");
+    assert_eq!(finished.stderr, [""; 0]);
+}
+
+#[test]
+fn the_prefix_in_the_file_is_wrong_its_line_fails_and_exits_1() {
+    let write =
+        r"printf '# c\nVSOCK_BRIDGE_PREFIX=fd00::/48\n' >/etc/vsock-bridge/vsock-bridge.conf";
+    let Some(finished) = check_with(&format!("{MACHINE_ID}; {write}")) else {
+        return;
+    };
+    let lines = lines(&finished);
+    let failed: Vec<_> = lines.iter().filter(|line| line.level == "FAIL").collect();
+    let [line] = failed[..] else {
+        panic!("not one failure: {finished:#?}")
+    };
+    assert_eq!(line.subject, "prefix");
+    assert!(
+        line.text
+            .starts_with("/etc/vsock-bridge/vsock-bridge.conf:2: "),
+        "{line:?}"
+    );
+    assert!(
+        line.text
+            .ends_with("; run `vsockctl prefix generate --write`"),
+        "{line:?}"
+    );
+    assert_eq!(finished.code, 1);
+    assert!(
+        finished.stderr[0].starts_with("vsockctl: 1 failed"),
+        "{finished:#?}"
+    );
+}
+
+#[test]
+fn there_is_no_machine_id_the_prefix_is_a_warning() {
+    let Some(finished) = check_with("true") else {
+        return;
+    };
+    assert_eq!(level(&lines(&finished), "prefix"), "WARN");
+    assert_eq!(finished.code, 0, "{finished:#?}");
+}
+
+#[test]
+fn colours_are_for_terminals_and_not_where_they_are_not_wanted() {
+    let on_terminal = |variable: Option<(&str, &str)>| {
+        let mut script = command("script");
+        script.args(["-qec", &format!("{PROGRAM} check; true"), "/dev/null"]);
+        script.env("TERM", "xterm").envs(variable);
+        finish(script).stdout
+    };
+    if Command::new("script")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .status()
+        .is_err()
+    {
+        return skipped("no script(1) here");
+    }
+    assert!(on_terminal(None).contains("\x1b["));
+    assert!(!on_terminal(Some(("NO_COLOR", "1"))).contains('\x1b'));
+    let mut check = command(PROGRAM);
+    check.arg("check").env("TERM", "xterm");
+    assert!(!finish(check).stdout.contains('\x1b'));
+}
+
+#[test]
+fn the_table_cannot_be_written_exits_1() {
+    let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
+        return skipped("no /dev/full here");
+    };
+    let mut check = command(PROGRAM);
+    check.arg("check").stdout(Stdio::from(full));
+    assert_eq!(check.status().unwrap().code(), Some(1));
+}

@@ -1,0 +1,437 @@
+//! vsockctl list and metrics: what they print of the bridges that run, and what they say of those that do not answer.
+//!
+//! Bridges that only systemd knows of are tested under real systemd.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+
+use crate::common::bridge::Bridge;
+use crate::common::eventually;
+use crate::common::own_run::OwnRun;
+use crate::common::place::{Kind, Place, ping};
+use crate::common::program::{Finished, Program, command, finish};
+use crate::common::skipped;
+use serde_json::Value;
+use socket2::Socket;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_vsockctl");
+
+fn own_run() -> Option<OwnRun> {
+    let run = OwnRun::new();
+    if run.is_none() {
+        skipped("nothing can be mounted here");
+    }
+    run
+}
+
+fn vsockctl(run: &OwnRun, arguments: &[&str]) -> Finished {
+    let mut vsockctl = run.command(PROGRAM);
+    vsockctl.args(arguments);
+    finish(vsockctl)
+}
+
+fn expect_output(finished: Finished) -> String {
+    assert_eq!(finished.code, 0, "{finished:#?}");
+    assert_eq!(finished.stderr, [""; 0]);
+    finished.stdout
+}
+
+/// A bridge with one open connection.
+struct Served {
+    _bridge: Program,
+    listener: Place,
+    target: Place,
+    client: Socket,
+    _server: Socket,
+}
+
+fn serve(run: &OwnRun, name: &str) -> Served {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
+    let bridge = run.serve(name, Bridge::to(&target.text).listener(&listener));
+    let bridge = bridge.start();
+    let (mut client, mut server) = (listener.connect(), target.accept());
+    ping(&mut client, &mut server);
+    Served {
+        _bridge: bridge,
+        listener,
+        target,
+        client,
+        _server: server,
+    }
+}
+
+#[test]
+fn a_bridge_whose_control_path_is_longer_than_an_address_is_listed() {
+    let Some(run) = own_run() else { return };
+    let machine = r"srv-jailer-firecracker-6a1f0c3e\x2d4b7d\x2d4f1e\x2d9c55\x2d0d6f2b8e7a11-root-web.vsock_445";
+    let name = format!("vsock-bridge-mux@{machine}");
+    let served = serve(&run, &name);
+    let listed = expect_output(vsockctl(&run, &["list"]));
+    let target = &served.target.text;
+    assert!(
+        listed.contains(&name) && listed.contains(target),
+        "{listed}"
+    );
+    let metrics = expect_output(vsockctl(&run, &["metrics"]));
+    let one = r#"-root-web.vsock_445",peer="::1"} 1"#;
+    assert!(metrics.contains(one), "{metrics}");
+}
+
+fn peer(served: &Served) -> String {
+    let address = served.client.local_addr().unwrap();
+    address.as_socket().unwrap().to_string()
+}
+
+fn words(line: &str) -> Vec<&str> {
+    line.split_whitespace().collect()
+}
+
+#[test]
+fn list_has_a_line_for_each_bridge_and_each_connection() {
+    let Some(run) = own_run() else { return };
+    let bridges = [serve(&run, "b@1"), serve(&run, "a@2")];
+    let text = expect_output(vsockctl(&run, &["list"]));
+    let lines: Vec<_> = text.lines().map(words).collect();
+    let titles = [
+        "BRIDGE", "STATE", "LISTENER", "TARGET", "OPEN", "SERVED", "REFUSED", "FAILED", "ALLOWED",
+    ];
+    assert_eq!(lines[0], titles);
+    for (line, name, served) in [
+        (&lines[1], "a@2", &bridges[1]),
+        (&lines[2], "b@1", &bridges[0]),
+    ] {
+        let (listener, target) = (&*served.listener.text, &*served.target.text);
+        let expected = [name, "serving", listener, target, "1", "0", "0", "0", "-"];
+        assert_eq!(line[..], expected, "{text}");
+    }
+    let titles = ["PEER", "TARGET", "STAGE", "IN", "OUT", "AGE", "IDLE"];
+    for (lines, name, served) in [
+        (&lines[3..7], "a@2", &bridges[1]),
+        (&lines[7..11], "b@1", &bridges[0]),
+    ] {
+        assert_eq!(
+            (&lines[0][..], &lines[1][..]),
+            (&[][..], &[name][..]),
+            "{text}"
+        );
+        assert_eq!(lines[2], titles);
+        let expected = [&*peer(served), &served.target.text, "open", "1B", "1B"];
+        assert_eq!(lines[3][..5], expected, "{text}");
+    }
+    assert_eq!(lines.len(), 11, "{text}");
+}
+
+#[test]
+fn json_is_one_line_with_all_bridges() {
+    let Some(run) = own_run() else { return };
+    let served = serve(&run, "vsock-bridge@445");
+    let text = expect_output(vsockctl(&run, &["list", "--json"]));
+    assert_eq!(text.matches('\n').count(), 1);
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let [bridge] = &value.as_array().unwrap()[..] else {
+        panic!("not one bridge: {text}")
+    };
+    assert_eq!(bridge["bridge"], "vsock-bridge@445");
+    assert_eq!(bridge["state"], "serving");
+    assert_eq!(
+        bridge["listeners"],
+        serde_json::json!([served.listener.text])
+    );
+    let connection = &bridge["connections"][0];
+    assert_eq!(connection["peer"], *peer(&served));
+    assert_eq!(connection["inbound_bytes"], 1);
+}
+
+#[test]
+fn metrics_are_in_the_format_of_prometheus() {
+    let Some(run) = own_run() else { return };
+    let served = serve(&run, "vsock-bridge@445");
+    let _other = served.listener.connect();
+    drop(UnixListener::bind(run.service("stale@1").join("control")).unwrap());
+    let served_too = served.target.accept();
+    let finished = vsockctl(&run, &["metrics"]);
+    assert_eq!(
+        (finished.code, finished.stderr.len()),
+        (1, 1),
+        "{finished:#?}"
+    );
+    let samples = read_metrics(&finished.stdout);
+    let value = |name: &str, labels: &str| {
+        let bridge = format!(r#"bridge="vsock-bridge@445"{labels}"#);
+        *samples
+            .get(&(name.to_owned(), bridge))
+            .unwrap_or_else(|| panic!("{samples:#?}"))
+    };
+    assert_eq!(value("vsock_bridge_up", ""), 1);
+    assert_eq!(
+        samples[&(
+            "vsock_bridge_up".to_owned(),
+            r#"bridge="stale@1""#.to_owned()
+        )],
+        0
+    );
+    assert_eq!(value("vsock_bridge_connections", r#",peer="::1""#), 2);
+    assert_eq!(value("vsock_bridge_connections_served_total", ""), 0);
+    assert_eq!(value("vsock_bridge_refused_total", ""), 0);
+    assert_eq!(value("vsock_bridge_unreachable_total", ""), 0);
+    assert_eq!(
+        value("vsock_bridge_bytes_total", r#",direction="inbound""#),
+        1
+    );
+    assert_eq!(
+        value("vsock_bridge_bytes_total", r#",direction="outbound""#),
+        1
+    );
+    drop(served_too);
+}
+
+/// Reads the text format strictly: each name has its HELP, then its TYPE, then its samples, each of them once.
+fn read_metrics(text: &str) -> BTreeMap<(String, String), u64> {
+    assert!(text.ends_with('\n'));
+    let is_name = |name: &str| {
+        let mut letters = name.chars();
+        letters.next().is_some_and(|c| c.is_ascii_alphabetic())
+            && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let (mut samples, mut families, mut helped) = (BTreeMap::new(), BTreeSet::new(), "");
+    let mut family = "";
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, help) = rest.split_once(' ').unwrap();
+            assert!(
+                is_name(name) && !help.is_empty() && !help.contains('\\'),
+                "{line}"
+            );
+            assert!(families.insert(name), "twice: {line}");
+            helped = name;
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').unwrap();
+            assert_eq!(name, helped, "{line}");
+            let is_total = name.ends_with("_total");
+            assert_eq!(kind, if is_total { "counter" } else { "gauge" }, "{line}");
+            family = name;
+        } else {
+            let (name, rest) = line.split_once('{').unwrap();
+            let (labels, value) = rest.rsplit_once("} ").unwrap();
+            assert_eq!(name, family, "{line}");
+            for label in labels.split(',') {
+                let (name, value) = label.split_once("=\"").unwrap();
+                let value = value.strip_suffix('"').unwrap();
+                assert!(is_name(name) && !value.contains(['"', '\\']), "{line}");
+            }
+            let key = (name.to_owned(), labels.to_owned());
+            assert!(
+                samples.insert(key, value.parse().unwrap()).is_none(),
+                "twice: {line}"
+            );
+        }
+    }
+    samples
+}
+
+#[test]
+fn no_bridge_is_there_that_is_said_and_exits_0() {
+    let Some(run) = own_run() else { return };
+    // Its process has not come so far, or has left.
+    run.service("vsock-bridge@445");
+    let finished = vsockctl(&run, &["list"]);
+    assert_eq!((finished.code, &*finished.stdout), (0, ""), "{finished:#?}");
+    assert_eq!(finished.stderr.len(), 1, "{finished:#?}");
+    assert!(finished.stderr[0].contains("no bridge"), "{finished:#?}");
+    assert_eq!(expect_output(vsockctl(&run, &["list", "--json"])), "[]\n");
+    let metrics = expect_output(vsockctl(&run, &["metrics"]));
+    assert_eq!(read_metrics(&metrics), BTreeMap::new());
+}
+
+#[test]
+fn bridges_that_cannot_be_asked_are_a_line_each_the_others_are_shown_and_exits_1() {
+    let Some(run) = own_run() else { return };
+    let _served = serve(&run, "good@1");
+    drop(UnixListener::bind(run.service("gone@2").join("control")).unwrap());
+    let _hangs = UnixListener::bind(run.service("hangs@3").join("control")).unwrap();
+    let closes = UnixListener::bind(run.service("closes@4").join("control")).unwrap();
+    let babbles = UnixListener::bind(run.service("babbles@5").join("control")).unwrap();
+    let finished = std::thread::scope(|scope| {
+        scope.spawn(|| drop(closes.accept().unwrap()));
+        scope.spawn(|| {
+            babbles
+                .accept()
+                .unwrap()
+                .0
+                .write_all(b"{\"pid\": 7}")
+                .unwrap()
+        });
+        vsockctl(&run, &["list"])
+    });
+    assert_eq!(finished.code, 1, "{finished:#?}");
+    assert!(
+        finished.stdout.contains("\ngood@1  serving "),
+        "{finished:#?}"
+    );
+    let expected = [
+        ("babbles@5", "missing field"),
+        ("closes@4", "(it answers others; try again)"),
+        ("gone@2", "(its process is gone)"),
+        ("hangs@3", "(it does not answer;"),
+    ];
+    assert_eq!(finished.stderr.len(), expected.len(), "{finished:#?}");
+    for (line, (name, words)) in finished.stderr.iter().zip(expected) {
+        let start =
+            format!("vsockctl: cannot look at a bridge through /run/vsock-bridge/{name}/control");
+        assert!(line.starts_with(&start) && line.contains(words), "{line}");
+    }
+}
+
+#[test]
+fn a_bridge_of_another_user_is_a_line_that_says_who_may_look_and_exits_1() {
+    let Some(run) = own_run() else { return };
+    if finish(run.command_without_rights("true")).code != 0 {
+        return skipped("no setpriv(1) here");
+    }
+    let folder = run.service("vsock-bridge@445");
+    fs::set_permissions(&folder, Permissions::from_mode(0o000)).unwrap();
+    for arguments in [&["list"][..], &["list", "--json"], &["metrics"]] {
+        let mut vsockctl = run.command_without_rights(PROGRAM);
+        vsockctl.args(arguments);
+        let finished = finish(vsockctl);
+        assert_eq!(finished.code, 1, "{finished:#?}");
+        let [line] = &finished.stderr[..] else {
+            panic!("not one line: {finished:#?}")
+        };
+        let path = "/run/vsock-bridge/vsock-bridge@445/control";
+        assert!(
+            line.contains(path) && line.contains("run it as root"),
+            "{line}"
+        );
+    }
+    fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn watch_prints_again_with_an_empty_line_between_until_the_reader_goes() {
+    let Some(run) = own_run() else { return };
+    let served = serve(&run, "b@1");
+    let mut watch = run.command(PROGRAM);
+    watch.args(["list", "--watch"]).stdout(Stdio::piped());
+    let mut watch = Program::start(watch);
+    let mut lines = BufReader::new(watch.stdout()).lines().map(Result::unwrap);
+    let picture = |lines: &mut dyn Iterator<Item = String>| {
+        // The titles, the bridge, and behind an empty line its name and its connection.
+        let picture: Vec<String> = lines.take(6).collect();
+        assert!(picture[0].starts_with("BRIDGE ") && picture[1].starts_with("b@1 "));
+        assert!(picture[5].contains(&peer(&served)), "{picture:#?}");
+    };
+    picture(&mut lines);
+    assert_eq!(lines.next().unwrap(), "");
+    picture(&mut lines);
+    drop(lines);
+    assert_eq!(watch.exit_code(), 0);
+    assert_eq!(watch.log, [""; 0]);
+}
+
+/// Begins vsockctl on a terminal, which passes on what it gets as input.
+fn on_terminal(run: &OwnRun, arguments: &str) -> Option<Command> {
+    let version = Command::new("script").arg("--version").output();
+    if version.is_err() {
+        skipped("no script(1) here");
+        return None;
+    }
+    let mut script = run.command("script");
+    // A terminal without a size has none that could be too small; whoever started the tests may ignore ^C.
+    let settings = "stty rows 24 columns 120; exec env --default-signal=INT,QUIT";
+    let line = format!("{settings} {PROGRAM} {arguments}");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    script.env("TERM", "xterm").env("SHELL", "/bin/sh");
+    script.stdin(Stdio::piped()).stdout(Stdio::piped());
+    Some(script)
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_they_are_not_wanted() {
+    let Some(run) = own_run() else { return };
+    let _served = serve(&run, "b@1");
+    let Some(script) = on_terminal(&run, "list") else {
+        return;
+    };
+    let text = finish(script).stdout;
+    assert!(text.contains("\x1b[32mserving\x1b[0m"), "{text:?}");
+    let mut script = on_terminal(&run, "list").unwrap();
+    script.env("NO_COLOR", "1");
+    let text = finish(script).stdout;
+    assert!(
+        text.contains("serving") && !text.contains('\x1b'),
+        "{text:?}"
+    );
+    let json = finish(on_terminal(&run, "list --json").unwrap()).stdout;
+    assert!(json.contains("\n    \"bridge\": \"b@1\""), "{json:?}");
+}
+
+#[test]
+fn watch_draws_over_the_last_picture_on_a_terminal_and_leaves_it_clean_when_interrupted() {
+    let Some(run) = own_run() else { return };
+    let _served = serve(&run, "b@1");
+    let stale = UnixListener::bind(run.service("stale@2").join("control")).unwrap();
+    drop(stale);
+    let Some(mut script) = on_terminal(&run, "list --watch") else {
+        return;
+    };
+    script.env("NO_COLOR", "1");
+    let mut script = Program::start(script);
+    let (mut keyboard, mut screen) = (script.stdin(), script.stdout());
+    let mut shown = Vec::new();
+    let mut read_more = || {
+        let mut bytes = [0; 4096];
+        let count = screen.read(&mut bytes).unwrap();
+        shown.extend(&bytes[..count]);
+        (count > 0, String::from_utf8_lossy(&shown).into_owned())
+    };
+    eventually("three pictures", || {
+        read_more().1.matches("\x1b[H").count() >= 3
+    });
+    keyboard.write_all(b"\x03").unwrap();
+    let mut all = String::new();
+    eventually("the end", || {
+        let (is_more, text) = read_more();
+        all = text;
+        !is_more
+    });
+    assert_eq!(script.exit_code(), 130);
+    let pictures: Vec<&str> = all.split("\x1b[H").collect();
+    for part in [
+        "BRIDGE",
+        "b@1",
+        "serving",
+        "stale@2/control",
+        "process is gone",
+        "\x1b[?7h",
+    ] {
+        assert!(pictures[1].contains(part), "{part:?}: {all:?}");
+        assert!(pictures[2].contains(part), "{part:?}: {all:?}");
+    }
+    // No colour, and no mode of the terminal that stays.
+    assert!(!all.contains("\x1b[3"), "{all:?}");
+    assert!(all.ends_with("\x1b[0m\x1b[?7h\r\x1b[J"), "{all:?}");
+    assert!(all.matches("\x1b[?").count() == all.matches("\x1b[?7").count());
+}
+
+#[test]
+fn wrong_command_lines_exit_2() {
+    for arguments in [
+        &["list", "x"][..],
+        &["list", "--nonsense"],
+        &["metrics", "--json"],
+    ] {
+        let mut vsockctl = command(PROGRAM);
+        vsockctl.args(arguments);
+        let finished = finish(vsockctl);
+        assert_eq!(
+            (finished.code, finished.stderr.len()),
+            (2, 1),
+            "{finished:#?}"
+        );
+    }
+}

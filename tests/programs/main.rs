@@ -1,0 +1,56 @@
+//! The built programs, started as systemd starts them. One program of all tests: it is linked once, and its tests share
+//! both processors.
+//!
+//! They share the process, too: a test changes neither its environment, nor its folder, umask or handling of signals.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+
+mod activation;
+mod bad_input;
+mod check_program;
+mod churn;
+mod circles;
+mod completions;
+mod connect_mux;
+mod connect_program;
+mod connect_stdio;
+mod control_program;
+mod fault_injection;
+mod fuzz_corpus;
+mod generator;
+mod gone_peers;
+mod inspection;
+mod limits;
+mod list_program;
+mod log;
+mod long_streams;
+mod managers;
+mod manual_examples;
+mod manuals;
+mod multipath;
+mod mux_listener;
+mod names;
+mod notifications;
+mod peers;
+mod proxy_protocol;
+mod recorded_figures;
+mod relay_aborts;
+mod relay_bulk;
+mod relay_bytes;
+mod relay_close_orders;
+mod relay_relief;
+mod settings;
+mod signals;
+mod slow_readers;
+mod ssh_libraries;
+mod system_calls;
+mod targets;
+
+// What the load generator and the test of its recorded runs share finds its parts from the root.
+#[path = "../../benches/relay/address.rs"]
+#[allow(dead_code, reason = "the load generator uses the rest")]
+mod address;
+#[path = "../../benches/relay/figures/mod.rs"]
+#[allow(dead_code, reason = "the load generator uses the rest")]
+mod figures;
