@@ -5,14 +5,14 @@
 #![allow(clippy::unwrap_used, reason = "what panics here is found")]
 
 use crate::allow_list::AllowList;
-use crate::config::{self, SourceArgument, TimeLimit};
 use crate::config_file;
-use crate::control;
-use crate::dial;
 use crate::endpoint::Endpoint;
 use crate::mux::{Answer, Handshake, Progress};
 use crate::names::{Machine, Names};
 use crate::prefix::Prefix;
+use crate::programs::bridge::config::{self, SourceArgument, TimeLimit};
+use crate::programs::connect;
+use crate::programs::ctl;
 use crate::vsock::{Cid, VsockPort};
 
 /// What a fuzzer calls: panics where something does not hold.
@@ -124,7 +124,7 @@ pub fn host(data: &[u8]) {
         Some((host, port)) => (host, Some(port)),
         None => (text, None),
     };
-    if let Ok(endpoint) = dial::address(host, port, Some(PREFIX.parse().unwrap())) {
+    if let Ok(endpoint) = connect::address(host, port, Some(PREFIX.parse().unwrap())) {
         assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
     }
 }
@@ -149,20 +149,20 @@ pub fn mux_answer(data: &[u8]) {
 
 /// Tables of the kernel, and what systemctl shows.
 pub fn tables(data: &[u8]) {
-    control::check::read_tables(&String::from_utf8_lossy(data));
+    ctl::check::read_tables(&String::from_utf8_lossy(data));
 }
 
 /// /etc/hosts: putting the block in twice is the same as once, and removing it leaves none.
 pub fn hosts_file(data: &[u8]) {
     let block = format!(
         "{}\nfd00::3\t3.vsock\n{}\n",
-        control::hosts::BEGIN,
-        control::hosts::END
+        ctl::hosts::BEGIN,
+        ctl::hosts::END
     );
-    let Ok(once) = control::hosts::with_block(data, &block) else {
+    let Ok(once) = ctl::hosts::with_block(data, &block) else {
         return;
     };
-    assert_eq!(control::hosts::with_block(&once, &block).unwrap(), once);
-    let removed = control::hosts::with_block(&once, "").unwrap();
+    assert_eq!(ctl::hosts::with_block(&once, &block).unwrap(), once);
+    let removed = ctl::hosts::with_block(&once, "").unwrap();
     assert!(!removed.windows(block.len()).any(|w| w == block.as_bytes()));
 }

@@ -12,7 +12,7 @@
 //!    the last byte, and knows nothing of the other; a limit or an error ends both.
 //! 6. What it came to is a [`relay::Summary`]: one log entry, and both sockets closed.
 //!
-//! Accept=yes and stdin/stdout ([`dial`]) use the same loop, without listeners.
+//! Accept=yes and stdin/stdout ([`programs::connect`]) use the same loop, without listeners.
 //!
 //! # Architecture
 //!
@@ -32,8 +32,7 @@
 //! | modules | what they are |
 //! | --- | --- |
 //! | `bin/*` | arguments → library → exit status |
-//! | [`server`] [`dial`] [`generator`] [`control`] [`command_line`] [`pace`] | the bodies of the programs |
-//! | [`config`] | options and environment → what a bridge runs with |
+//! | [`programs`] | the bodies of the programs, their options and environment |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`managers`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
 //! | [`stream`] [`peer`] [`packets`] [`unix_path`] [`sys`] | sockets, their addresses and packets; the only `unsafe` |
@@ -42,35 +41,29 @@
 pub mod activation;
 pub mod allow_list;
 pub mod clock;
-pub mod command_line;
-pub mod config;
 pub mod config_file;
 pub mod connect;
-pub mod control;
 pub mod descriptors;
-pub mod dial;
 pub mod endpoint;
 pub mod error;
 pub mod fdpass;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod generator;
 pub mod handover;
 pub mod logging;
 pub mod managers;
 pub mod mux;
 pub mod names;
 pub mod notify;
-pub mod pace;
 pub mod packets;
 pub mod peer;
 pub mod policy;
 pub mod prefix;
+pub mod programs;
 pub mod proxy_protocol;
 pub mod relay;
 pub mod replace;
 pub mod route;
-pub mod server;
 pub mod stream;
 pub mod sys;
 pub mod unix_path;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use vsock_bridge::{command_line, generator, logging};
+use vsock_bridge::logging;
+use vsock_bridge::programs::{command_line, generator};
 
 /// Writes the drop-in that tells vsock-bridge-ipv6@.socket the prefix (systemd.generator(7)).
 #[derive(Debug, Parser)]

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use vsock_bridge::config::Arguments;
-use vsock_bridge::{command_line, logging, server};
+use vsock_bridge::logging;
+use vsock_bridge::programs::bridge::config::Arguments;
+use vsock_bridge::programs::{bridge, command_line};
 
 fn main() -> ExitCode {
     let mut problem = None;
@@ -11,8 +12,8 @@ fn main() -> ExitCode {
     let arguments: Arguments = match (parsed, problem) {
         (Ok(arguments), _) => arguments,
         (Err(status), None) => return status,
-        (Err(status), Some(line)) => return server::refuse(&line, status),
+        (Err(status), Some(line)) => return bridge::refuse(&line, status),
     };
     let _log = logging::init("vsock-bridge", arguments.verbose, arguments.quiet);
-    server::run(arguments)
+    bridge::run(arguments)
 }

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use vsock_bridge::dial::{self, Arguments};
-use vsock_bridge::{command_line, logging};
+use vsock_bridge::logging;
+use vsock_bridge::programs::command_line;
+use vsock_bridge::programs::connect::{self, Arguments};
 
 /// What ssh itself gives when it cannot connect.
 const NOT_CONNECTED: u8 = 255;
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let _log = logging::init("vsock-connect", arguments.verbose, arguments.quiet);
-    match dial::run(arguments) {
+    match connect::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", error.report());

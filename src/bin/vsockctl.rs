@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
-use vsock_bridge::control::{self, Arguments, output};
-use vsock_bridge::{command_line, logging};
+use vsock_bridge::logging;
+use vsock_bridge::programs::command_line;
+use vsock_bridge::programs::ctl::{self, Arguments, output};
 
 fn main() -> ExitCode {
     let arguments: Arguments = match command_line::parse() {
@@ -11,7 +12,7 @@ fn main() -> ExitCode {
         Err(status) => return status,
     };
     let _log = logging::init("vsockctl", arguments.verbose, arguments.quiet);
-    let result = control::run(arguments).and_then(|text| output::print(&text));
+    let result = ctl::run(arguments).and_then(|text| output::print(&text));
     match result {
         // Whoever does not read to the end has seen enough.
         Ok(_) => ExitCode::SUCCESS,

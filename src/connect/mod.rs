@@ -1,6 +1,7 @@
 //! From a target's endpoint to a connected stream, without blocking: every address, the source, the time limits.
 //!
 //! A [`Dialer`] is what all connections of a bridge share; a [`Dial`] is one attempt to reach the target.
+//! The program that is named like it, vsock-connect, is [`crate::programs::connect`].
 
 mod address;
 pub mod circle;

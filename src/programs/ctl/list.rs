@@ -103,7 +103,7 @@ fn text(arguments: &Arguments, survey: &Survey) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::control::bridges::example;
+    use crate::programs::ctl::bridges::example;
 
     #[test]
     fn json_has_the_names_of_the_manual() {

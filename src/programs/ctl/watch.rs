@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
+use crate::notify;
 use crate::prefix::Prefix;
+use crate::programs::pace;
 use crate::route::{self, Watch};
-use crate::{notify, pace};
 
 /// The file in the service's folder; vsock-bridge-prefix-restore.path has its name.
 const FILE: &str = "lost";

@@ -7,8 +7,8 @@ use std::path::Path;
 use super::finding::{Finding, Level};
 use super::units::{Unit, Use};
 use crate::error::{Error, Result};
-use crate::generator;
 use crate::prefix::{self, Origin, Prefix};
+use crate::programs::generator;
 use crate::route::{self, State};
 
 /// Where systemd lets generators write.

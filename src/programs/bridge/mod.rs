@@ -1,21 +1,25 @@
 //! The body of vsock-bridge: sockets from systemd, settings, loop.
 
+pub mod config;
+
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use crate::activation::Activation;
-use crate::config::{Arguments, Settings};
 use crate::connect::Dialer;
 use crate::connect::circle::{self, Place};
 use crate::descriptors::{self, Shares};
 use crate::error::{Error, Result};
 use crate::handover::{self, Estate, Keeper};
+use crate::notify;
 use crate::peer::Family;
+use crate::programs::pace;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
 use crate::relay::{Loop, Totals};
 use crate::stream::Listener;
-use crate::{notify, pace};
+
+use config::{Arguments, Settings};
 
 /// Why a bridge does not serve.
 #[derive(Debug)]

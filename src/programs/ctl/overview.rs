@@ -160,7 +160,7 @@ fn time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::bridges::example;
+    use crate::programs::ctl::bridges::example;
 
     fn plain(text: &str) -> String {
         anstream::adapter::strip_str(text).to_string()

@@ -135,7 +135,7 @@ mod tests {
             "iif \"lo\" ip6 daddr fd00:abcd:ef12::/64 ip6 daddr != fd00:abcd:ef12::400 \
              meta l4proto tcp tproxy to [::1]:40"
         );
-        let unit = include_str!("../../units/vsock-bridge-any.socket");
+        let unit = include_str!("../../../units/vsock-bridge-any.socket");
         assert!(unit.contains(&format!("\nListenStream=[::1]:{PORT}\n")));
     }
 
@@ -176,7 +176,7 @@ mod tests {
             " reject with icmpv6 admin-prohibited",
         ];
         assert_eq!(claims, expected);
-        let user = include_str!("../../packaging/sysusers.d/vsock-bridge.conf");
+        let user = include_str!("../../../packaging/sysusers.d/vsock-bridge.conf");
         assert!(user.contains(&format!("\nu {USER} ")));
     }
 }

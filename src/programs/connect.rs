@@ -1,4 +1,6 @@
 //! The body of vsock-connect: one connection, handed to the caller or relayed to stdin and stdout.
+//!
+//! How targets of any program are reached is in [`crate::connect`].
 
 use std::net::Ipv6Addr;
 use std::os::fd::AsFd;
@@ -9,7 +11,6 @@ use clap::{ArgAction, Parser};
 
 use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
-use crate::config::{parse_positive, parse_time};
 use crate::connect::{Caller, Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
@@ -22,6 +23,7 @@ use crate::packets::{PacketArgument, Packets};
 use crate::peer::Peer;
 use crate::policy::Gate;
 use crate::prefix::{self, Prefix};
+use crate::programs::bridge::config::{parse_positive, parse_time};
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
 use crate::sys;

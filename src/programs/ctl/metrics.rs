@@ -155,8 +155,8 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::bridges::{Unread, example};
     use crate::error::Error;
+    use crate::programs::ctl::bridges::{Unread, example};
 
     #[test]
     fn every_number_has_its_name_and_labels() {

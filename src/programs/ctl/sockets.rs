@@ -60,7 +60,7 @@ fn service_state(service: &Unit) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::check::units::tests::{active, inactive};
+    use crate::programs::ctl::check::units::tests::{active, inactive};
 
     /// A bridge whose socket unit and service are in these states.
     fn state(socket: &str, service: &str, restarts: u32) -> Option<&'static str> {

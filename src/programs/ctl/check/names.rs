@@ -1,9 +1,9 @@
 //! Whether the names in /etc/hosts, if there are any of ours, are there still and right.
 
 use super::finding::Finding;
-use crate::control::hosts::{self, PATH, State};
 use crate::names::Names;
 use crate::prefix::Prefix;
+use crate::programs::ctl::hosts::{self, PATH, State};
 
 /// Gives a line where names were written. Names that are not valid have a line of their own.
 pub fn check(prefix: Prefix) -> Option<Finding> {

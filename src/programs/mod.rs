@@ -1,0 +1,9 @@
+//! The bodies of the programs, one module for each, with what they share: how a command line is read, and how often a start that
+//! fails is tried again.
+
+pub mod bridge;
+pub mod command_line;
+pub mod connect;
+pub mod ctl;
+pub mod generator;
+mod pace;
