@@ -7,7 +7,7 @@ use nix::sys::epoll::EpollFlags;
 
 use super::coalesce;
 use super::flow::{Flow, State, Tools, Turn};
-use super::session::Stage;
+use super::token::Side;
 use super::watch::Watch;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
@@ -22,15 +22,6 @@ const BULK_TIME: Duration = Duration::from_millis(20);
 /// and the main loop answers them in half the time, because it looks for the next one ([`busy_poll`](super::busy_poll)).
 const MESSAGE_BYTES: u64 = 16 << 10;
 
-/// One of the two ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Who connected to us.
-    Peer,
-    /// Whom we connected to.
-    Target,
-}
-
 /// Time limits of a relayed connection; none is no limit.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Limits {
@@ -38,6 +29,18 @@ pub struct Limits {
     pub idle: Option<Duration>,
     /// After one direction has ended, without a byte in the other.
     pub half_close: Option<Duration>,
+}
+
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// The target is being connected.
+    Connecting,
+    /// Both directions are open.
+    Open,
+    /// One direction has ended.
+    HalfClosed,
 }
 
 /// Why a connection is over.

@@ -21,13 +21,12 @@ use super::connection::Limits;
 use super::inspection::Inspection;
 use super::listeners::Listeners;
 use super::load::Load;
-use super::record;
 use super::report::{self, Reporter, Totals};
-use super::session::Session;
+use super::session::{Over, Session};
 use super::signals::Signals;
 use super::threads::Threads;
 use super::token::Token;
-use super::worker::{Over, Worker};
+use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
@@ -313,7 +312,7 @@ impl Loop {
             self.gate.leave(&over.peer);
         }
         self.reporter.over(over, self.worker.dialer(), now);
-        record::write_totals(self.worker.keeper().ledger(), &self.reporter.totals);
+        report::write_totals(self.worker.keeper().ledger(), &self.reporter.totals);
         self.idle_since = now;
     }
 }

@@ -20,7 +20,7 @@ use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 use nix::sys::socket::{AddressFamily, Backlog, listen};
 use serde::{Deserialize, Serialize};
 
-use super::session::Stage;
+use super::connection::Stage;
 use super::token::Token;
 use crate::clock::Moment;
 use crate::connect::Dialer;

@@ -21,6 +21,7 @@ pub mod parting;
 pub mod pipes;
 pub mod record;
 pub mod report;
+pub mod restore;
 pub mod session;
 pub mod sessions;
 pub mod signals;

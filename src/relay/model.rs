@@ -15,9 +15,10 @@ use nix::sys::epoll::EpollFlags;
 use nix::unistd::{read, write};
 use proptest::prelude::*;
 
-use super::connection::{Connection, Ending, Outcome, Side};
+use super::connection::{Connection, Ending, Outcome};
 use super::flow::Tools;
 use super::pipes::Pipe;
+use super::token::Side;
 use super::watch::Watch;
 use super::wire::{End, Received, Wire};
 use crate::clock::Moment;

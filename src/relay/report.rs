@@ -1,16 +1,17 @@
 //! What a loop says of its connections: totals for the status line, events for the journal, none of them in a flood.
 
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
 use super::connection::Ending;
-use super::session::Summary;
-use super::worker::Over;
+use super::session::{Over, Summary};
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::handover::Ledger;
 use crate::logging::event::{self, Fields};
 use crate::logging::rate_limit::RateLimit;
 use crate::peer::Peer;
@@ -34,6 +35,33 @@ pub struct Totals {
     pub outbound_bytes: u64,
     /// How the last connection ended.
     pub last: Option<Ending>,
+}
+
+/// Writes the counters down.
+pub fn write_totals(ledger: &Ledger, totals: &Totals) {
+    let counts = [
+        totals.served,
+        totals.refused,
+        totals.unreachable,
+        totals.inbound_bytes,
+        totals.outbound_bytes,
+    ];
+    for (number, count) in counts.into_iter().enumerate() {
+        ledger.common(number).store(count, Ordering::Release);
+    }
+}
+
+/// Reads the counters of the process before.
+pub fn read_totals(ledger: &Ledger) -> Totals {
+    let count = |number: usize| ledger.common(number).load(Ordering::Acquire);
+    Totals {
+        served: count(0),
+        refused: count(1),
+        unreachable: count(2),
+        inbound_bytes: count(3),
+        outbound_bytes: count(4),
+        last: None,
+    }
 }
 
 /// Gives the status line; `peers` have connections open, those with the most first.

@@ -6,15 +6,17 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use super::connection::{Connection, Ending, Limits, Outcome, Side};
+use super::connection::{Connection, Ending, Limits, Outcome, Stage};
 use super::flow::Tools;
 use super::inspection::Entry;
 use super::parting::Parting;
 use super::record;
+use super::token::Side;
 use super::watch::Watch;
 use super::wire::End;
 use crate::clock::Moment;
 use crate::connect::{Caller, Dial, Dialer, Readiness};
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{Item, Keeper, Slot, Table, Ticket};
 use crate::peer::{Peer, inet_addr};
@@ -91,18 +93,6 @@ pub enum Progress {
     Unreachable(Error),
 }
 
-/// How far a session has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// The target is being connected.
-    Connecting,
-    /// Both directions are open.
-    Open,
-    /// One direction has ended.
-    HalfClosed,
-}
-
 /// How a session went, for the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
@@ -114,6 +104,19 @@ pub struct Summary {
     pub outbound_bytes: u64,
     /// From accept to close.
     pub duration: Duration,
+}
+
+/// A session that is over.
+#[derive(Debug)]
+pub struct Over {
+    /// Who it was.
+    pub peer: Peer,
+    /// Where it went, or should have gone.
+    pub target: Endpoint,
+    /// Whether the gate has counted it in.
+    pub is_counted: bool,
+    /// How it went, or why its target could not be reached.
+    pub result: Result<Summary>,
 }
 
 impl Session {

@@ -22,9 +22,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection::Limits;
 use super::inspection::Entry;
-use super::session::Session;
+use super::session::{Over, Session};
 use super::token::Token;
-use super::worker::{Over, Worker};
+use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};

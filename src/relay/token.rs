@@ -3,7 +3,14 @@
 //! A session's serial number goes along with its place in the table, so that an event of one that was closed in
 //! the same round is never taken for its successor's.
 
-use super::connection::Side;
+/// One of the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Who connected to us.
+    Peer,
+    /// Whom we connected to.
+    Target,
+}
 
 /// A session's place in the table and its serial number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,8 +13,7 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-use super::connection::Side;
-use super::token::{Key, Token};
+use super::token::{Key, Side, Token};
 use crate::error::{Error, Result};
 use crate::peer::Family;
 use crate::stream::Stream;

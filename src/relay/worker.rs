@@ -10,17 +10,16 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::connection::{Ending, Limits, Side};
+use super::connection::{Ending, Limits};
 use super::flow::Tools;
 use super::inspection::Entry;
 use super::parting::{self, Parting};
-use super::session::{Progress, Session, Summary};
+use super::session::{Over, Progress, Session};
 use super::sessions::Sessions;
-use super::token::{Key, Token};
+use super::token::{Key, Side, Token};
 use super::watch::Watch;
 use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queue};
-use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::Keeper;
 use crate::peer::Peer;
@@ -31,19 +30,6 @@ const SETTLED_AGE: Duration = Duration::from_secs(10);
 
 /// A pipe that nobody has used for so long goes.
 const IDLE_PIPE: Duration = Duration::from_secs(2);
-
-/// A session that is over.
-#[derive(Debug)]
-pub struct Over {
-    /// Who it was.
-    pub peer: Peer,
-    /// Where it went, or should have gone.
-    pub target: Endpoint,
-    /// Whether the gate has counted it in.
-    pub is_counted: bool,
-    /// How it went, or why its target could not be reached.
-    pub result: Result<Summary>,
-}
 
 /// Sessions, and the means to move them on.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use bytesize::ByteSize;
 
 use super::bridges::{Activity, Bridge};
 use super::table::{Cell, Column, table};
+use crate::relay::connection::Stage;
 use crate::relay::inspection::{Connection, Snapshot};
-use crate::relay::session::Stage;
 
 /// A connection that is silent for longer catches the eye.
 const LONG: Duration = Duration::from_secs(3600);

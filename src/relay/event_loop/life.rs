@@ -11,8 +11,8 @@ use crate::handover::{Estate, Keeper};
 use crate::logging::event;
 use crate::notify;
 use crate::peer::inet_addr;
-use crate::relay::record::{self, Restored};
-use crate::relay::report::connections;
+use crate::relay::report::{self, connections};
+use crate::relay::restore::{self, Restored};
 use crate::relay::signals::Order;
 
 /// Between two looks whether systemd has taken what it was sent.
@@ -41,10 +41,10 @@ impl Loop {
     /// Goes on with what the process before has left.
     pub fn restore(&mut self, estate: Estate) {
         let (now, mut taken) = (Moment::now(), 0u64);
-        self.reporter.totals = record::read_totals(self.worker.keeper().ledger());
+        self.reporter.totals = report::read_totals(self.worker.keeper().ledger());
         let lost = estate.lost;
         let tuning = self.worker.dialer().tuning;
-        for session in record::restore(self.worker.keeper(), estate, &tuning) {
+        for session in restore::restore(self.worker.keeper(), estate, &tuning) {
             taken += u64::from(session.is_ok());
             match session {
                 Ok(session) => self.restore_one(session, now),
