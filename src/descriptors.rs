@@ -1,6 +1,6 @@
 //! How many descriptors the process may have, and what they are for.
 //!
-//! The limit counts twice: what is open, and what is in flight, in the boxes that connections are kept in. The kernel
+//! The limit counts twice: what is open, and what is in flight, in the queues that connections are kept in. The kernel
 //! compares all that a user has in flight with the limit of whoever puts more in (too_many_unix_fds() in
 //! net/core/scm.c). So the limit is raised as far as it goes, and what is not a connection has a share of its own:
 //! whatever is thrown at a bridge, each connection that it promises to serve is one that survives the process.
@@ -11,7 +11,7 @@ use crate::handover::PACKET_DESCRIPTORS;
 
 /// Descriptors of a connection: its two ends.
 const PER_CONNECTION: usize = 2;
-/// Listeners, epoll, the ends of the boxes, log, control socket, threads, one accept in flight.
+/// Listeners, epoll, the ends of the queues, log, control socket, threads, one accept in flight.
 const BASE: usize = 48;
 /// Pipes that there are at least, and at most: of more of a megabyte each the user gets small ones (pipe(7),
 /// /proc/sys/fs/pipe-user-pages-soft), which are worse than copying.
@@ -26,7 +26,7 @@ pub struct Shares {
     pub connections: usize,
     /// Pipes for bulk.
     pub pipes: usize,
-    /// Connections and pipes that are over, and still in the boxes.
+    /// Connections and pipes that are over, and still in the queues.
     pub dead: usize,
     /// Descriptors that may be taken over from the process before.
     pub room: usize,

@@ -1,6 +1,6 @@
 //! What another process has left in the store: found, counted and taken over, each connection by itself.
 //!
-//! There may be more in the boxes than this process may have open: the dead, and the living if the limit is a lower one
+//! There may be more in the queues than this process may have open: the dead, and the living if the limit is a lower one
 //! now. So the ledger is looked for first; then each item is judged as soon as it is seen, and what is not taken over is
 //! closed before the next packet is looked at. Whatever is lost is aborted, so that nobody takes it for a clean end.
 
@@ -11,19 +11,19 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
-use super::boxes::Boxes;
 use super::ledger::{Ledger, Owner, Table, Ticket};
 use super::queue::{Found, Item};
-use super::{Estate, Keeper, Slot};
+use super::queues::FdQueues;
+use super::{Buffer, Inherited, Store};
 use crate::{notify, sys};
 
 /// Counts the connections that wait in the store, and leaves them there.
 pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
-    let Ok((mut boxes, Ok(ledger))) = open(stored) else {
+    let Ok((mut queues, Ok(ledger))) = open(stored) else {
         return 0;
     };
     let mut seen = HashSet::new();
-    let count = boxes.look(|(item, _)| {
+    let count = queues.look(|(item, _)| {
         if let (Item::Connection(ticket) | Item::Peer(ticket), true) =
             (item, item.is_alive(&ledger))
         {
@@ -36,27 +36,27 @@ pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
 /// Takes over what there is room for, in descriptors.
 ///
 /// Errors: why there is nothing to go on with; all of it is aborted then.
-pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Keeper, Estate), String> {
-    let (mut boxes, ledger) = open(stored)?;
+pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Store, Inherited), String> {
+    let (mut queues, ledger) = open(stored)?;
     let salvaged = ledger.and_then(|ledger| {
         let ledger = Arc::new(ledger);
-        let slots = Slot::salvage(&ledger).map_err(text)?;
-        Ok((ledger, slots))
+        let buffers = Buffer::salvage(&ledger).map_err(text)?;
+        Ok((ledger, buffers))
     });
-    let (ledger, slots) = salvaged.inspect_err(|_| {
-        let _ = boxes.look(|(_, descriptors)| abort(&descriptors));
+    let (ledger, buffers) = salvaged.inspect_err(|_| {
+        let _ = queues.look(|(_, descriptors)| abort(&descriptors));
     })?;
     let mut sorting = Sorting {
         ledger: &ledger,
         room,
         seen: HashSet::new(),
         robbed: HashSet::new(),
-        estate: Estate {
-            slots,
-            ..Estate::default()
+        inherited: Inherited {
+            buffers,
+            ..Inherited::default()
         },
     };
-    let looked = boxes.look(|found| sorting.add(found));
+    let looked = queues.look(|found| sorting.add(found));
     match looked {
         Ok(()) => sorting.forget_unseen(),
         Err(errno) => {
@@ -66,13 +66,13 @@ pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Keeper, Est
             );
         }
     }
-    let estate = sorting.finish();
-    boxes.settle(&ledger);
-    Ok((Keeper::of(ledger, Some(boxes)), estate))
+    let inherited = sorting.finish();
+    queues.settle(&ledger);
+    Ok((Store::of(ledger, Some(queues)), inherited))
 }
 
-/// The boxes, and the ledger that is in them.
-type Opened = (Boxes, Result<Ledger, String>);
+/// The queues, and the ledger that is in them.
+type Opened = (FdQueues, Result<Ledger, String>);
 
 fn open(mut stored: Vec<(String, OwnedFd)>) -> Result<Opened, String> {
     // The process before may have been killed when it had just begun.
@@ -81,23 +81,23 @@ fn open(mut stored: Vec<(String, OwnedFd)>) -> Result<Opened, String> {
     if stored.len() < count {
         notify::forget(notify::PROBE);
     }
-    let ends = Boxes::NAMES.map(|wanted| {
+    let ends = FdQueues::NAMES.map(|wanted| {
         let place = stored.iter().position(|(name, _)| name == wanted);
         place.map(|place| stored.swap_remove(place).1)
     });
     let [Some(a), Some(b), Some(c), Some(d)] = ends else {
         return Err("not all of it is there".to_owned());
     };
-    let mut boxes = Boxes::of([a, b, c, d]);
+    let mut queues = FdQueues::of([a, b, c, d]);
     let mut file = None;
-    let looked = boxes.look(|(item, descriptors)| {
+    let looked = queues.look(|(item, descriptors)| {
         if item == Item::Ledger {
             file = descriptors.into_iter().next().or(file.take());
         }
     });
     let ledger = looked.map_err(text);
     let ledger = ledger.and_then(|()| file.ok_or_else(|| "the ledger is missing".to_owned()));
-    Ok((boxes, ledger.and_then(Ledger::adopt)))
+    Ok((queues, ledger.and_then(Ledger::adopt)))
 }
 
 fn text(errno: Errno) -> String {
@@ -116,11 +116,11 @@ struct Sorting<'a> {
     ledger: &'a Ledger,
     /// For so many descriptors more.
     room: usize,
-    /// What was being moved from one box to the other is in both.
+    /// What was being moved from one queue to the other is in both.
     seen: HashSet<Item>,
     /// Connections whose bytes were in a pipe that is lost.
     robbed: HashSet<Ticket>,
-    estate: Estate,
+    inherited: Inherited,
 }
 
 impl Sorting<'_> {
@@ -135,7 +135,7 @@ impl Sorting<'_> {
         self.seen.insert(item);
         let Item::Pipe(ticket) = item else {
             self.room -= count;
-            return self.estate.connections.push((item, descriptors));
+            return self.inherited.connections.push((item, descriptors));
         };
         let owner = Owner::of(self.ledger.pipe_owner(ticket).load(Ordering::Acquire));
         let bytes_in = |output: &OwnedFd| sys::readable_bytes(output.as_fd()).unwrap_or(0);
@@ -144,7 +144,7 @@ impl Sorting<'_> {
             held_bytes => {
                 self.room -= count;
                 let pipe = (owner, held_bytes, (item, descriptors));
-                self.estate.pipes.push(pipe);
+                self.inherited.pipes.push(pipe);
             }
         }
     }
@@ -159,7 +159,7 @@ impl Sorting<'_> {
             }
             Item::Connection(ticket) | Item::Peer(ticket) => {
                 abort(descriptors);
-                self.estate.lost += 1;
+                self.inherited.lost += 1;
                 self.ledger.close(Table::Records, ticket);
             }
         }
@@ -181,17 +181,17 @@ impl Sorting<'_> {
     }
 
     /// Gives what can go on whole.
-    fn finish(mut self) -> Estate {
-        let connections = std::mem::take(&mut self.estate.connections);
+    fn finish(mut self) -> Inherited {
+        let connections = std::mem::take(&mut self.inherited.connections);
         for (item, descriptors) in connections {
             match item {
                 Item::Connection(ticket) if self.robbed.contains(&ticket) => {
                     self.lose(item, &descriptors);
                 }
-                _ => self.estate.connections.push((item, descriptors)),
+                _ => self.inherited.connections.push((item, descriptors)),
             }
         }
-        self.estate
+        self.inherited
     }
 }
 
@@ -203,14 +203,14 @@ mod tests {
     use super::*;
 
     /// A kept connection between sockets of the test, and the client at its far end.
-    fn keep(keeper: &Keeper, listener: &TcpListener) -> (Ticket, TcpStream) {
+    fn keep(store: &Store, listener: &TcpListener) -> (Ticket, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        let ticket = keeper.ledger().open(Table::Records).unwrap();
-        keeper.ledger().publish(Table::Records, ticket);
+        let ticket = store.ledger().open(Table::Records).unwrap();
+        store.ledger().publish(Table::Records, ticket);
         let descriptors = [server.as_fd(), server.as_fd()];
         let item = Item::Connection(ticket);
-        keeper.put(item, &descriptors).unwrap();
+        store.put(item, &descriptors).unwrap();
         (ticket, client)
     }
 
@@ -223,10 +223,10 @@ mod tests {
     #[test]
     fn those_that_there_is_no_room_for_are_aborted_and_the_others_go_on() {
         let listener = TcpListener::bind("[::1]:0").unwrap();
-        let keeper = Keeper::with_boxes();
-        let clients: Vec<TcpStream> = (0..5).map(|_| keep(&keeper, &listener).1).collect();
-        let (_, estate) = adopt(keeper.stored(), 6).unwrap();
-        assert_eq!((estate.connections.len(), estate.lost), (3, 2));
+        let store = Store::with_queues();
+        let clients: Vec<TcpStream> = (0..5).map(|_| keep(&store, &listener).1).collect();
+        let (_, inherited) = adopt(store.stored(), 6).unwrap();
+        assert_eq!((inherited.connections.len(), inherited.lost), (3, 2));
         let reset = clients.iter().filter(|client| is_reset(client)).count();
         assert_eq!(reset, 2);
     }
@@ -234,34 +234,34 @@ mod tests {
     #[test]
     fn one_whose_bytes_were_in_a_pipe_that_is_lost_is_aborted() {
         let listener = TcpListener::bind("[::1]:0").unwrap();
-        let keeper = Keeper::with_boxes();
-        let (robbed, client) = keep(&keeper, &listener);
-        let (_, other) = keep(&keeper, &listener);
+        let store = Store::with_queues();
+        let (robbed, client) = keep(&store, &listener);
+        let (_, other) = keep(&store, &listener);
         let (output, input) = nix::unistd::pipe().unwrap();
         nix::unistd::write(&input, b"abc").unwrap();
-        let pipe = keeper.ledger().open(Table::Pipes).unwrap();
+        let pipe = store.ledger().open(Table::Pipes).unwrap();
         let owner = Owner::flow(robbed, true).word();
-        let word = keeper.ledger().pipe_owner(pipe);
+        let word = store.ledger().pipe_owner(pipe);
         word.store(owner, Ordering::Release);
-        keeper.ledger().publish(Table::Pipes, pipe);
+        store.ledger().publish(Table::Pipes, pipe);
         let ends = [output.as_fd(), input.as_fd()];
-        keeper.put(Item::Pipe(pipe), &ends).unwrap();
-        let (_, estate) = adopt(keeper.stored(), 5).unwrap();
-        assert_eq!((estate.connections.len(), estate.lost), (1, 1));
+        store.put(Item::Pipe(pipe), &ends).unwrap();
+        let (_, inherited) = adopt(store.stored(), 5).unwrap();
+        assert_eq!((inherited.connections.len(), inherited.lost), (1, 1));
         assert!(is_reset(&client) && !is_reset(&other));
     }
 
     #[test]
     fn what_was_written_down_and_not_put_in_leaves_its_place() {
         let listener = TcpListener::bind("[::1]:0").unwrap();
-        let keeper = Keeper::with_boxes();
-        let _client = keep(&keeper, &listener);
+        let store = Store::with_queues();
+        let _client = keep(&store, &listener);
         for table in [Table::Records, Table::Pipes] {
-            let ticket = keeper.ledger().open(table).unwrap();
-            keeper.ledger().publish(table, ticket);
+            let ticket = store.ledger().open(table).unwrap();
+            store.ledger().publish(table, ticket);
         }
-        let (next, estate) = adopt(keeper.stored(), usize::MAX).unwrap();
-        assert_eq!(estate.connections.len(), 1);
+        let (next, inherited) = adopt(store.stored(), usize::MAX).unwrap();
+        assert_eq!(inherited.connections.len(), 1);
         assert_eq!(next.ledger().live(Table::Records).len(), 1);
         assert_eq!(next.ledger().live(Table::Pipes), []);
     }
@@ -269,13 +269,13 @@ mod tests {
     #[test]
     fn the_dead_need_no_room() {
         let listener = TcpListener::bind("[::1]:0").unwrap();
-        let keeper = Keeper::with_boxes();
-        let _first = keep(&keeper, &listener);
+        let store = Store::with_queues();
+        let _first = keep(&store, &listener);
         for _ in 0..300 {
-            let (ticket, _) = keep(&keeper, &listener);
-            keeper.ledger().close(Table::Records, ticket);
+            let (ticket, _) = keep(&store, &listener);
+            store.ledger().close(Table::Records, ticket);
         }
-        let (_, estate) = adopt(keeper.stored(), 2).unwrap();
-        assert_eq!((estate.connections.len(), estate.lost), (1, 0));
+        let (_, inherited) = adopt(store.stored(), 2).unwrap();
+        assert_eq!((inherited.connections.len(), inherited.lost), (1, 0));
     }
 }

@@ -8,7 +8,7 @@
 //! 2   the sizes stand in the file: places of a table, words of a record; whoever needs more of them uses this
 //! ```
 
-use super::ledger::{RECORD_WORDS, SLOT_BYTES, SLOT_HEAD_BYTES};
+use super::ledger::{BUFFER_BYTES, BUFFER_HEAD_BYTES, RECORD_WORDS};
 
 /// Begins the first word of the file; the number of the layout follows.
 const MAGIC: u64 = 0x7673_6b62_0000_0000;
@@ -60,7 +60,7 @@ impl Layout {
                 ));
             }
         };
-        // Slots are mapped sixteen at a time.
+        // Buffers are mapped sixteen at a time.
         let is_usable = (8..=1 << 20).contains(&layout.places)
             && layout.places % 8 == 0
             && (RECORD_WORDS..=64).contains(&layout.record_words);
@@ -90,19 +90,19 @@ impl Layout {
         self.pipes_at() + index as usize * PIPE_BYTES
     }
 
-    /// Bytes of the header and both tables; the slots follow.
+    /// Bytes of the header and both tables; the buffers follow.
     pub fn tables_bytes(self) -> usize {
         (self.pipes_at() + self.places * PIPE_BYTES).next_multiple_of(1 << 20)
     }
 
-    /// How many slots there are: two flows of every connection.
-    pub fn slots(self) -> usize {
+    /// How many buffers there are: two flows of every connection.
+    pub fn buffers(self) -> usize {
         2 * self.places
     }
 
     /// Bytes of the file.
     pub fn bytes(self) -> usize {
-        self.tables_bytes() + self.slots() * (SLOT_HEAD_BYTES + SLOT_BYTES)
+        self.tables_bytes() + self.buffers() * (BUFFER_HEAD_BYTES + BUFFER_BYTES)
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(first.words().0, 0x7673_6b62_0000_0001);
         assert_eq!((first.record_at(0), first.record_at(1)), (4096, 4176));
         assert_eq!((first.pipe_at(0), first.pipe_at(1)), (5_246_976, 5_246_992));
-        assert_eq!((first.tables_bytes(), first.slots()), (7 << 20, 131_072));
+        assert_eq!((first.tables_bytes(), first.buffers()), (7 << 20, 131_072));
         assert_eq!(first.bytes(), 17_724_080_128);
     }
 

@@ -6,10 +6,10 @@
 //! header    what it is, and how much of each table was ever used
 //! records   of the connections: generation, then words that only their owner understands
 //! pipes     for each one its generation, and the flow whose bytes are in it
-//! slots     buffers, each with the flow whose bytes are in it (slot.rs)
+//! buffers     buffers, each with the flow whose bytes are in it (buffer.rs)
 //! ```
 //!
-//! The process may be killed between any two instructions, so each change that must be seen whole is one store. A place in
+//! The process may be killed between any two instructions, so each change that must be seen whole is one write. A place in
 //! a table is used again and again, and its generation tells one use from the next: whatever refers to an older one is dead.
 
 use std::num::NonZeroU32;
@@ -38,15 +38,15 @@ const LIVE: u64 = 1;
 const COMMON_AT: usize = 8 * WORD;
 /// Words of the header, and room for more.
 const HEADER_BYTES: usize = 4096;
-/// Slots that are mapped at once.
-const CHUNK_SLOTS: usize = 16;
-/// Room of a slot for its own words, and for bytes.
-pub const SLOT_HEAD_BYTES: usize = 4096;
-/// Bytes that a slot can hold.
-pub const SLOT_BYTES: usize = 128 * 1024;
-const SLOT_STRIDE: usize = SLOT_HEAD_BYTES + SLOT_BYTES;
-/// Free slots that keep their memory; that of the others is given back.
-const WARM_SLOTS: usize = 16;
+/// Buffers that are mapped at once.
+const CHUNK_BUFFERS: usize = 16;
+/// Room of a buffer for its own words, and for bytes.
+pub const BUFFER_HEAD_BYTES: usize = 4096;
+/// Bytes that a buffer can hold.
+pub const BUFFER_BYTES: usize = 128 * 1024;
+const BUFFER_STRIDE: usize = BUFFER_HEAD_BYTES + BUFFER_BYTES;
+/// Free buffers that keep their memory; that of the others is given back.
+const WARM_BUFFERS: usize = 16;
 
 /// Which table a place is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub struct Ticket {
     pub generation: NonZeroU32,
 }
 
-/// A flow of a connection, whose bytes a slot or pipe holds.
+/// A flow of a connection, whose bytes a buffer or pipe holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(u64);
 
@@ -99,9 +99,9 @@ impl Owner {
     }
 }
 
-/// Where a slot is.
+/// Where a buffer is.
 #[derive(Debug)]
-pub struct Place {
+pub struct Location {
     /// Its number.
     pub index: u32,
     /// The memory that it is in.
@@ -126,7 +126,7 @@ pub struct Ledger {
 struct Free {
     records: Vec<u32>,
     pipes: Vec<u32>,
-    slots: Vec<u32>,
+    buffers: Vec<u32>,
     used: [u32; 3],
 }
 
@@ -192,7 +192,11 @@ impl Ledger {
     }
 
     fn find_free(&self) {
-        let limits = [self.layout.places, self.layout.places, self.layout.slots()];
+        let limits = [
+            self.layout.places,
+            self.layout.places,
+            self.layout.buffers(),
+        ];
         let mut free = self.free();
         for (table, (used, limit)) in free.used.iter_mut().zip(limits).enumerate() {
             let count = self.used_word(table).load(Ordering::Acquire);
@@ -211,7 +215,7 @@ impl Ledger {
 
     fn map(file: Option<OwnedFd>, layout: Layout) -> Result<Ledger, Errno> {
         let tables = Mapping::new(file.as_ref().map(AsFd::as_fd), 0, layout.tables_bytes())?;
-        let chunks = layout.slots().div_ceil(CHUNK_SLOTS);
+        let chunks = layout.buffers().div_ceil(CHUNK_BUFFERS);
         Ok(Ledger {
             file,
             layout,
@@ -326,57 +330,60 @@ impl Ledger {
         self.tables.word(pipe + WORD)
     }
 
-    /// Takes a slot into use.
+    /// Takes a buffer into use.
     ///
     /// Errors: there is no memory to map it.
-    pub fn open_slot(&self) -> Result<Place, Errno> {
+    pub fn open_buffer(&self) -> Result<Location, Errno> {
         let mut free = self.free();
-        let index = match free.slots.pop() {
+        let index = match free.buffers.pop() {
             Some(index) => index,
             None => self
-                .extend(&mut free, 2, self.layout.slots())
+                .extend(&mut free, 2, self.layout.buffers())
                 .ok_or(Errno::ENOMEM)?,
         };
-        self.place(index).inspect_err(|_| free.slots.push(index))
+        self.place(index).inspect_err(|_| free.buffers.push(index))
     }
 
-    /// Gives a slot back, whose bytes are nobody's any more.
-    pub fn close_slot(&self, index: u32) {
+    /// Gives a buffer back, whose bytes are nobody's any more.
+    pub fn close_buffer(&self, index: u32) {
         if self.is_frozen() {
             return;
         }
         let mut free = self.free();
-        if let (Some(file), true) = (&self.file, free.slots.len() >= WARM_SLOTS) {
-            let offset = (self.layout.tables_bytes() + index as usize * SLOT_STRIDE) as i64;
+        if let (Some(file), true) = (&self.file, free.buffers.len() >= WARM_BUFFERS) {
+            let offset = (self.layout.tables_bytes() + index as usize * BUFFER_STRIDE) as i64;
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
             // Without it the memory is kept for the next use.
-            let _ = fallocate(file, flags, offset, SLOT_STRIDE as i64);
+            let _ = fallocate(file, flags, offset, BUFFER_STRIDE as i64);
         }
-        free.slots.push(index);
+        free.buffers.push(index);
     }
 
-    /// Gives all slots that were ever used; after [`Ledger::adopt`], before any is opened.
-    pub fn used_slots(&self) -> Result<Vec<Place>, Errno> {
+    /// Gives all buffers that were ever used; after [`Ledger::adopt`], before any is opened.
+    pub fn used_buffers(&self) -> Result<Vec<Location>, Errno> {
         let free = self.free();
         (0..free.used[2]).map(|index| self.place(index)).collect()
     }
 
-    /// Finds a slot. Its part of the file is mapped when the lists are locked, so by one thread at a time.
-    fn place(&self, index: u32) -> Result<Place, Errno> {
-        let (chunk, number) = (index as usize / CHUNK_SLOTS, index as usize % CHUNK_SLOTS);
+    /// Finds a buffer. Its part of the file is mapped when the lists are locked, so by one thread at a time.
+    fn place(&self, index: u32) -> Result<Location, Errno> {
+        let (chunk, number) = (
+            index as usize / CHUNK_BUFFERS,
+            index as usize % CHUNK_BUFFERS,
+        );
         let mapping = match self.chunks[chunk].get() {
             Some(mapping) => mapping.clone(),
             None => {
-                let length = CHUNK_SLOTS * SLOT_STRIDE;
+                let length = CHUNK_BUFFERS * BUFFER_STRIDE;
                 let offset = self.layout.tables_bytes() + chunk * length;
                 let mapping = Arc::new(Mapping::new(self.file(), offset, length)?);
                 self.chunks[chunk].get_or_init(|| mapping).clone()
             }
         };
-        Ok(Place {
+        Ok(Location {
             index,
             mapping,
-            offset: number * SLOT_STRIDE,
+            offset: number * BUFFER_STRIDE,
         })
     }
 

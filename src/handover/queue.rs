@@ -18,7 +18,7 @@ pub const PACKET_DESCRIPTORS: usize = 64;
 /// What is asked for a queue; the kernel gives at most twice net.core.wmem_max.
 const QUEUE_BYTES: usize = 8 << 20;
 
-/// What descriptors in a box belong to.
+/// What descriptors in a queue belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Item {
     /// The file of the ledger.
@@ -80,9 +80,9 @@ impl Item {
 /// An item with its descriptors, as another process put it in.
 pub type Found = (Item, Vec<OwnedFd>);
 
-/// The two ends of a box, and what is in its queue.
+/// The two ends of a socket pair, and what is in its queue.
 #[derive(Debug)]
-pub struct Queue {
+pub struct FdQueue {
     pub input: OwnedFd,
     pub output: OwnedFd,
     pub packets: VecDeque<Packet>,
@@ -125,22 +125,22 @@ impl Packet {
     }
 }
 
-impl Queue {
-    pub fn new() -> Result<Queue, Errno> {
+impl FdQueue {
+    pub fn new() -> Result<FdQueue, Errno> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (input, output) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         // A smaller queue holds fewer items.
         let _ = setsockopt(&input, sockopt::SndBuf, &QUEUE_BYTES);
-        Ok(Queue {
+        Ok(FdQueue {
             input,
             output,
             packets: VecDeque::new(),
         })
     }
 
-    /// Goes on with the queue of another process, of which [`Queue::look`] learns what is in it.
-    pub fn of(input: OwnedFd, output: OwnedFd) -> Queue {
-        Queue {
+    /// Goes on with the queue of another process, of which [`FdQueue::look`] learns what is in it.
+    pub fn of(input: OwnedFd, output: OwnedFd) -> FdQueue {
+        FdQueue {
             input,
             output,
             packets: VecDeque::new(),

@@ -15,7 +15,7 @@ use crate::connect::{Caller, Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::fdpass;
-use crate::handover::Keeper;
+use crate::handover::Store;
 use crate::managers::Manager;
 use crate::mux;
 use crate::names::{self, Machine, Names};
@@ -140,8 +140,8 @@ fn relay(target: Stream, dialer: Dialer) -> Result<()> {
         crash_proof: false,
     };
     let name = dialer.target.endpoint.to_string();
-    let keeper = Keeper::private().map_err(Error::system("get memory for buffers"))?;
-    let mut event_loop = Loop::new(Vec::new(), dialer, gate, keeper, settings)?;
+    let store = Store::private().map_err(Error::system("get memory for buffers"))?;
+    let mut event_loop = Loop::new(Vec::new(), dialer, gate, store, settings)?;
     event_loop.relay(stdio, Peer::Stdio, target);
     match event_loop.run()?.last {
         Some(Ending::Complete) => Ok(()),

@@ -11,7 +11,7 @@ use super::token::Side;
 use super::watch::Watch;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
-use crate::handover::{Owner, Slot, Ticket};
+use crate::handover::{Buffer, Owner, Ticket};
 use crate::peer::Family;
 use crate::stream::Stream;
 
@@ -124,7 +124,7 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Begins to relay with a header for the target, which is not counted.
-    pub fn holding(ends: (End<W>, End<W>), header: Box<Slot>, now: Moment) -> Connection<W> {
+    pub fn holding(ends: (End<W>, End<W>), header: Box<Buffer>, now: Moment) -> Connection<W> {
         Connection {
             header_bytes: header.held_bytes() as u16,
             inbound: Flow::holding(header),
@@ -401,10 +401,10 @@ impl Connection<Stream> {
 
     /// Adds what the peer has sent already to the header, so that both go out in one segment of so many bytes.
     pub fn add_first_bytes(&mut self, segment_bytes: usize) {
-        let Some(slot) = self.inbound.slot() else {
+        let Some(buffer) = self.inbound.buffer() else {
             return;
         };
-        match slot.receive_until(self.peer.wire.input(), segment_bytes) {
+        match buffer.receive_until(self.peer.wire.input(), segment_bytes) {
             // An end is there for the next read as well, an error is not.
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => {
@@ -429,7 +429,7 @@ impl Connection<Stream> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::handover::Keeper;
+    use crate::handover::Store;
     use crate::relay::fake::Fake;
 
     fn connection(peer: Fake, target: Fake, now: Moment) -> Connection<Fake> {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     fn run(connection: &mut Connection<Fake>, now: Moment) -> Outcome {
-        let mut tools = Tools::new(std::sync::Arc::new(Keeper::private().unwrap()));
+        let mut tools = Tools::new(std::sync::Arc::new(Store::private().unwrap()));
         loop {
             match connection.advance(&mut tools, now) {
                 Outcome::Yielded => {}

@@ -30,7 +30,7 @@ use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
-use crate::handover::Keeper;
+use crate::handover::Store;
 use crate::notify::{self, Notifier};
 use crate::peer::Peer;
 use crate::policy::Gate;
@@ -98,7 +98,7 @@ impl Loop {
         listeners: Vec<Listener>,
         dialer: Dialer,
         gate: Gate,
-        keeper: Keeper,
+        store: Store,
         settings: LoopSettings,
     ) -> Result<Loop> {
         for listener in &listeners {
@@ -113,15 +113,15 @@ impl Loop {
         let has_successor = !listeners.is_empty() && notify::is_heard();
         let mut store_asked_at = None;
         if has_successor && settings.crash_proof {
-            store_asked_at = life::keep_from_the_beginning(&keeper, notify::BARRIER_TIME.into());
+            store_asked_at = life::keep_from_the_beginning(&store, notify::BARRIER_TIME.into());
             if store_asked_at.is_some() {
                 log::warn!(
                     "connections do not survive a crash until systemd reads what it was sent"
                 );
             }
         }
-        let keeper = Arc::new(keeper);
-        let worker = Worker::new(Arc::new(dialer), keeper, settings.limits, false)?;
+        let store = Arc::new(store);
+        let worker = Worker::new(Arc::new(dialer), store, settings.limits, false)?;
         let listeners = Listeners::new(listeners, worker.epoll())?;
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let threads = Threads::new(settings.limits, processors)?;
@@ -312,7 +312,7 @@ impl Loop {
             self.gate.leave(&over.peer);
         }
         self.reporter.over(over, self.worker.dialer(), now);
-        report::write_totals(self.worker.keeper().ledger(), &self.reporter.totals);
+        report::write_totals(self.worker.store().ledger(), &self.reporter.totals);
         self.idle_since = now;
     }
 }

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::pipes::Pipe;
 use super::wire::{Received, Wire};
-use crate::handover::Slot;
+use crate::handover::Buffer;
 use crate::peer::Family;
 
 /// Sends and takes by script; when a script is over, it would block.
@@ -87,27 +87,27 @@ impl Fake {
 }
 
 impl Wire for Fake {
-    fn read(&self, slot: &mut Slot) -> Result<Received, Errno> {
+    fn read(&self, buffer: &mut Buffer) -> Result<Received, Errno> {
         let chunk = self
             .input
             .borrow_mut()
             .pop_front()
             .unwrap_or(Err(Errno::EAGAIN))?;
-        let count = slot.load(&chunk);
+        let count = buffer.load(&chunk);
         Ok(Received {
             count,
             is_part: true,
         })
     }
 
-    fn write(&self, slot: &mut Slot) -> Result<usize, Errno> {
+    fn write(&self, buffer: &mut Buffer) -> Result<usize, Errno> {
         if let Some(error) = self.write_error {
             return Err(error);
         }
         match self.room.borrow_mut().pop_front() {
             None | Some(0) => Err(Errno::EAGAIN),
             Some(room) => {
-                let bytes = slot.unload(room);
+                let bytes = buffer.unload(room);
                 self.taken.borrow_mut().extend(&bytes);
                 Ok(bytes.len())
             }

@@ -16,7 +16,7 @@ use super::burst::Burst;
 use super::coalesce::Coalesce;
 use super::pipes::{Pipe, Pool};
 use super::wire::{End, Received, Wire};
-use crate::handover::{Keeper, Owner, Slot, Ticket};
+use crate::handover::{Buffer, Owner, Store, Ticket};
 use crate::peer::Family;
 
 /// Operations of one flow before the others get their turn.
@@ -25,9 +25,9 @@ const BUDGET: usize = 4;
 /// What all flows of a loop share.
 #[derive(Debug)]
 pub struct Tools {
-    keeper: Arc<Keeper>,
+    store: Arc<Store>,
     /// The buffer that bytes are copied through, while no flow holds it.
-    slot: Option<Box<Slot>>,
+    buffer: Option<Box<Buffer>>,
     pool: Pool,
     /// The connection that uses them, if the next process is to know of it.
     pub user: Option<Ticket>,
@@ -37,10 +37,10 @@ pub struct Tools {
 
 impl Tools {
     /// Begins without a buffer and without pipes.
-    pub fn new(keeper: Arc<Keeper>) -> Tools {
+    pub fn new(store: Arc<Store>) -> Tools {
         Tools {
-            keeper,
-            slot: None,
+            store,
+            buffer: None,
             pool: Pool::default(),
             user: None,
             is_inbound: true,
@@ -48,8 +48,8 @@ impl Tools {
     }
 
     /// Gives what keeps connections for the next process.
-    pub fn keeper(&self) -> &Arc<Keeper> {
-        &self.keeper
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
     }
 
     /// Gives the pipes that nobody uses at the moment.
@@ -61,17 +61,17 @@ impl Tools {
         (self.user).map_or(Owner::NOBODY, |user| Owner::flow(user, self.is_inbound))
     }
 
-    fn take_slot(&mut self) -> Result<Box<Slot>, Errno> {
-        let mut slot = match self.slot.take() {
-            Some(slot) => slot,
-            None => Slot::new(self.keeper.ledger())?,
+    fn take_buffer(&mut self) -> Result<Box<Buffer>, Errno> {
+        let mut buffer = match self.buffer.take() {
+            Some(buffer) => buffer,
+            None => Buffer::new(self.store.ledger())?,
         };
-        slot.clear(self.owner());
-        Ok(slot)
+        buffer.clear(self.owner());
+        Ok(buffer)
     }
 
     fn take_pipe(&mut self) -> Option<Box<Pipe>> {
-        let mut pipe = self.pool.take(&self.keeper)?;
+        let mut pipe = self.pool.take(&self.store)?;
         // The next process would go on with the connection, without what is in a pipe that it does not find.
         if self.user.is_some() && pipe.keep().is_err() {
             self.pool.give_back(pipe);
@@ -102,7 +102,7 @@ pub enum Held {
     #[default]
     Nothing,
     /// In a buffer.
-    Copied(Box<Slot>),
+    Copied(Box<Buffer>),
     /// In a pipe.
     Piped(Box<Pipe>),
 }
@@ -148,7 +148,7 @@ enum Step {
 
 impl Flow {
     /// Begins with bytes to deliver that are not the source's.
-    pub fn holding(header: Box<Slot>) -> Flow {
+    pub fn holding(header: Box<Buffer>) -> Flow {
         Flow {
             held: Held::Copied(header),
             ..Flow::default()
@@ -156,9 +156,9 @@ impl Flow {
     }
 
     /// Gives the buffer that it holds.
-    pub fn slot(&mut self) -> Option<&mut Slot> {
+    pub fn buffer(&mut self) -> Option<&mut Buffer> {
         match &mut self.held {
-            Held::Copied(slot) => Some(slot),
+            Held::Copied(buffer) => Some(buffer),
             _ => None,
         }
     }
@@ -180,7 +180,7 @@ impl Flow {
     pub fn held_bytes(&self) -> usize {
         match &self.held {
             Held::Nothing => 0,
-            Held::Copied(slot) => slot.held_bytes(),
+            Held::Copied(buffer) => buffer.held_bytes(),
             Held::Piped(pipe) => pipe.held_bytes,
         }
     }
@@ -189,7 +189,7 @@ impl Flow {
     pub fn keep(&mut self, owner: Owner) -> Result<(), Errno> {
         match &mut self.held {
             Held::Nothing => {}
-            Held::Copied(slot) => slot.set_owner(owner),
+            Held::Copied(buffer) => buffer.set_owner(owner),
             Held::Piped(pipe) => {
                 pipe.keep()?;
                 pipe.set_owner(owner);
@@ -315,30 +315,30 @@ impl Flow {
         sink: &mut End<W>,
         tools: &mut Tools,
     ) -> Result<usize, Errno> {
-        let mut slot = tools.take_slot()?;
-        let result = source.wire.read(&mut slot);
+        let mut buffer = tools.take_buffer()?;
+        let result = source.wire.read(&mut buffer);
         if let Ok(Received { count, is_part }) = result {
-            let is_full = count == slot.room();
+            let is_full = count == buffer.room();
             (self.burst).after_read(is_full, source.wire.family(), sink.wire.family());
             source.is_readable = is_full || is_part || source.is_ended || source.has_parts;
             if count > 0 && sink.is_writable {
-                self.write(source, sink, &mut slot);
+                self.write(source, sink, &mut buffer);
             }
         }
-        self.hold_or_give_back(slot, tools);
+        self.hold_or_give_back(buffer, tools);
         result.map(|received| received.count)
     }
 
     /// Keeps a buffer for the bytes that are left in it; without any, or if nobody wants them, others get it.
-    fn hold_or_give_back(&mut self, mut slot: Box<Slot>, tools: &mut Tools) {
-        if slot.held_bytes() > 0 && !self.is_over() {
-            self.held = Held::Copied(slot);
+    fn hold_or_give_back(&mut self, mut buffer: Box<Buffer>, tools: &mut Tools) {
+        if buffer.held_bytes() > 0 && !self.is_over() {
+            self.held = Held::Copied(buffer);
             return;
         }
-        if slot.held_bytes() > 0 {
-            slot.clear(Owner::NOBODY);
+        if buffer.held_bytes() > 0 {
+            buffer.clear(Owner::NOBODY);
         }
-        tools.slot.get_or_insert(slot);
+        tools.buffer.get_or_insert(buffer);
     }
 
     /// Moves what is there into a pipe.
@@ -373,9 +373,9 @@ impl Flow {
         }
         match std::mem::take(&mut self.held) {
             Held::Nothing => {}
-            Held::Copied(mut slot) => {
-                self.write(source, sink, &mut slot);
-                self.hold_or_give_back(slot, tools);
+            Held::Copied(mut buffer) => {
+                self.write(source, sink, &mut buffer);
+                self.hold_or_give_back(buffer, tools);
             }
             Held::Piped(mut pipe) => {
                 let result = sink.wire.drain(&mut pipe);
@@ -390,8 +390,8 @@ impl Flow {
         Step::Moved
     }
 
-    fn write<W: Wire>(&mut self, source: &End<W>, sink: &mut End<W>, slot: &mut Slot) {
-        let result = sink.wire.write(slot);
+    fn write<W: Wire>(&mut self, source: &End<W>, sink: &mut End<W>, buffer: &mut Buffer) {
+        let result = sink.wire.write(buffer);
         self.delivered(source, sink, result);
     }
 
@@ -469,7 +469,7 @@ mod tests {
         flow.advance(
             source,
             sink,
-            &mut Tools::new(Arc::new(Keeper::private().unwrap())),
+            &mut Tools::new(Arc::new(Store::private().unwrap())),
             false,
         )
     }
@@ -509,11 +509,11 @@ mod tests {
             End::new(Fake::sending(&[Ok(b"def"), Ok(b"")])),
             End::new(Fake::taking(&[2, 3, 9, 9])),
         );
-        let keeper = Keeper::private().unwrap();
-        let mut header = Slot::new(keeper.ledger()).unwrap();
+        let store = Store::private().unwrap();
+        let mut header = Buffer::new(store.ledger()).unwrap();
         header.load(b"HEAD");
         let mut flow = Flow::holding(header);
-        flow.slot().unwrap().load(b"abc");
+        flow.buffer().unwrap().load(b"abc");
         advance(&mut flow, &mut source, &mut sink).unwrap();
         advance(&mut flow, &mut source, &mut sink).unwrap();
         assert_eq!(sink.wire.taken(), b"HEADabcdef");
@@ -643,19 +643,23 @@ mod tests {
     #[test]
     fn bytes_of_a_connection_that_outlives_the_process_are_in_no_pipe_that_does_not() {
         // Nothing new is kept by a process that has only taken connections over.
-        let (keeper, _) = Keeper::adopt(Keeper::with_boxes().stored(), usize::MAX).unwrap();
-        assert!(!keeper.is_early());
-        let keeper = Arc::new(keeper);
-        let user = keeper.ledger().open(Table::Records).unwrap();
-        let mut tools = Tools::new(keeper.clone());
+        let (store, _) = Store::adopt(Store::with_queues().stored(), usize::MAX).unwrap();
+        assert!(!store.is_early());
+        let store = Arc::new(store);
+        let user = store.ledger().open(Table::Records).unwrap();
+        let mut tools = Tools::new(store.clone());
         tools.user = Some(user);
         let pipe = tools.take_pipe().unwrap();
         nix::unistd::write(pipe.input().as_fd(), b"abc").unwrap();
-        let (_, estate) = Keeper::adopt(keeper.stored(), usize::MAX).unwrap();
-        let found: Vec<_> = estate.pipes.iter().map(|pipe| (pipe.0, pipe.1)).collect();
+        let (_, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
+        let found: Vec<_> = inherited
+            .pipes
+            .iter()
+            .map(|pipe| (pipe.0, pipe.1))
+            .collect();
         assert_eq!(found, [(Owner::flow(user, true), 3)]);
 
-        let mut tools = Tools::new(Arc::new(Keeper::private().unwrap()));
+        let mut tools = Tools::new(Arc::new(Store::private().unwrap()));
         tools.user = Some(user);
         assert!(tools.take_pipe().is_none());
         tools.user = None;

@@ -22,7 +22,7 @@ use super::token::Side;
 use super::watch::Watch;
 use super::wire::{End, Received, Wire};
 use crate::clock::Moment;
-use crate::handover::{Keeper, Slot};
+use crate::handover::{Buffer, Store};
 use crate::peer::Family;
 
 /// What the next read meets.
@@ -228,17 +228,17 @@ impl Model {
 }
 
 impl Wire for Model {
-    fn read(&self, slot: &mut Slot) -> Result<Received, Errno> {
-        let count = self.arrive(slot.room())?;
-        slot.load(&self.send(count));
+    fn read(&self, buffer: &mut Buffer) -> Result<Received, Errno> {
+        let count = self.arrive(buffer.room())?;
+        buffer.load(&self.send(count));
         Ok(Received {
             count,
             is_part: false,
         })
     }
 
-    fn write(&self, slot: &mut Slot) -> Result<usize, Errno> {
-        let bytes = slot.unload(self.make_room(slot.held_bytes())?);
+    fn write(&self, buffer: &mut Buffer) -> Result<usize, Errno> {
+        let bytes = buffer.unload(self.make_room(buffer.held_bytes())?);
         self.taken.borrow_mut().extend(&bytes);
         Ok(bytes.len())
     }
@@ -297,7 +297,7 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
     let mut now = Moment::now();
     let ends = (End::new(Model::new(peer)), End::new(Model::new(target)));
     let mut connection = Connection::new(ends.0, ends.1, now);
-    let mut tools = Tools::new(Arc::new(Keeper::private().unwrap()));
+    let mut tools = Tools::new(Arc::new(Store::private().unwrap()));
     for _ in 0..100_000 {
         for side in [Side::Peer, Side::Target] {
             let end = match side {

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use crate::handover::{Item, Keeper, Owner, Table, Ticket};
+use crate::handover::{Item, Owner, Store, Table, Ticket};
 
 /// What is asked for; an unprivileged user may get less (/proc/sys/fs/pipe-max-size).
 pub const PIPE_BYTES: usize = 1 << 20;
@@ -28,26 +28,26 @@ pub struct Pipe {
     input: OwnedFd,
     /// Bytes in the pipe.
     pub held_bytes: usize,
-    keeper: Arc<Keeper>,
+    store: Arc<Store>,
     /// What the next process knows it by, if that is to have it.
     kept: Option<Ticket>,
 }
 
 impl Pipe {
     /// Makes one; none when there are as many as there may be, or it would be too small.
-    fn new(keeper: &Arc<Keeper>) -> Option<Box<Pipe>> {
-        if !keeper.may_make_pipe() {
+    fn new(store: &Arc<Store>) -> Option<Box<Pipe>> {
+        if !store.may_make_pipe() {
             return None;
         }
         let Ok((output, input)) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC) else {
-            keeper.pipe_closed();
+            store.pipe_closed();
             return None;
         };
         let pipe = Pipe {
             output,
             input,
             held_bytes: 0,
-            keeper: keeper.clone(),
+            store: store.clone(),
             kept: None,
         };
         let size = fcntl(&pipe.input, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32))
@@ -58,18 +58,18 @@ impl Pipe {
 
     /// Takes over the pipe of another process.
     pub fn adopt(
-        keeper: &Arc<Keeper>,
+        store: &Arc<Store>,
         ticket: Ticket,
         descriptors: Vec<OwnedFd>,
         held_bytes: usize,
     ) -> Option<Box<Pipe>> {
         let [output, input] = descriptors.try_into().ok()?;
-        keeper.pipe_adopted();
+        store.pipe_adopted();
         Some(Box::new(Pipe {
             output,
             input,
             held_bytes,
-            keeper: keeper.clone(),
+            store: store.clone(),
             kept: Some(ticket),
         }))
     }
@@ -79,12 +79,12 @@ impl Pipe {
         if self.kept.is_some() {
             return Ok(());
         }
-        let ledger = self.keeper.ledger();
+        let ledger = self.store.ledger();
         let ticket = ledger.open(Table::Pipes).ok_or(Errno::ENOSPC)?;
         ledger.pipe_owner(ticket).store(0, Ordering::Release);
         ledger.publish(Table::Pipes, ticket);
         let descriptors = [self.output.as_fd(), self.input.as_fd()];
-        match self.keeper.put(Item::Pipe(ticket), &descriptors) {
+        match self.store.put(Item::Pipe(ticket), &descriptors) {
             Ok(()) => self.kept = Some(ticket),
             Err(errno) => {
                 ledger.close(Table::Pipes, ticket);
@@ -97,7 +97,7 @@ impl Pipe {
     /// Writes down whose bytes are going to be in it.
     pub fn set_owner(&self, owner: Owner) {
         if let Some(ticket) = self.kept {
-            let word = self.keeper.ledger().pipe_owner(ticket);
+            let word = self.store.ledger().pipe_owner(ticket);
             word.store(owner.word(), Ordering::Release);
         }
     }
@@ -116,10 +116,10 @@ impl Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         if let Some(ticket) = self.kept {
-            self.keeper.ledger().close(Table::Pipes, ticket);
-            self.keeper.died(&[Item::Pipe(ticket)]);
+            self.store.ledger().close(Table::Pipes, ticket);
+            self.store.died(&[Item::Pipe(ticket)]);
         }
-        self.keeper.pipe_closed();
+        self.store.pipe_closed();
     }
 }
 
@@ -139,7 +139,7 @@ pub struct Pool {
 
 impl Pool {
     /// Gives an empty pipe; none when there is none to be had, and the caller copies instead.
-    pub fn take(&mut self, keeper: &Arc<Keeper>) -> Option<Box<Pipe>> {
+    pub fn take(&mut self, store: &Arc<Store>) -> Option<Box<Pipe>> {
         if let Some(pipe) = self.empty.pop() {
             self.unused = self.unused.min(self.empty.len());
             return Some(pipe);
@@ -148,7 +148,7 @@ impl Pool {
             self.patience -= 1;
             return None;
         }
-        let pipe = Pipe::new(keeper);
+        let pipe = Pipe::new(store);
         if pipe.is_none() {
             self.patience = PATIENCE;
         }
@@ -181,25 +181,25 @@ mod tests {
 
     #[test]
     fn a_pipe_that_holds_bytes_is_not_lent_again() {
-        let keeper = Arc::new(Keeper::private().unwrap());
+        let store = Arc::new(Store::private().unwrap());
         let mut pool = Pool::default();
-        let mut pipe = pool.take(&keeper).unwrap();
+        let mut pipe = pool.take(&store).unwrap();
         pipe.held_bytes = 1;
         pool.give_back(pipe);
         assert!(pool.empty.is_empty());
-        let pipe = pool.take(&keeper).unwrap();
+        let pipe = pool.take(&store).unwrap();
         pool.give_back(pipe);
         assert_eq!(pool.empty.len(), 1);
     }
 
     #[test]
     fn pipes_that_nobody_has_used_go_and_the_others_stay() {
-        let keeper = Arc::new(Keeper::private().unwrap());
+        let store = Arc::new(Store::private().unwrap());
         let mut pool = Pool::default();
-        let pipes: Vec<_> = (0..3).filter_map(|_| pool.take(&keeper)).collect();
+        let pipes: Vec<_> = (0..3).filter_map(|_| pool.take(&store)).collect();
         pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
         pool.trim();
-        let pipe = pool.take(&keeper).unwrap();
+        let pipe = pool.take(&store).unwrap();
         pool.give_back(pipe);
         pool.trim();
         assert_eq!(pool.empty.len(), 1);
@@ -209,18 +209,18 @@ mod tests {
 
     #[test]
     fn there_are_no_more_pipes_than_their_share_until_one_goes() {
-        let keeper = Arc::new(Keeper::private().unwrap());
+        let store = Arc::new(Store::private().unwrap());
         let shares = Shares {
             connections: 1,
             pipes: 1,
             dead: 1,
             room: 1,
         };
-        keeper.limit(&shares);
+        store.limit(&shares);
         let mut pool = Pool::default();
-        let pipe = pool.take(&keeper);
-        assert!(pipe.is_some() && Pool::default().take(&keeper).is_none());
+        let pipe = pool.take(&store);
+        assert!(pipe.is_some() && Pool::default().take(&store).is_none());
         drop(pipe);
-        assert!(Pool::default().take(&keeper).is_some());
+        assert!(Pool::default().take(&store).is_some());
     }
 }

@@ -13,7 +13,7 @@ use super::pipes::Pipe;
 use super::record::{Record, read_peer};
 use super::session::Session;
 use super::wire::End;
-use crate::handover::{Estate, Found, Item, Keeper, Owner, Ticket};
+use crate::handover::{Found, Inherited, Item, Owner, Store, Ticket};
 use crate::peer::{Family, Peer};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
@@ -29,34 +29,34 @@ pub enum Restored {
 
 /// Makes sessions of what another process has left; of one that cannot be gone on with, it tells what is wrong with it.
 pub fn restore(
-    keeper: &Arc<Keeper>,
-    estate: Estate,
+    store: &Arc<Store>,
+    inherited: Inherited,
     tuning: &Tuning,
 ) -> Vec<Result<Restored, String>> {
     let mut held: HashMap<Owner, Held> = HashMap::new();
-    for (owner, slot) in estate.slots {
-        held.insert(owner, Held::Copied(slot));
+    for (owner, buffer) in inherited.buffers {
+        held.insert(owner, Held::Copied(buffer));
     }
-    for (owner, count, (item, descriptors)) in estate.pipes {
+    for (owner, count, (item, descriptors)) in inherited.pipes {
         let Item::Pipe(ticket) = item else { continue };
         // An empty one goes as it is dropped.
-        if let Some(pipe) = Pipe::adopt(keeper, ticket, descriptors, count).filter(|_| count > 0) {
+        if let Some(pipe) = Pipe::adopt(store, ticket, descriptors, count).filter(|_| count > 0) {
             held.insert(owner, Held::Piped(pipe));
         }
     }
-    let connections = estate.connections.into_iter();
+    let connections = inherited.connections.into_iter();
     connections
-        .map(|found| restore_one(keeper, found, &mut held, tuning))
+        .map(|found| restore_one(store, found, &mut held, tuning))
         .collect()
 }
 
 fn restore_one(
-    keeper: &Arc<Keeper>,
+    store: &Arc<Store>,
     (item, descriptors): Found,
     held: &mut HashMap<Owner, Held>,
     tuning: &Tuning,
 ) -> Result<Restored, String> {
-    let ledger = keeper.ledger();
+    let ledger = store.ledger();
     let descriptors = descriptors.into_iter();
     let mut streams: Vec<Stream> = descriptors
         .filter_map(|socket| stream(socket, tuning))
@@ -74,7 +74,7 @@ fn restore_one(
         (Item::Peer(ticket), [_]) => match read_peer(ledger, ticket) {
             Some((peer, _)) => {
                 // It is written down again, as a connection, when its target is connected.
-                parting::forget(keeper, item);
+                parting::forget(store, item);
                 let stream = streams.pop().ok_or("a descriptor is missing")?;
                 return Ok(Restored::Connecting(stream, peer));
             }
@@ -83,7 +83,7 @@ fn restore_one(
         _ => "a descriptor is missing, or is no socket",
     };
     let ends = streams.into_iter().map(End::new).collect();
-    parting::close(keeper, vec![Parting::new(item, ends, true)]);
+    parting::close(store, vec![Parting::new(item, ends, true)]);
     Err(problem.to_owned())
 }
 
@@ -147,30 +147,30 @@ mod tests {
     const PEER_NAME: Peer = Peer::Unix(Some(7));
 
     /// A kept session, and the far ends of its peer and its target.
-    fn session(keeper: &Keeper) -> (Session, UnixStream, UnixStream) {
+    fn session(store: &Store) -> (Session, UnixStream, UnixStream) {
         let (client, peer) = UnixStream::pair().unwrap();
         let (server, target) = UnixStream::pair().unwrap();
         let stream = |own: UnixStream| Stream::passed(own.into(), Family::Unix).unwrap();
         let mut session = Session::relay(stream(peer), PEER_NAME, stream(target), Moment::now());
-        session.keep(keeper).unwrap();
+        session.keep(store).unwrap();
         (session, client, server)
     }
 
     /// Lets the session go on with what its peer has sent.
-    fn advance(session: &mut Session, keeper: &Arc<Keeper>) {
+    fn advance(session: &mut Session, store: &Arc<Store>) {
         session.note(Side::Peer, EpollFlags::EPOLLIN);
-        let mut tools = Tools::new(keeper.clone());
+        let mut tools = Tools::new(store.clone());
         session.advance(&Dialer::to_nobody(), &mut tools, Moment::now(), &mut |_| {
             Ok(())
         });
     }
 
     /// What the next process makes of what this one has left.
-    fn next(keeper: &Keeper) -> (Arc<Keeper>, Vec<Result<Restored, String>>) {
-        let (keeper, estate) = Keeper::adopt(keeper.stored(), usize::MAX).unwrap();
-        let keeper = Arc::new(keeper);
-        let restored = restore(&keeper, estate, &Dialer::to_nobody().tuning);
-        (keeper, restored)
+    fn next(store: &Store) -> (Arc<Store>, Vec<Result<Restored, String>>) {
+        let (store, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
+        let store = Arc::new(store);
+        let restored = restore(&store, inherited, &Dialer::to_nobody().tuning);
+        (store, restored)
     }
 
     fn relaying(restored: Result<Restored, String>) -> Box<Session> {
@@ -182,29 +182,29 @@ mod tests {
 
     #[test]
     fn a_session_goes_on_with_the_bytes_that_it_holds() {
-        go_on(Keeper::with_boxes());
+        go_on(Store::with_queues());
     }
 
     /// Twice: the next process keeps the layout, and whoever is next after it may be an older one again.
     #[test]
     fn a_session_goes_on_whatever_the_layout_of_the_process_before_is() {
-        go_on(Keeper::with_boxes_of_another_layout());
-        let (keeper, _) = next(&Keeper::with_boxes_of_another_layout());
-        go_on(Arc::into_inner(keeper).unwrap());
+        go_on(Store::with_queues_of_another_layout());
+        let (store, _) = next(&Store::with_queues_of_another_layout());
+        go_on(Arc::into_inner(store).unwrap());
     }
 
-    fn go_on(keeper: Keeper) {
-        let keeper = Arc::new(keeper);
-        let (mut old, mut client, mut server) = session(&keeper);
+    fn go_on(store: Store) {
+        let store = Arc::new(store);
+        let (mut old, mut client, mut server) = session(&store);
         // The target takes no more than its buffer has room for; the rest of a read stays with the flow.
         let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let sent = data.clone();
         let sender = std::thread::spawn(move || client.write_all(&sent));
         while old.connection().unwrap().flows().0.held_bytes() == 0 {
-            advance(&mut old, &keeper);
+            advance(&mut old, &store);
         }
         let before = old.connection().unwrap().delivered_bytes();
-        let (keeper, mut restored) = next(&keeper);
+        let (store, mut restored) = next(&store);
         let mut new = relaying(restored.pop().unwrap());
         assert_eq!((new.peer, new.started), (old.peer, old.started));
         assert_eq!(new.connection().unwrap().delivered_bytes(), before);
@@ -215,7 +215,7 @@ mod tests {
         });
         while !receiver.is_finished() {
             new.note(Side::Target, EpollFlags::EPOLLOUT);
-            advance(&mut new, &keeper);
+            advance(&mut new, &store);
         }
         assert!(receiver.join().unwrap() == data);
         sender.join().unwrap().unwrap();
@@ -223,26 +223,26 @@ mod tests {
 
     #[test]
     fn a_closed_session_leaves_nothing() {
-        let keeper = Arc::new(Keeper::with_boxes());
-        let (old, mut client, _server) = session(&keeper);
+        let store = Arc::new(Store::with_queues());
+        let (old, mut client, _server) = session(&store);
         let (_, parting) = old.close(super::super::Ending::Complete, Moment::now());
-        parting::close(&keeper, parting.into_iter().collect());
+        parting::close(&store, parting.into_iter().collect());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        assert!(next(&keeper).1.is_empty());
+        assert!(next(&store).1.is_empty());
     }
 
     #[test]
     fn a_record_that_cannot_be_read_costs_only_its_own_session() {
-        let keeper = Arc::new(Keeper::with_boxes());
-        let (first, mut client, _server) = session(&keeper);
-        let (_second, _client, _other) = session(&keeper);
+        let store = Arc::new(Store::with_queues());
+        let (first, mut client, _server) = session(&store);
+        let (_second, _client, _other) = session(&store);
         let ticket = Ticket {
             index: 0,
             generation: std::num::NonZeroU32::MIN,
         };
-        set(keeper.ledger(), ticket, STATES, 0xff);
-        let (next_keeper, restored) = next(&keeper);
-        drop((first, keeper));
+        set(store.ledger(), ticket, STATES, 0xff);
+        let (next_store, restored) = next(&store);
+        drop((first, store));
         let (readable, unreadable): (Vec<_>, Vec<_>) =
             restored.into_iter().partition(Result::is_ok);
         assert_eq!((readable.len(), unreadable.len()), (1, 1));
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(problem, "its record cannot be read");
         // Nobody waits for what never comes, and the next process finds it no more.
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
-        assert_eq!(next(&next_keeper).1.len(), 1);
+        assert_eq!(next(&next_store).1.len(), 1);
     }
 
     proptest::proptest! {
@@ -266,23 +266,23 @@ mod tests {
             words in proptest::array::uniform9(proptest::num::u64::ANY),
             kinds in proptest::array::uniform3(0..6u64),
         ) {
-            let keeper = Arc::new(Keeper::with_boxes());
-            let (_old, _client, _server) = session(&keeper);
+            let store = Arc::new(Store::with_queues());
+            let (_old, _client, _server) = session(&store);
             let ticket = Ticket {
                 index: 0,
                 generation: std::num::NonZeroU32::MIN,
             };
             for (number, word) in words.into_iter().enumerate() {
-                set(keeper.ledger(), ticket, number, word);
+                set(store.ledger(), ticket, number, word);
             }
             // Else hardly one would be readable.
             let [kind, inbound, outbound] = kinds;
-            set(keeper.ledger(), ticket, PEER[0], kind << 32 | words[0] & 0xffff_ffff);
-            set(keeper.ledger(), ticket, STATES, words[7] << 16 | outbound << 8 | inbound);
-            let (keeper, mut restored) = next(&keeper);
+            set(store.ledger(), ticket, PEER[0], kind << 32 | words[0] & 0xffff_ffff);
+            set(store.ledger(), ticket, STATES, words[7] << 16 | outbound << 8 | inbound);
+            let (store, mut restored) = next(&store);
             proptest::prop_assert_eq!(restored.len(), 1);
             if let Some(Ok(Restored::Relaying(mut session))) = restored.pop() {
-                advance(&mut session, &keeper);
+                advance(&mut session, &store);
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::clock::Moment;
 use crate::connect::{Caller, Dial, Dialer, Readiness};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::handover::{Item, Keeper, Slot, Table, Ticket};
+use crate::handover::{Buffer, Item, Store, Table, Ticket};
 use crate::peer::{Peer, inet_addr};
 use crate::stream::{Stream, Tuning};
 
@@ -180,8 +180,8 @@ impl Session {
     }
 
     /// Puts its descriptors where the next process finds them, unless they are there, and writes down how far it has come.
-    pub fn keep(&mut self, keeper: &Keeper) -> std::result::Result<(), Errno> {
-        let ledger = keeper.ledger();
+    pub fn keep(&mut self, store: &Store) -> std::result::Result<(), Errno> {
+        let ledger = store.ledger();
         let ticket = match self.kept {
             Some(ticket) => ticket,
             None => {
@@ -202,11 +202,11 @@ impl Session {
             Phase::Relaying(connection) => {
                 let (peer, target) = connection.streams();
                 ledger.publish(Table::Records, ticket);
-                keeper.put(Item::Connection(ticket), &[peer.input(), target.input()])
+                store.put(Item::Connection(ticket), &[peer.input(), target.input()])
             }
             Phase::Dialing { peer, .. } => {
                 ledger.publish(Table::Records, ticket);
-                keeper.put(Item::Peer(ticket), &[peer.wire.input()])
+                store.put(Item::Peer(ticket), &[peer.wire.input()])
             }
             Phase::Gone => Ok(()),
         });
@@ -271,14 +271,14 @@ impl Session {
                 }
                 Err(error) => return Progress::Unreachable(error),
                 Ok(Some(target)) => {
-                    let keeper = tools.keeper();
-                    if let Err(errno) = self.connected(target, dialer, keeper, now) {
+                    let store = tools.store();
+                    if let Err(errno) = self.connected(target, dialer, store, now) {
                         let operation = "get memory for a header";
                         return Progress::Unreachable(Error::system(operation)(errno));
                     }
-                    if keeper.is_early() {
+                    if store.is_early() {
                         // One that is not kept is served as well.
-                        let _ = self.keep(keeper).inspect_err(|&errno| keeper.report(errno));
+                        let _ = self.keep(store).inspect_err(|&errno| store.report(errno));
                     }
                     if let Phase::Relaying(connection) = &mut self.phase {
                         // Not before it is kept: no process may pass them on without the header.
@@ -293,7 +293,7 @@ impl Session {
         tools.user = self.kept;
         let outcome = connection.advance(tools, now);
         if let Some(ticket) = self.kept {
-            record::write_progress(tools.keeper().ledger(), ticket, connection);
+            record::write_progress(tools.store().ledger(), ticket, connection);
         }
         match outcome {
             Outcome::Waiting => Progress::Waiting,
@@ -306,7 +306,7 @@ impl Session {
         &mut self,
         target: Stream,
         dialer: &Dialer,
-        keeper: &Keeper,
+        store: &Store,
         now: Moment,
     ) -> std::result::Result<(), Errno> {
         if let Phase::Dialing { peer, seen, .. } = std::mem::replace(&mut self.phase, Phase::Gone) {
@@ -323,9 +323,9 @@ impl Session {
             let connection = match header.is_empty() {
                 true => Connection::new(*peer, target, now),
                 false => {
-                    let mut slot = Slot::new(keeper.ledger())?;
-                    slot.load(&header);
-                    Connection::holding((*peer, target), slot, now)
+                    let mut buffer = Buffer::new(store.ledger())?;
+                    buffer.load(&header);
+                    Connection::holding((*peer, target), buffer, now)
                 }
             };
             self.phase = Phase::Relaying(connection);

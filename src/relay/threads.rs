@@ -28,7 +28,7 @@ use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
-use crate::handover::Keeper;
+use crate::handover::Store;
 
 /// The most threads for connections that move much. Each of them fills a processor, of which machines have work of their own.
 const BULK_MAX: usize = 8;
@@ -166,12 +166,12 @@ impl Threads {
     }
 
     /// Tells how many threads there are for a job, after making one if all have something to do.
-    pub fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> usize {
+    pub fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> usize {
         let most = job.threads(self.processors);
         let now = Moment::now();
         let is_paused = self.group(job).paused_until.is_some_and(|at| now < at);
         if self.group(job).is_full(most) && !is_paused {
-            match self.start_one(job, dialer, keeper) {
+            match self.start_one(job, dialer, store) {
                 Ok(thread) => self.group(job).threads.push(thread),
                 Err(error) => {
                     log::debug!("no thread for {}: {}", job.name(), error.report());
@@ -226,11 +226,11 @@ impl Threads {
         self.bulk.threads.iter().chain(&self.relief.threads)
     }
 
-    fn start_one(&self, job: Job, dialer: &Arc<Dialer>, keeper: &Arc<Keeper>) -> Result<Thread> {
+    fn start_one(&self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> Result<Thread> {
         let (sender, orders) = channel();
         let own_bell = Arc::new(bell()?);
         let keeps_bulk = job == Job::Bulk;
-        let worker = Worker::new(dialer.clone(), keeper.clone(), self.limits, keeps_bulk)?;
+        let worker = Worker::new(dialer.clone(), store.clone(), self.limits, keeps_bulk)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
         worker
             .epoll()
@@ -390,14 +390,14 @@ mod tests {
         let mut group = Group::default();
         assert!(group.is_full(1));
         assert!(!group.is_full(0));
-        let keeper = Arc::new(Keeper::private().unwrap());
+        let store = Arc::new(Store::private().unwrap());
         let dialer = Arc::new(Dialer::to_nobody());
         let mut threads = Threads::new(Limits::default(), 96).unwrap();
         for _ in 0..3 {
-            assert_eq!(threads.ready(Job::Bulk, &dialer, &keeper), 1);
+            assert_eq!(threads.ready(Job::Bulk, &dialer, &store), 1);
         }
         threads.bulk.open = 1;
-        assert_eq!(threads.ready(Job::Bulk, &dialer, &keeper), 2);
+        assert_eq!(threads.ready(Job::Bulk, &dialer, &store), 2);
         group.open = 5;
         assert!(!group.is_full(0));
     }

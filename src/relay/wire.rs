@@ -8,16 +8,16 @@ use nix::sys::epoll::EpollFlags;
 
 use super::pipes::Pipe;
 use super::watch::Watch;
-use crate::handover::Slot;
+use crate::handover::Buffer;
 use crate::peer::Family;
 use crate::stream::Stream;
 
 /// Bytes in, bytes out, and their ends; nothing here blocks.
 pub trait Wire {
-    /// Reads what is there into the empty slot, 0 at the end.
-    fn read(&self, slot: &mut Slot) -> Result<Received, Errno>;
-    /// Writes of the slot what there is room for.
-    fn write(&self, slot: &mut Slot) -> Result<usize, Errno>;
+    /// Reads what is there into the empty buffer, 0 at the end.
+    fn read(&self, buffer: &mut Buffer) -> Result<Received, Errno>;
+    /// Writes of the buffer what there is room for.
+    fn write(&self, buffer: &mut Buffer) -> Result<usize, Errno>;
     /// Moves what is there, and no more than `length`, into the empty pipe; 0 at the end.
     fn fill(&self, pipe: &mut Pipe, length: usize) -> Result<usize, Errno>;
     /// Moves what there is room for out of the pipe.
@@ -48,21 +48,21 @@ pub struct Received {
 }
 
 impl Wire for Stream {
-    fn read(&self, slot: &mut Slot) -> Result<Received, Errno> {
+    fn read(&self, buffer: &mut Buffer) -> Result<Received, Errno> {
         let (count, is_part) = match Stream::family(self) {
             // A terminal gives a line at a time, a pipe may give a packet.
-            Family::File => (slot.read(self.input())?, true),
+            Family::File => (buffer.read(self.input())?, true),
             // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_parts`], and a unix socket
             // stops behind bytes that descriptors were passed with.
-            _ => slot.receive(self.input())?,
+            _ => buffer.receive(self.input())?,
         };
         Ok(Received { count, is_part })
     }
 
-    fn write(&self, slot: &mut Slot) -> Result<usize, Errno> {
+    fn write(&self, buffer: &mut Buffer) -> Result<usize, Errno> {
         match Stream::family(self) {
-            Family::File => slot.write(self.output()?),
-            _ => slot.send(self.output()?, self.largest_write()),
+            Family::File => buffer.write(self.output()?),
+            _ => buffer.send(self.output()?, self.largest_write()),
         }
     }
 
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
     use crate::connect::Dialer;
-    use crate::handover::{Keeper, Owner};
+    use crate::handover::{Owner, Store};
     use crate::packets::{Device, Packets};
     use crate::relay::pipes::Pool;
     use crate::stream::Tuning;
@@ -212,13 +212,13 @@ mod tests {
 
     /// What one write and one splice take.
     fn taken(stream: &Stream) -> [usize; 2] {
-        let keeper = Arc::new(Keeper::private().unwrap());
-        let mut slot = Slot::new(keeper.ledger()).unwrap();
-        slot.clear(Owner::NOBODY);
-        assert_eq!(slot.load(&BYTES), BYTES.len());
-        let written = Wire::write(stream, &mut slot).unwrap();
-        assert_eq!(slot.held_bytes(), BYTES.len() - written);
-        let mut pipe = Pool::default().take(&keeper).unwrap();
+        let store = Arc::new(Store::private().unwrap());
+        let mut buffer = Buffer::new(store.ledger()).unwrap();
+        buffer.clear(Owner::NOBODY);
+        assert_eq!(buffer.load(&BYTES), BYTES.len());
+        let written = Wire::write(stream, &mut buffer).unwrap();
+        assert_eq!(buffer.held_bytes(), BYTES.len() - written);
+        let mut pipe = Pool::default().take(&store).unwrap();
         pipe.held_bytes = nix::unistd::write(pipe.input(), &BYTES).unwrap();
         let spliced = stream.drain(&mut pipe).unwrap();
         assert_eq!(pipe.held_bytes, BYTES.len() - spliced);

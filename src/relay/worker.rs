@@ -21,7 +21,7 @@ use super::watch::Watch;
 use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queue};
 use crate::error::{Error, Result};
-use crate::handover::Keeper;
+use crate::handover::Store;
 use crate::peer::Peer;
 use crate::stream::Stream;
 
@@ -55,7 +55,7 @@ impl Worker {
     /// Begins without sessions. `keeps_bulk`: those that move much stay here.
     pub fn new(
         dialer: Arc<Dialer>,
-        keeper: Arc<Keeper>,
+        store: Arc<Store>,
         limits: Limits,
         keeps_bulk: bool,
     ) -> Result<Worker> {
@@ -64,7 +64,7 @@ impl Worker {
         Ok(Worker {
             epoll,
             sessions: Sessions::default(),
-            tools: Tools::new(keeper),
+            tools: Tools::new(store),
             dialer,
             queue: Queue::default(),
             limits,
@@ -268,7 +268,7 @@ impl Worker {
     }
 
     fn part(&mut self) {
-        parting::close(self.tools.keeper(), std::mem::take(&mut self.partings));
+        parting::close(self.tools.store(), std::mem::take(&mut self.partings));
     }
 
     /// Gives the sessions that have moved bytes since then.
@@ -287,8 +287,8 @@ impl Worker {
     /// Makes sure that the next process has every session, with all that is to be known of it. Gives those that it will not
     /// have, which are closed, and why.
     pub fn keep_all(&mut self, now: Moment) -> Vec<(Key, Errno)> {
-        let keeper = self.tools.keeper().clone();
-        let keep = |(key, session): (Key, &mut Session)| Some((key, session.keep(&keeper).err()?));
+        let store = self.tools.store().clone();
+        let keep = |(key, session): (Key, &mut Session)| Some((key, session.keep(&store).err()?));
         let unkept: Vec<(Key, Errno)> = self.sessions.with_keys().filter_map(keep).collect();
         for (key, errno) in &unkept {
             self.close(*key, Ok(Ending::NotKept(*errno)), now);
@@ -308,8 +308,8 @@ impl Worker {
     }
 
     /// Gives what keeps connections for the next process.
-    pub fn keeper(&self) -> &Arc<Keeper> {
-        self.tools.keeper()
+    pub fn store(&self) -> &Arc<Store> {
+        self.tools.store()
     }
 
     /// Lets a session go, which nobody watches then.
@@ -465,9 +465,9 @@ mod tests {
         let (mut server, target) = UnixStream::pair().unwrap();
         let stream = |own: UnixStream| Stream::passed(own.into(), Family::Unix).unwrap();
         let now = Moment::now();
-        let keeper = Arc::new(Keeper::private().unwrap());
+        let store = Arc::new(Store::private().unwrap());
         let dialer = Arc::new(Dialer::to_nobody());
-        let mut worker = Worker::new(dialer, keeper, Limits::default(), true).unwrap();
+        let mut worker = Worker::new(dialer, store, Limits::default(), true).unwrap();
         worker.adopt(
             Session::relay(stream(peer), Peer::Unix(Some(7)), stream(target), now),
             now,

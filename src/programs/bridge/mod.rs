@@ -10,7 +10,7 @@ use crate::connect::Dialer;
 use crate::connect::circle::{self, Place};
 use crate::descriptors::{self, Shares};
 use crate::error::{Error, Result};
-use crate::handover::{self, Estate, Keeper};
+use crate::handover::{self, Inherited, Store};
 use crate::notify;
 use crate::peer::Family;
 use crate::programs::pace;
@@ -78,9 +78,9 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     for listener in &activation.listeners {
         tell(listener, &settings);
     }
-    let (keeper, estate) = keeper(activation.stored, is_listening, &shares)?;
-    let ledger = keeper.ledger().clone();
-    let waiting = estate.connections.len();
+    let (store, inherited) = store(activation.stored, is_listening, &shares)?;
+    let ledger = store.ledger().clone();
+    let waiting = inherited.connections.len();
     // What was taken over is the next process's again, to the last byte.
     let leave = |error| {
         ledger.freeze();
@@ -90,7 +90,7 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
         activation.listeners,
         settings.dialer,
         settings.gate,
-        keeper,
+        store,
         settings.times,
     )
     .map_err(leave)?;
@@ -98,7 +98,7 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     if let Some(inspection) = inspection().filter(|_| is_listening) {
         event_loop.show(inspection).map_err(leave)?;
     }
-    event_loop.restore(estate);
+    event_loop.restore(inherited);
     for passed in activation.connections {
         event_loop.admit(passed.stream, passed.peer, passed.destination);
     }
@@ -148,13 +148,13 @@ fn tell(listener: &Listener, settings: &Settings) {
 }
 
 /// Goes on with what the process before has left, else begins anew.
-fn keeper(
+fn store(
     stored: Vec<(String, OwnedFd)>,
     is_listening: bool,
     shares: &Shares,
-) -> Result<(Keeper, Estate)> {
+) -> Result<(Store, Inherited)> {
     if !stored.is_empty() {
-        match Keeper::adopt(stored, shares.room) {
+        match Store::adopt(stored, shares.room) {
             Ok(adopted) => {
                 adopted.0.limit(shares);
                 return Ok(adopted);
@@ -164,17 +164,17 @@ fn keeper(
             }
         }
     }
-    let keeper = match is_listening && notify::is_heard() {
-        true => Keeper::new().or_else(|errno| {
+    let store = match is_listening && notify::is_heard() {
+        true => Store::new().or_else(|errno| {
             let cause = errno.desc();
             log::warn!("connections would survive neither a crash nor a restart: no memory file can be made: {cause}");
-            Keeper::private()
+            Store::private()
         }),
-        false => Keeper::private(),
+        false => Store::private(),
     };
-    let keeper = keeper.map_err(Error::system("get memory for buffers"))?;
-    keeper.limit(shares);
-    Ok((keeper, Estate::default()))
+    let store = store.map_err(Error::system("get memory for buffers"))?;
+    store.limit(shares);
+    Ok((store, Inherited::default()))
 }
 
 /// Opens the control socket in the folder that RuntimeDirectory= made; without one, nobody can look.

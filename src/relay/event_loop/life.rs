@@ -7,7 +7,7 @@ use nix::poll::PollTimeout;
 
 use super::{Loop, Mode};
 use crate::clock::Moment;
-use crate::handover::{Estate, Keeper};
+use crate::handover::{Inherited, Store};
 use crate::logging::event;
 use crate::notify;
 use crate::peer::inet_addr;
@@ -19,32 +19,32 @@ use crate::relay::signals::Order;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Loop {
-    /// Looks whether systemd has taken the boxes by now; connections that are open are put in.
+    /// Looks whether systemd has taken the queues by now; connections that are open are put in.
     pub(super) fn ask_store(&mut self, now: Moment) {
         if self.store_asked_at.is_none_or(|at| now < at) {
             return;
         }
-        let keeper = self.worker.keeper().clone();
-        self.store_asked_at = keep_from_the_beginning(&keeper, PollTimeout::ZERO);
-        if !keeper.is_early() {
+        let store = self.worker.store().clone();
+        self.store_asked_at = keep_from_the_beginning(&store, PollTimeout::ZERO);
+        if !store.is_early() {
             return;
         }
         log::info!("systemd keeps connections from now on");
         let connected = (self.worker.sessions()).filter(|session| session.connection().is_some());
         for session in connected {
             let _ = session
-                .keep(&keeper)
-                .inspect_err(|&errno| keeper.report(errno));
+                .keep(&store)
+                .inspect_err(|&errno| store.report(errno));
         }
     }
 
     /// Goes on with what the process before has left.
-    pub fn restore(&mut self, estate: Estate) {
+    pub fn restore(&mut self, inherited: Inherited) {
         let (now, mut taken) = (Moment::now(), 0u64);
-        self.reporter.totals = report::read_totals(self.worker.keeper().ledger());
-        let lost = estate.lost;
+        self.reporter.totals = report::read_totals(self.worker.store().ledger());
+        let lost = inherited.lost;
         let tuning = self.worker.dialer().tuning;
-        for session in restore::restore(self.worker.keeper(), estate, &tuning) {
+        for session in restore::restore(self.worker.store(), inherited, &tuning) {
             taken += u64::from(session.is_ok());
             match session {
                 Ok(session) => self.restore_one(session, now),
@@ -102,7 +102,7 @@ impl Loop {
         if self.threads.open() > 0 {
             return;
         }
-        if let Err(errno) = self.worker.keeper().begin(notify::BARRIER_TIME.into()) {
+        if let Err(errno) = self.worker.store().begin(notify::BARRIER_TIME.into()) {
             let cause = errno.desc();
             log::warn!(
                 "connections cannot be handed over to the next process, so they are let finish: {cause}"
@@ -124,7 +124,7 @@ impl Loop {
             "handed {} over to the next process",
             connections(open as u64)
         );
-        self.worker.keeper().ledger().freeze();
+        self.worker.store().ledger().freeze();
         self.worker.forget_all();
     }
 
@@ -157,10 +157,10 @@ impl Loop {
 
 /// Keeps connections from the moment when their target is connected, if somebody does. Gives when to ask again, if systemd has
 /// not read what it was sent: it may be busy for long, as when a machine starts.
-pub(super) fn keep_from_the_beginning(keeper: &Keeper, time: PollTimeout) -> Option<Moment> {
-    match keeper.begin(time) {
+pub(super) fn keep_from_the_beginning(store: &Store, time: PollTimeout) -> Option<Moment> {
+    match store.begin(time) {
         Ok(()) => {
-            keeper.keep_from_the_beginning();
+            store.keep_from_the_beginning();
             None
         }
         Err(Errno::ETIMEDOUT) => Some(Moment::now() + PATIENCE),

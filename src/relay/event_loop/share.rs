@@ -48,8 +48,8 @@ impl Loop {
     }
 
     fn ready(&mut self, job: Job) -> usize {
-        let (dialer, keeper) = (self.worker.dialer(), self.worker.keeper());
-        self.threads.ready(job, dialer, keeper)
+        let (dialer, store) = (self.worker.dialer(), self.worker.store());
+        self.threads.ready(job, dialer, store)
     }
 
     /// Shares the busy sessions with other threads when they are too much for this one.

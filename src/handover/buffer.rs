@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
-use super::ledger::{Ledger, Owner, Place, SLOT_BYTES, SLOT_HEAD_BYTES};
+use super::ledger::{BUFFER_BYTES, BUFFER_HEAD_BYTES, Ledger, Location, Owner};
 use crate::sys::TRANSFER_BYTES;
 
 /// Whose bytes they are.
@@ -28,55 +28,57 @@ const OUT: [usize; 2] = [2 * TRANSFER_BYTES, 3 * TRANSFER_BYTES];
 
 /// A buffer for the bytes of one flow at a time.
 #[derive(Debug)]
-pub struct Slot {
+pub struct Buffer {
     ledger: Arc<Ledger>,
-    place: Place,
+    place: Location,
     loaded: usize,
     received: usize,
     sent: usize,
 }
 
-impl Slot {
+impl Buffer {
     /// Takes an empty one.
     ///
     /// Errors: there is no memory for it.
-    pub fn new(ledger: &Arc<Ledger>) -> Result<Box<Slot>, Errno> {
-        let mut slot = Box::new(Slot {
+    pub fn new(ledger: &Arc<Ledger>) -> Result<Box<Buffer>, Errno> {
+        let mut buffer = Box::new(Buffer {
             ledger: ledger.clone(),
-            place: ledger.open_slot()?,
+            place: ledger.open_buffer()?,
             loaded: 0,
             received: 0,
             sent: 0,
         });
-        slot.clear(Owner::NOBODY);
-        Ok(slot)
+        buffer.clear(Owner::NOBODY);
+        Ok(buffer)
     }
 
-    /// Finds all slots of another process that still hold bytes.
-    pub fn salvage(ledger: &Arc<Ledger>) -> Result<Vec<(Owner, Box<Slot>)>, Errno> {
-        let places = ledger.used_slots()?.into_iter();
-        let slots = places.map(|place| {
-            let mut slot = Box::new(Slot {
+    /// Finds all buffers of another process that still hold bytes.
+    pub fn salvage(ledger: &Arc<Ledger>) -> Result<Vec<(Owner, Box<Buffer>)>, Errno> {
+        let places = ledger.used_buffers()?.into_iter();
+        let buffers = places.map(|place| {
+            let mut buffer = Box::new(Buffer {
                 ledger: ledger.clone(),
                 place,
                 loaded: 0,
                 received: 0,
                 sent: 0,
             });
-            let turn = slot.word(TURN) as usize & 1;
-            slot.loaded = (slot.word(LOADED) as usize).min(SLOT_BYTES);
-            slot.received = (slot.loaded + slot.count(INTO)).min(SLOT_BYTES);
-            let start = (slot.word(START[turn]) as usize).min(SLOT_BYTES);
-            slot.sent = (start + slot.count(OUT[turn])).min(SLOT_BYTES);
-            (Owner::of(slot.word(OWNER)), slot)
+            let turn = buffer.word(TURN) as usize & 1;
+            buffer.loaded = (buffer.word(LOADED) as usize).min(BUFFER_BYTES);
+            buffer.received = (buffer.loaded + buffer.count(INTO)).min(BUFFER_BYTES);
+            let start = (buffer.word(START[turn]) as usize).min(BUFFER_BYTES);
+            buffer.sent = (start + buffer.count(OUT[turn])).min(BUFFER_BYTES);
+            (Owner::of(buffer.word(OWNER)), buffer)
         });
         // The others are free as soon as they are dropped.
-        Ok(slots.filter(|(_, slot)| slot.held_bytes() > 0).collect())
+        Ok(buffers
+            .filter(|(_, buffer)| buffer.held_bytes() > 0)
+            .collect())
     }
 
     /// Makes it empty, for the bytes of that flow.
     pub fn clear(&mut self, owner: Owner) {
-        // In this order it is empty from the first store to the last one.
+        // In this order it is empty from the first write to the last one.
         self.set_count(INTO, 0);
         self.set_word(LOADED, 0);
         self.set_word(OWNER, owner.word());
@@ -98,12 +100,12 @@ impl Slot {
 
     /// Tells how many it has room for when it is empty.
     pub fn room(&self) -> usize {
-        SLOT_BYTES
+        BUFFER_BYTES
     }
 
-    /// Fills the empty slot from a socket; none at the end. The flag tells that the read stopped at a passed descriptor.
+    /// Fills the empty buffer from a socket; none at the end. The flag tells that the read stopped at a passed descriptor.
     pub fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<(usize, bool), Errno> {
-        self.receive_until(socket, SLOT_BYTES)
+        self.receive_until(socket, BUFFER_BYTES)
     }
 
     /// Reads once from a socket, behind what was loaded, until there are so many bytes.
@@ -112,7 +114,7 @@ impl Slot {
         socket: BorrowedFd<'_>,
         length: usize,
     ) -> Result<(usize, bool), Errno> {
-        let bytes = self.bytes_at(self.loaded, length.clamp(self.loaded, SLOT_BYTES));
+        let bytes = self.bytes_at(self.loaded, length.clamp(self.loaded, BUFFER_BYTES));
         let (count, is_part) = self.place.mapping.receive(socket, self.at(INTO), bytes)?;
         self.received = self.loaded + count;
         Ok((count, is_part))
@@ -132,9 +134,9 @@ impl Slot {
         Ok(count)
     }
 
-    /// Fills the empty slot from what is no socket.
+    /// Fills the empty buffer from what is no socket.
     pub fn read(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
-        let count = (self.place.mapping).read(file, self.bytes_at(0, SLOT_BYTES))?;
+        let count = (self.place.mapping).read(file, self.bytes_at(0, BUFFER_BYTES))?;
         self.received = count;
         self.set_count(INTO, count);
         Ok(count)
@@ -150,8 +152,8 @@ impl Slot {
 
     /// Adds bytes from elsewhere before any are received; gives how many it had room for.
     pub fn load(&mut self, bytes: &[u8]) -> usize {
-        let bytes = &bytes[..bytes.len().min(SLOT_BYTES - self.loaded)];
-        let start = self.bytes_at(self.loaded, SLOT_BYTES).start;
+        let bytes = &bytes[..bytes.len().min(BUFFER_BYTES - self.loaded)];
+        let start = self.bytes_at(self.loaded, BUFFER_BYTES).start;
         self.place.mapping.copy_in(start, bytes);
         self.loaded += bytes.len();
         self.received = self.loaded;
@@ -176,7 +178,7 @@ impl Slot {
     }
 
     fn bytes_at(&self, start: usize, end: usize) -> std::ops::Range<usize> {
-        let bytes = self.place.offset + SLOT_HEAD_BYTES;
+        let bytes = self.place.offset + BUFFER_HEAD_BYTES;
         bytes + start..bytes + end
     }
 
@@ -203,9 +205,9 @@ impl Slot {
     }
 }
 
-impl Drop for Slot {
+impl Drop for Buffer {
     fn drop(&mut self) {
-        self.ledger.close_slot(self.place.index);
+        self.ledger.close_buffer(self.place.index);
     }
 }
 
@@ -226,9 +228,9 @@ mod tests {
     fn found(ledger: &Ledger) -> Vec<(Owner, Vec<u8>)> {
         let file = ledger.file().unwrap().try_clone_to_owned().unwrap();
         let ledger = Arc::new(Ledger::adopt(file).unwrap());
-        let slots = Slot::salvage(&ledger).unwrap().into_iter();
-        slots
-            .map(|(owner, mut slot)| (owner, slot.unload(usize::MAX)))
+        let buffers = Buffer::salvage(&ledger).unwrap().into_iter();
+        buffers
+            .map(|(owner, mut buffer)| (owner, buffer.unload(usize::MAX)))
             .collect()
     }
 
@@ -237,14 +239,14 @@ mod tests {
         let ledger = Arc::new(Ledger::new().unwrap());
         let owner = Owner::of(7);
         let ((source, mut far), (sink, mut near)) = (pair(), pair());
-        let mut slot = Slot::new(&ledger).unwrap();
-        slot.clear(owner);
+        let mut buffer = Buffer::new(&ledger).unwrap();
+        buffer.clear(owner);
         assert_eq!(found(&ledger), []);
         far.write_all(b"abc").unwrap();
-        assert_eq!(slot.receive(source.as_fd()), Ok((3, false)));
+        assert_eq!(buffer.receive(source.as_fd()), Ok((3, false)));
         assert_eq!(found(&ledger), [(owner, b"abc".to_vec())]);
-        assert_eq!(slot.send(sink.as_fd(), usize::MAX), Ok(3));
-        assert_eq!((slot.held_bytes(), found(&ledger)), (0, vec![]));
+        assert_eq!(buffer.send(sink.as_fd(), usize::MAX), Ok(3));
+        assert_eq!((buffer.held_bytes(), found(&ledger)), (0, vec![]));
         let mut arrived = [0; 3];
         near.read_exact(&mut arrived).unwrap();
         assert_eq!(&arrived, b"abc");
@@ -255,17 +257,17 @@ mod tests {
         let ledger = Arc::new(Ledger::new().unwrap());
         let ((source, mut far), (sink, mut near)) = (pair(), pair());
         let data: Vec<u8> = (0..100_000u32).map(|n| (n % 251) as u8).collect();
-        let mut slot = Slot::new(&ledger).unwrap();
+        let mut buffer = Buffer::new(&ledger).unwrap();
         far.write_all(&data).unwrap();
-        assert_eq!(slot.receive(source.as_fd()), Ok((data.len(), false)));
+        assert_eq!(buffer.receive(source.as_fd()), Ok((data.len(), false)));
         let (mut arrived, mut part) = (Vec::new(), vec![0; 30_000]);
-        while slot.held_bytes() > 0 {
-            match slot.send(sink.as_fd(), usize::MAX) {
+        while buffer.held_bytes() > 0 {
+            match buffer.send(sink.as_fd(), usize::MAX) {
                 Ok(_) => {}
                 Err(errno) => assert_eq!(errno, Errno::EAGAIN),
             }
             let left = found(&ledger).pop().map_or(vec![], |(_, bytes)| bytes);
-            assert_eq!(left, data[data.len() - slot.held_bytes()..]);
+            assert_eq!(left, data[data.len() - buffer.held_bytes()..]);
             let count = near.read(&mut part).unwrap();
             arrived.extend(&part[..count]);
         }
@@ -278,23 +280,23 @@ mod tests {
     fn a_file_is_read_and_written_as_well() {
         let ledger = Arc::new(Ledger::private().unwrap());
         let (output, input) = nix::unistd::pipe().unwrap();
-        let mut slot = Slot::new(&ledger).unwrap();
-        slot.load(b"abcd");
-        assert_eq!(slot.write(input.as_fd()), Ok(4));
-        slot.clear(Owner::NOBODY);
-        assert_eq!(slot.read(output.as_fd()), Ok(4));
-        assert_eq!(slot.unload(3), b"abc");
-        assert_eq!(slot.unload(9), b"d");
+        let mut buffer = Buffer::new(&ledger).unwrap();
+        buffer.load(b"abcd");
+        assert_eq!(buffer.write(input.as_fd()), Ok(4));
+        buffer.clear(Owner::NOBODY);
+        assert_eq!(buffer.read(output.as_fd()), Ok(4));
+        assert_eq!(buffer.unload(3), b"abc");
+        assert_eq!(buffer.unload(9), b"d");
     }
 
     #[test]
     fn an_end_holds_nothing() {
         let ledger = Arc::new(Ledger::private().unwrap());
         let (source, far) = pair();
-        let mut slot = Slot::new(&ledger).unwrap();
-        assert_eq!(slot.receive(source.as_fd()), Err(Errno::EAGAIN));
+        let mut buffer = Buffer::new(&ledger).unwrap();
+        assert_eq!(buffer.receive(source.as_fd()), Err(Errno::EAGAIN));
         drop(far);
-        assert_eq!(slot.receive(source.as_fd()), Ok((0, false)));
-        assert_eq!(slot.held_bytes(), 0);
+        assert_eq!(buffer.receive(source.as_fd()), Ok((0, false)));
+        assert_eq!(buffer.held_bytes(), 0);
     }
 }

@@ -1,11 +1,11 @@
-//! Descriptors in systemd's store: two boxes, each a socket whose queue holds them (SCM_RIGHTS, unix(7)).
+//! Descriptors in systemd's store: two sockets whose queues hold them (SCM_RIGHTS, unix(7)).
 //!
 //! systemd compares each new descriptor with all that it has, so thousands of them would block it for minutes. It gets
-//! the two ends of each box instead, and what is put into the queue afterwards it never sees.
+//! the two ends of each socket pair instead, and what is put into the queue afterwards it never sees.
 //!
-//! A queue gives and forgets only what is first in it. New items go one by one into the young box, where most of them are
+//! A queue gives and forgets only what is first in it. New items go one by one into the young queue, where most of them are
 //! dead before they come to the front; those that live longer are moved together, dozens in a packet, into the old
-//! box, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
+//! queue, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,28 +13,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 
 use super::ledger::Ledger;
-use super::queue::{Found, Item, Packet, Queue};
+use super::queue::{FdQueue, Found, Item, Packet};
 
-/// Packets in the young box, of a few hundred that it has room for even with the smallest net.core.wmem_max.
+/// Packets in the young queue, of a few hundred that it has room for even with the smallest net.core.wmem_max.
 const YOUNG_PACKETS: usize = 128;
-/// Dead items that are not yet worth a round through the old box.
+/// Dead items that are not yet worth a round through the old queue.
 const OLD_DEAD: usize = 512;
 
-/// Both boxes.
+/// Both queues.
 #[derive(Debug)]
-pub struct Boxes {
-    young: Queue,
-    old: Queue,
-    /// Dead items in the old box, about.
+pub struct FdQueues {
+    young: FdQueue,
+    old: FdQueue,
+    /// Dead items in the old queue, about.
     old_dead: usize,
-    /// Packets in the young box at which it is tidied up.
+    /// Packets in the young queue at which it is tidied up.
     tidy_at: usize,
     /// Dead items that there may be, as they count against the limit of descriptors in flight.
     dead_max: usize,
 }
 
-impl Boxes {
-    /// The names that [`Boxes::ends`] have in the store.
+impl FdQueues {
+    /// The names that [`FdQueues::ends`] have in the store.
     pub const NAMES: [&str; 4] = [
         "handover-young-in",
         "handover-young-out",
@@ -43,10 +43,10 @@ impl Boxes {
     ];
 
     /// Begins with empty ones.
-    pub fn new() -> Result<Boxes, Errno> {
-        Ok(Boxes {
-            young: Queue::new()?,
-            old: Queue::new()?,
+    pub fn new() -> Result<FdQueues, Errno> {
+        Ok(FdQueues {
+            young: FdQueue::new()?,
+            old: FdQueue::new()?,
             old_dead: 0,
             tidy_at: YOUNG_PACKETS,
             dead_max: usize::MAX,
@@ -59,7 +59,7 @@ impl Boxes {
         self.tidy_at = self.young_max();
     }
 
-    /// Packets that come into the young box between two times that it is tidied up.
+    /// Packets that come into the young queue between two times that it is tidied up.
     fn young_max(&self) -> usize {
         YOUNG_PACKETS.min(self.dead_max / 2).max(1)
     }
@@ -76,18 +76,18 @@ impl Boxes {
     }
 
     /// Goes on with those of another process.
-    pub fn of(ends: [OwnedFd; 4]) -> Boxes {
+    pub fn of(ends: [OwnedFd; 4]) -> FdQueues {
         let [young_in, young_out, old_in, old_out] = ends;
-        Boxes {
-            young: Queue::of(young_in, young_out),
-            old: Queue::of(old_in, old_out),
+        FdQueues {
+            young: FdQueue::of(young_in, young_out),
+            old: FdQueue::of(old_in, old_out),
             old_dead: 0,
             tidy_at: YOUNG_PACKETS,
             dead_max: usize::MAX,
         }
     }
 
-    /// Looks at all that is in them; see [`Queue::look`].
+    /// Looks at all that is in them; see [`FdQueue::look`].
     pub fn look(&mut self, mut see: impl FnMut(Found)) -> Result<(), Errno> {
         self.old.look(&mut see)?;
         self.young.look(see)
@@ -107,7 +107,7 @@ impl Boxes {
 
     /// Puts an item in.
     ///
-    /// Errors: `EAGAIN` when the box is full; `ETOOMANYREFS` when there is more in boxes of this user than RLIMIT_NOFILE
+    /// Errors: `EAGAIN` when the queue is full; `ETOOMANYREFS` when there is more in queues of this user than RLIMIT_NOFILE
     /// allows to be open.
     pub fn put(
         &mut self,
@@ -129,7 +129,7 @@ impl Boxes {
         }
     }
 
-    /// Tidies up; the young box may have room though the old one has not, or nothing can be looked at now.
+    /// Tidies up; the young queue may have room though the old one has not, or nothing can be looked at now.
     fn tidy_if_possible(&mut self, ledger: &Ledger) {
         let _ = self.tidy(ledger);
         self.tidy_at = self.young.packets.len() + self.young_max();
@@ -140,14 +140,14 @@ impl Boxes {
         let mut out: HashSet<Item> = self.young.drop_dead(ledger).into_iter().collect();
         out.extend(self.old.drop_dead(ledger));
         let is_out: Vec<bool> = items.iter().map(|item| out.contains(item)).collect();
-        // Some of them are behind others in the young box, from where they are dropped in time: then the old box is gone
+        // Some of them are behind others in the young queue, from where they are dropped in time: then the old queue is gone
         // round too early, which costs little.
         let behind = is_out.iter().filter(|is_out| !**is_out).count();
         self.old_dead = self.old_dead.saturating_add(behind);
         is_out
     }
 
-    /// Moves what has lived on into the old box, and goes round that if it is worth it.
+    /// Moves what has lived on into the old queue, and goes round that if it is worth it.
     fn tidy(&mut self, ledger: &Ledger) -> Result<(), Errno> {
         self.young.drop_dead(ledger);
         while !self.young.packets.is_empty() {
@@ -197,41 +197,41 @@ mod tests {
     }
 
     /// What another process would find alive.
-    fn found(boxes: &Boxes, ledger: &Ledger) -> Vec<Found> {
-        let ends = boxes.ends().map(|end| end.try_clone_to_owned().unwrap());
+    fn found(queues: &FdQueues, ledger: &Ledger) -> Vec<Found> {
+        let ends = queues.ends().map(|end| end.try_clone_to_owned().unwrap());
         let mut found = Vec::new();
         let see = |seen: Found| found.extend(seen.0.is_alive(ledger).then_some(seen));
-        Boxes::of(ends).look(see).unwrap();
+        FdQueues::of(ends).look(see).unwrap();
         found
     }
 
     #[test]
     fn an_item_is_found_until_it_dies_and_then_closed() {
-        let (ledger, mut boxes) = (Ledger::private().unwrap(), Boxes::new().unwrap());
+        let (ledger, mut queues) = (Ledger::private().unwrap(), FdQueues::new().unwrap());
         let (ticket, near, other, far) = connection(&ledger);
         let item = Item::Connection(ticket);
-        boxes
+        queues
             .put(item, &[near.as_fd(), other.as_fd()], &ledger)
             .unwrap();
         drop(near);
-        let mut there = found(&boxes, &ledger);
+        let mut there = found(&queues, &ledger);
         assert_eq!((there.len(), there[0].0, there[0].1.len()), (1, item, 2));
         write(&there[0].1[0], b"x").unwrap();
         there.clear();
         ledger.close(Table::Records, ticket);
-        assert_eq!(boxes.died(&[item], &ledger), [true]);
+        assert_eq!(queues.died(&[item], &ledger), [true]);
         assert_eq!(read(&far, &mut [0; 2]), Ok(1));
         assert_eq!(read(&far, &mut [0; 2]), Ok(0));
     }
 
     #[test]
     fn thousands_come_and_go_and_the_living_are_all_found() {
-        let (ledger, mut boxes) = (Ledger::private().unwrap(), Boxes::new().unwrap());
+        let (ledger, mut queues) = (Ledger::private().unwrap(), FdQueues::new().unwrap());
         let mut living: VecDeque<(Ticket, OwnedFd)> = VecDeque::new();
         for number in 0..5000u32 {
             let (ticket, near, other, far) = connection(&ledger);
             let descriptors = [near.as_fd(), other.as_fd()];
-            boxes
+            queues
                 .put(Item::Connection(ticket), &descriptors, &ledger)
                 .unwrap();
             living.push_back((ticket, far));
@@ -244,28 +244,28 @@ mod tests {
             };
             if let Some((ticket, _)) = gone {
                 ledger.close(Table::Records, ticket);
-                boxes.died(&[Item::Connection(ticket)], &ledger);
+                queues.died(&[Item::Connection(ticket)], &ledger);
             }
         }
-        let there = found(&boxes, &ledger);
+        let there = found(&queues, &ledger);
         for (ticket, _) in &living {
             let item = Item::Connection(*ticket);
             assert!(there.iter().any(|(found, _)| *found == item), "{ticket:?}");
         }
         assert_eq!(there.len(), living.len());
-        let packets = boxes.young.packets.len() + boxes.old.packets.len();
+        let packets = queues.young.packets.len() + queues.old.packets.len();
         assert!(packets < 2 * YOUNG_PACKETS, "{packets} packets");
     }
 
     #[test]
-    fn the_dead_in_the_old_box_make_room() {
-        let (ledger, mut boxes) = (Ledger::private().unwrap(), Boxes::new().unwrap());
+    fn the_dead_in_the_old_queue_make_room() {
+        let (ledger, mut queues) = (Ledger::private().unwrap(), FdQueues::new().unwrap());
         for _ in 0..30 {
             let mut tickets = Vec::new();
             for _ in 0..300 {
                 let (ticket, near, other, _) = connection(&ledger);
                 let descriptors = [near.as_fd(), other.as_fd()];
-                boxes
+                queues
                     .put(Item::Connection(ticket), &descriptors, &ledger)
                     .unwrap();
                 tickets.push(ticket);
@@ -273,11 +273,11 @@ mod tests {
             // The first of each three hundred stays: every packet has a living one.
             for ticket in tickets.into_iter().skip(1) {
                 ledger.close(Table::Records, ticket);
-                boxes.died(&[Item::Connection(ticket)], &ledger);
+                queues.died(&[Item::Connection(ticket)], &ledger);
             }
         }
-        assert_eq!(found(&boxes, &ledger).len(), 30);
-        let items: usize = boxes
+        assert_eq!(found(&queues, &ledger).len(), 30);
+        let items: usize = queues
             .old
             .packets
             .iter()
