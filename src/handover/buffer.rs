@@ -89,7 +89,7 @@ impl Buffer {
     }
 
     /// Writes down whose bytes it holds.
-    pub fn set_owner(&mut self, owner: Owner) {
+    pub fn set_owner(&self, owner: Owner) {
         self.set_word(OWNER, owner.word());
     }
 

@@ -14,7 +14,7 @@ use nix::errno::Errno;
 use super::ledger::{Ledger, Owner, Table, Ticket};
 use super::queue::{Found, Item};
 use super::queues::FdQueues;
-use super::{Buffer, Inherited, Store};
+use super::{Buffer, Inherited, Kept, Store};
 use crate::{notify, sys};
 
 /// Counts the connections that wait in the store, and leaves them there.
@@ -36,7 +36,10 @@ pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
 /// Takes over what there is room for, in descriptors.
 ///
 /// Errors: why there is nothing to go on with; all of it is aborted then.
-pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Store, Inherited), String> {
+pub fn adopt(
+    stored: Vec<(String, OwnedFd)>,
+    room: usize,
+) -> Result<(Arc<Store>, Inherited), String> {
     let (mut queues, ledger) = open(stored)?;
     let salvaged = ledger.and_then(|ledger| {
         let ledger = Arc::new(ledger);
@@ -51,13 +54,10 @@ pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Store, Inhe
         room,
         seen: HashSet::new(),
         robbed: HashSet::new(),
-        inherited: Inherited {
-            buffers,
-            ..Inherited::default()
-        },
+        found: Vec::new(),
+        lost: 0,
     };
-    let looked = queues.look(|found| sorting.add(found));
-    match looked {
+    match queues.look(|found| sorting.add(found)) {
         Ok(()) => sorting.forget_unseen(),
         Err(errno) => {
             let cause = errno.desc();
@@ -66,9 +66,25 @@ pub fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Store, Inhe
             );
         }
     }
-    let inherited = sorting.finish();
+    let (found, lost) = sorting.finish();
     queues.settle(&ledger);
-    Ok((Store::of(ledger, Some(queues)), inherited))
+    let store = Arc::new(Store::of(ledger, Some(queues)));
+    let mut inherited = Inherited {
+        buffers,
+        lost,
+        ..Inherited::default()
+    };
+    for (item, descriptors) in found {
+        let list = match item {
+            Item::Ledger => continue,
+            Item::Connection(_) => &mut inherited.connections,
+            Item::Peer(_) => &mut inherited.peers,
+            Item::Pipe(_) => &mut inherited.pipes,
+        };
+        let kept = item.ticket().map(|ticket| Kept::adopt(&store, ticket));
+        list.extend(kept.map(|kept| (kept, descriptors)));
+    }
+    Ok((store, inherited))
 }
 
 /// The queues, and the ledger that is in them.
@@ -120,7 +136,10 @@ struct Sorting<'a> {
     seen: HashSet<Item>,
     /// Connections whose bytes were in a pipe that is lost.
     robbed: HashSet<Ticket>,
-    inherited: Inherited,
+    /// What can be gone on with.
+    found: Vec<Found>,
+    /// Connections that were aborted.
+    lost: usize,
 }
 
 impl Sorting<'_> {
@@ -133,65 +152,55 @@ impl Sorting<'_> {
             return self.lose(item, &descriptors);
         }
         self.seen.insert(item);
-        let Item::Pipe(ticket) = item else {
-            self.room -= count;
-            return self.inherited.connections.push((item, descriptors));
-        };
-        let owner = Owner::of(self.ledger.pipe_owner(ticket).load(Ordering::Acquire));
-        let bytes_in = |output: &OwnedFd| sys::readable_bytes(output.as_fd()).unwrap_or(0);
-        match descriptors.first().map_or(0, bytes_in) {
-            0 => self.ledger.close(Table::Pipes, ticket),
-            held_bytes => {
-                self.room -= count;
-                let pipe = (owner, held_bytes, (item, descriptors));
-                self.inherited.pipes.push(pipe);
+        if let Item::Pipe(ticket) = item {
+            let bytes_in = |output: &OwnedFd| sys::readable_bytes(output.as_fd()).unwrap_or(0);
+            if descriptors.first().map_or(0, bytes_in) == 0 {
+                return self.ledger.close(ticket);
             }
         }
+        self.room -= count;
+        self.found.push((item, descriptors));
     }
 
     fn lose(&mut self, item: Item, descriptors: &[OwnedFd]) {
         match item {
-            Item::Ledger => {}
+            Item::Ledger => return,
             Item::Pipe(ticket) => {
-                let owner = Owner::of(self.ledger.pipe_owner(ticket).load(Ordering::Acquire));
+                let word = self.ledger.word(ticket, 0);
+                let owner = Owner::of(word.load(Ordering::Acquire));
                 self.robbed.extend(owner.ticket());
-                self.ledger.close(Table::Pipes, ticket);
             }
-            Item::Connection(ticket) | Item::Peer(ticket) => {
+            Item::Connection(_) | Item::Peer(_) => {
                 abort(descriptors);
-                self.inherited.lost += 1;
-                self.ledger.close(Table::Records, ticket);
+                self.lost += 1;
             }
         }
+        item.ticket()
+            .into_iter()
+            .for_each(|ticket| self.ledger.close(ticket));
     }
 
     /// Frees the places of what was written down, and never put in: the process was killed between the two.
     fn forget_unseen(&mut self) {
-        for ticket in self.ledger.live(Table::Records) {
-            let items = [Item::Connection(ticket), Item::Peer(ticket)];
-            if !items.iter().any(|item| self.seen.contains(item)) {
-                self.ledger.close(Table::Records, ticket);
-            }
-        }
-        for ticket in self.ledger.live(Table::Pipes) {
-            if !self.seen.contains(&Item::Pipe(ticket)) {
-                self.ledger.close(Table::Pipes, ticket);
-            }
-        }
+        let seen: HashSet<Ticket> = self.seen.iter().filter_map(|item| item.ticket()).collect();
+        let live = [Table::Records, Table::Pipes].map(|table| self.ledger.live(table));
+        let unseen = live
+            .iter()
+            .flatten()
+            .filter(|ticket| !seen.contains(ticket));
+        unseen.for_each(|ticket| self.ledger.close(*ticket));
     }
 
-    /// Gives what can go on whole.
-    fn finish(mut self) -> Inherited {
-        let connections = std::mem::take(&mut self.inherited.connections);
-        for (item, descriptors) in connections {
-            match item {
-                Item::Connection(ticket) if self.robbed.contains(&ticket) => {
-                    self.lose(item, &descriptors);
-                }
-                _ => self.inherited.connections.push((item, descriptors)),
-            }
+    /// Returns what can go on whole, and how many connections were aborted.
+    fn finish(mut self) -> (Vec<Found>, usize) {
+        let found = std::mem::take(&mut self.found);
+        let (robbed, whole): (Vec<Found>, Vec<Found>) = found.into_iter().partition(
+            |(item, _)| matches!(item, Item::Connection(ticket) if self.robbed.contains(ticket)),
+        );
+        for (item, descriptors) in robbed {
+            self.lose(item, &descriptors);
         }
-        self.inherited
+        (whole, self.lost)
     }
 }
 
@@ -201,17 +210,15 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+    use crate::handover::{Kind, Words};
 
     /// A kept connection between sockets of the test, and the client at its far end.
-    fn keep(store: &Store, listener: &TcpListener) -> (Ticket, TcpStream) {
+    fn keep(store: &Arc<Store>, listener: &TcpListener) -> (Kept, TcpStream) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
-        let ticket = store.ledger().open(Table::Records).unwrap();
-        store.ledger().publish(Table::Records, ticket);
         let descriptors = [server.as_fd(), server.as_fd()];
-        let item = Item::Connection(ticket);
-        store.put(item, &descriptors).unwrap();
-        (ticket, client)
+        let kept = store.keep(Kind::Connection, |_| {}, &descriptors).unwrap();
+        (kept, client)
     }
 
     fn is_reset(mut client: &TcpStream) -> bool {
@@ -224,10 +231,13 @@ mod tests {
     fn those_that_there_is_no_room_for_are_aborted_and_the_others_go_on() {
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let store = Store::with_queues();
-        let clients: Vec<TcpStream> = (0..5).map(|_| keep(&store, &listener).1).collect();
+        let clients: Vec<_> = (0..5).map(|_| keep(&store, &listener)).collect();
         let (_, inherited) = adopt(store.stored(), 6).unwrap();
         assert_eq!((inherited.connections.len(), inherited.lost), (3, 2));
-        let reset = clients.iter().filter(|client| is_reset(client)).count();
+        let reset = clients
+            .iter()
+            .filter(|(_, client)| is_reset(client))
+            .count();
         assert_eq!(reset, 2);
     }
 
@@ -236,16 +246,13 @@ mod tests {
         let listener = TcpListener::bind("[::1]:0").unwrap();
         let store = Store::with_queues();
         let (robbed, client) = keep(&store, &listener);
-        let (_, other) = keep(&store, &listener);
+        let (_goes_on, other) = keep(&store, &listener);
         let (output, input) = nix::unistd::pipe().unwrap();
         nix::unistd::write(&input, b"abc").unwrap();
-        let pipe = store.ledger().open(Table::Pipes).unwrap();
-        let owner = Owner::flow(robbed, true).word();
-        let word = store.ledger().pipe_owner(pipe);
-        word.store(owner, Ordering::Release);
-        store.ledger().publish(Table::Pipes, pipe);
+        let owner = robbed.words().flow(true).word();
         let ends = [output.as_fd(), input.as_fd()];
-        store.put(Item::Pipe(pipe), &ends).unwrap();
+        let write = |words: Words<'_>| words.set(0, owner);
+        let _pipe = store.keep(Kind::Pipe, write, &ends).unwrap();
         let (_, inherited) = adopt(store.stored(), 5).unwrap();
         assert_eq!((inherited.connections.len(), inherited.lost), (1, 1));
         assert!(is_reset(&client) && !is_reset(&other));
@@ -257,13 +264,13 @@ mod tests {
         let store = Store::with_queues();
         let _client = keep(&store, &listener);
         for table in [Table::Records, Table::Pipes] {
-            let ticket = store.ledger().open(table).unwrap();
-            store.ledger().publish(table, ticket);
+            let ticket = store.ledger.open(table).unwrap();
+            store.ledger.publish(ticket);
         }
         let (next, inherited) = adopt(store.stored(), usize::MAX).unwrap();
         assert_eq!(inherited.connections.len(), 1);
-        assert_eq!(next.ledger().live(Table::Records).len(), 1);
-        assert_eq!(next.ledger().live(Table::Pipes), []);
+        assert_eq!(next.ledger.live(Table::Records).len(), 1);
+        assert_eq!(next.ledger.live(Table::Pipes), []);
     }
 
     #[test]
@@ -272,8 +279,8 @@ mod tests {
         let store = Store::with_queues();
         let _first = keep(&store, &listener);
         for _ in 0..300 {
-            let (ticket, _) = keep(&store, &listener);
-            store.ledger().close(Table::Records, ticket);
+            let (kept, _) = keep(&store, &listener);
+            store.ledger.close(kept.ticket());
         }
         let (_, inherited) = adopt(store.stored(), 2).unwrap();
         assert_eq!((inherited.connections.len(), inherited.lost), (1, 0));

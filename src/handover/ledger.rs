@@ -29,6 +29,8 @@ use crate::sys::Mapping;
 
 /// Words of a record that its owner may use.
 pub const RECORD_WORDS: usize = 9;
+/// Words of a pipe that its owner may use.
+pub const PIPE_WORDS: usize = 1;
 /// Words of the header that are there for the user of the ledger.
 pub const COMMON_WORDS: usize = 8;
 
@@ -60,10 +62,40 @@ pub enum Table {
 /// One use of a place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ticket {
-    /// The place.
-    pub index: u32,
-    /// Counts its uses.
-    pub generation: NonZeroU32,
+    /// The place, and in the highest bit the table: half a ticket more would be felt in each connection.
+    place: u32,
+    generation: NonZeroU32,
+}
+
+const PIPES: u32 = 1 << 31;
+
+impl Ticket {
+    /// One use of the place with that number, of which a table has fewer than 2^31.
+    pub fn new(table: Table, index: u32, generation: NonZeroU32) -> Ticket {
+        let place = match table {
+            Table::Records => index & !PIPES,
+            Table::Pipes => index | PIPES,
+        };
+        Ticket { place, generation }
+    }
+
+    /// Returns the table that the place is in.
+    pub fn table(self) -> Table {
+        match self.place & PIPES {
+            0 => Table::Records,
+            _ => Table::Pipes,
+        }
+    }
+
+    /// Returns the number of the place.
+    pub fn index(self) -> u32 {
+        self.place & !PIPES
+    }
+
+    /// Returns which of its uses it is.
+    pub fn generation(self) -> NonZeroU32 {
+        self.generation
+    }
 }
 
 /// A flow of a connection, whose bytes a buffer or pipe holds.
@@ -76,16 +108,18 @@ impl Owner {
 
     /// The inbound or the outbound flow of a connection.
     pub fn flow(ticket: Ticket, is_inbound: bool) -> Owner {
-        let flow = u64::from(ticket.index) << 1 | u64::from(is_inbound);
+        let flow = u64::from(ticket.index()) << 1 | u64::from(is_inbound);
         Owner(flow << 32 | u64::from(ticket.generation.get()))
     }
 
     /// Returns the use of a record that the flow's connection has; none for nobody.
     pub fn ticket(self) -> Option<Ticket> {
-        Some(Ticket {
-            index: (self.0 >> 33) as u32,
-            generation: NonZeroU32::new(self.0 as u32)?,
-        })
+        let generation = NonZeroU32::new(self.0 as u32)?;
+        Some(Ticket::new(
+            Table::Records,
+            (self.0 >> 33) as u32,
+            generation,
+        ))
     }
 
     /// The word that means it.
@@ -203,8 +237,12 @@ impl Ledger {
             *used = count.min(limit as u64) as u32;
         }
         let [records, pipes, _] = free.used;
-        let is_free =
-            |table, index: &u32| self.head(table, *index).load(Ordering::Acquire) & LIVE == 0;
+        let is_free = |table, index: &u32| {
+            self.head(self.use_of(table, *index))
+                .load(Ordering::Acquire)
+                & LIVE
+                == 0
+        };
         free.records = (0..records)
             .filter(|index| is_free(Table::Records, index))
             .collect();
@@ -266,68 +304,72 @@ impl Ledger {
                 None => self.extend(&mut free, number, self.layout.places)?,
             }
         };
-        let generation = (self.head(table, index).load(Ordering::Acquire) >> 32) as u32;
-        Some(Ticket {
-            index,
-            generation: NonZeroU32::new(generation).unwrap_or(NonZeroU32::MIN),
-        })
+        Some(self.use_of(table, index))
     }
 
-    /// Ends a use: what refers to it is dead from now on.
-    pub fn close(&self, table: Table, ticket: Ticket) {
-        if self.is_frozen() {
+    /// Ends a use: what refers to it is dead from now on. Of one that is over nothing is changed.
+    pub fn close(&self, ticket: Ticket) {
+        if self.is_frozen() || !self.is_open(ticket) {
             return;
         }
         let next = u64::from(ticket.generation.get().wrapping_add(1)) << 32;
-        self.head(table, ticket.index)
-            .store(next, Ordering::Release);
+        self.head(ticket).store(next, Ordering::Release);
         let mut free = self.free();
-        match table {
-            Table::Records => free.records.push(ticket.index),
-            Table::Pipes => free.pipes.push(ticket.index),
+        match ticket.table() {
+            Table::Records => free.records.push(ticket.index()),
+            Table::Pipes => free.pipes.push(ticket.index()),
         }
     }
 
+    /// Returns whether a use is not over; it may be still to be published.
+    pub fn is_open(&self, ticket: Ticket) -> bool {
+        self.has(ticket) && self.use_of(ticket.table(), ticket.index()) == ticket
+    }
+
     /// Makes a use valid, when all that belongs to it is written.
-    pub fn publish(&self, table: Table, ticket: Ticket) {
+    pub fn publish(&self, ticket: Ticket) {
         let head = u64::from(ticket.generation.get()) << 32 | LIVE;
-        self.head(table, ticket.index)
-            .store(head, Ordering::Release);
+        self.head(ticket).store(head, Ordering::Release);
     }
 
-    /// Tells whether a use is valid, and not over.
-    pub fn is_live(&self, table: Table, ticket: Ticket) -> bool {
+    /// Returns whether a use is valid, and not over.
+    pub fn is_live(&self, ticket: Ticket) -> bool {
         let head = u64::from(ticket.generation.get()) << 32 | LIVE;
-        let is_there = (ticket.index as usize) < self.layout.places;
-        is_there && self.head(table, ticket.index).load(Ordering::Acquire) == head
+        self.has(ticket) && self.head(ticket).load(Ordering::Acquire) == head
     }
 
-    /// Gives all uses of a table that are valid.
+    /// Returns all uses of a table that are valid.
     pub fn live(&self, table: Table) -> Vec<Ticket> {
         let number = match table {
             Table::Records => 0,
             Table::Pipes => 1,
         };
         let used = self.free().used[number];
-        let ticket = |index: u32| {
-            let head = self.head(table, index).load(Ordering::Acquire);
-            let generation = NonZeroU32::new((head >> 32) as u32)?;
-            (head & LIVE != 0).then_some(Ticket { index, generation })
+        let uses = (0..used).map(|index| self.use_of(table, index));
+        uses.filter(|ticket| self.is_live(*ticket)).collect()
+    }
+
+    /// Returns a word that belongs to a use; see [`RECORD_WORDS`] and [`PIPE_WORDS`].
+    pub fn word(&self, ticket: Ticket, number: usize) -> &AtomicU64 {
+        let words = match ticket.table() {
+            Table::Records => RECORD_WORDS,
+            Table::Pipes => PIPE_WORDS,
         };
-        (0..used).filter_map(ticket).collect()
+        assert!(number < words);
+        self.tables
+            .word(self.place_of(ticket) + (1 + number) * WORD)
     }
 
-    /// Gives a word of a record.
-    pub fn record_word(&self, ticket: Ticket, number: usize) -> &AtomicU64 {
-        assert!(number < RECORD_WORDS);
-        let record = self.layout.record_at(ticket.index);
-        self.tables.word(record + (1 + number) * WORD)
+    /// Returns the use of a place that is under way, or would be the next one.
+    fn use_of(&self, table: Table, index: u32) -> Ticket {
+        let place = Ticket::new(table, index, NonZeroU32::MIN);
+        let generation = (self.head(place).load(Ordering::Acquire) >> 32) as u32;
+        let generation = NonZeroU32::new(generation).unwrap_or(NonZeroU32::MIN);
+        Ticket::new(table, index, generation)
     }
 
-    /// Gives the word that tells whose bytes are in a pipe.
-    pub fn pipe_owner(&self, ticket: Ticket) -> &AtomicU64 {
-        let pipe = self.layout.pipe_at(ticket.index);
-        self.tables.word(pipe + WORD)
+    fn has(&self, ticket: Ticket) -> bool {
+        (ticket.index() as usize) < self.layout.places
     }
 
     /// Takes a buffer into use.
@@ -402,11 +444,15 @@ impl Ledger {
         self.tables.word((1 + table) * WORD)
     }
 
-    fn head(&self, table: Table, index: u32) -> &AtomicU64 {
-        self.tables.word(match table {
-            Table::Records => self.layout.record_at(index),
-            Table::Pipes => self.layout.pipe_at(index),
-        })
+    fn head(&self, ticket: Ticket) -> &AtomicU64 {
+        self.tables.word(self.place_of(ticket))
+    }
+
+    fn place_of(&self, ticket: Ticket) -> usize {
+        match ticket.table() {
+            Table::Records => self.layout.record_at(ticket.index()),
+            Table::Pipes => self.layout.pipe_at(ticket.index()),
+        }
     }
 
     fn free(&self) -> MutexGuard<'_, Free> {

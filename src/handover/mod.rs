@@ -10,6 +10,7 @@
 
 mod buffer;
 mod inherit;
+mod kept;
 mod layout;
 mod ledger;
 mod queue;
@@ -18,7 +19,7 @@ mod queues;
 #[cfg(test)]
 use std::os::fd::AsFd;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
@@ -28,8 +29,11 @@ use crate::descriptors::Shares;
 use crate::notify::{self, Storing};
 pub use buffer::Buffer;
 pub use inherit::waiting;
-pub use ledger::{Ledger, Owner, Table, Ticket};
-pub use queue::{Found, Item, PACKET_DESCRIPTORS};
+pub use kept::{Kept, Kind, Words};
+use ledger::Ledger;
+pub use ledger::Owner;
+use queue::Item;
+pub use queue::PACKET_DESCRIPTORS;
 use queues::FdQueues;
 
 /// Begins the names of all that is ours in the store.
@@ -43,8 +47,7 @@ pub struct Store {
     queues: Mutex<Option<FdQueues>>,
     /// What was sent to systemd, and not read by it yet.
     pending: Mutex<Option<(FdQueues, Storing)>>,
-    /// Items are put in as soon as they are there, not only when the process is to stop.
-    is_early: AtomicBool,
+    is_at_once: AtomicBool,
     has_failed: AtomicBool,
     /// Pipes that there are, and that there may be.
     pipes: AtomicUsize,
@@ -56,11 +59,13 @@ pub struct Store {
 /// What another process has left.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Connections, and peers that wait for one, each with its descriptors.
-    pub connections: Vec<Found>,
-    /// Pipes that hold bytes: whose, how many, and both ends.
-    pub pipes: Vec<(Owner, usize, Found)>,
-    /// Buffers that hold bytes.
+    /// Connections, each with the sockets of its peer and its target.
+    pub connections: Vec<(Kept, Vec<OwnedFd>)>,
+    /// Peers whose target is still to be connected.
+    pub peers: Vec<(Kept, Vec<OwnedFd>)>,
+    /// Pipes that hold bytes, with both ends.
+    pub pipes: Vec<(Kept, Vec<OwnedFd>)>,
+    /// Buffers that hold bytes, and whose these are.
     pub buffers: Vec<(Owner, Box<Buffer>)>,
     /// Connections that there is no room for; they are aborted.
     pub lost: usize,
@@ -68,13 +73,13 @@ pub struct Inherited {
 
 impl Store {
     /// Begins without anything that could outlive the process.
-    pub fn private() -> Result<Store, Errno> {
-        Ok(Store::of(Arc::new(Ledger::private()?), None))
+    pub fn private() -> Result<Arc<Store>, Errno> {
+        Ok(Arc::new(Store::of(Arc::new(Ledger::private()?), None)))
     }
 
-    /// Begins with what can be passed on, once [`Store::begin`] has found that somebody takes it.
-    pub fn new() -> Result<Store, Errno> {
-        Ok(Store::of(Arc::new(Ledger::new()?), None))
+    /// Begins with what can be passed on, once [`Store::register`] has found that somebody takes it.
+    pub fn new() -> Result<Arc<Store>, Errno> {
+        Ok(Arc::new(Store::of(Arc::new(Ledger::new()?), None)))
     }
 
     fn of(ledger: Arc<Ledger>, queues: Option<FdQueues>) -> Store {
@@ -82,7 +87,7 @@ impl Store {
             ledger,
             queues: Mutex::new(queues),
             pending: Mutex::default(),
-            is_early: AtomicBool::new(false),
+            is_at_once: AtomicBool::new(false),
             has_failed: AtomicBool::new(false),
             pipes: AtomicUsize::new(0),
             pipes_max: AtomicUsize::new(usize::MAX),
@@ -124,7 +129,7 @@ impl Store {
     pub fn adopt(
         stored: Vec<(String, OwnedFd)>,
         room: usize,
-    ) -> Result<(Store, Inherited), String> {
+    ) -> Result<(Arc<Store>, Inherited), String> {
         let adopted = inherit::adopt(stored, room);
         if adopted.is_err() {
             FdQueues::NAMES.into_iter().for_each(notify::forget);
@@ -136,7 +141,7 @@ impl Store {
     ///
     /// Errors: `ENOTCONN` when systemd keeps no descriptors, or not enough of them (FileDescriptorStoreMax=); `ETIMEDOUT` when
     /// it has not read so far, and then this may be asked again.
-    pub fn begin(&self, time: PollTimeout) -> Result<(), Errno> {
+    pub fn register(&self, time: PollTimeout) -> Result<(), Errno> {
         let mut queues = self.queues();
         if queues.is_some() {
             return Ok(());
@@ -170,27 +175,25 @@ impl Store {
         Ok((new, storing))
     }
 
-    /// Begins as [`Store::begin`] does, with nobody but the test to keep the queues.
+    /// Begins as [`Store::register`] does, with nobody but the test to keep the queues.
     #[cfg(test)]
-    pub fn with_queues() -> Store {
-        Store::new().unwrap().in_queues()
+    pub fn with_queues() -> Arc<Store> {
+        Store::in_queues(Ledger::new().unwrap())
     }
 
     /// The same, as another version of the program might begin.
     #[cfg(test)]
-    pub fn with_queues_of_another_layout() -> Store {
-        Store::of(Arc::new(Ledger::of_another_layout()), None).in_queues()
+    pub fn with_queues_of_another_layout() -> Arc<Store> {
+        Store::in_queues(Ledger::of_another_layout())
     }
 
     #[cfg(test)]
-    fn in_queues(self) -> Store {
-        let store = self;
+    fn in_queues(ledger: Ledger) -> Arc<Store> {
         let mut queues = FdQueues::new().unwrap();
-        let file = store.ledger.file().unwrap();
-        queues.put_ledger(file).unwrap();
-        *store.queues() = Some(queues);
-        store.keep_from_the_beginning();
-        store
+        queues.put_ledger(ledger.file().unwrap()).unwrap();
+        let store = Store::of(Arc::new(ledger), Some(queues));
+        store.keep_at_once();
+        Arc::new(store)
     }
 
     /// What the next process gets from the store.
@@ -204,29 +207,37 @@ impl Store {
             .collect()
     }
 
-    /// From now on what is new is put in at once, so that it survives a crash as well.
-    pub fn keep_from_the_beginning(&self) {
-        self.is_early.store(true, Ordering::Relaxed);
+    /// From now on what is new is to be kept at once, so that it survives a crash as well.
+    pub fn keep_at_once(&self) {
+        self.is_at_once.store(true, Ordering::Relaxed);
     }
 
-    /// Gives the tables.
-    pub fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
+    /// Returns whether what is new is to be kept at once, and not only when the process is to stop.
+    pub fn keeps_at_once(&self) -> bool {
+        self.is_at_once.load(Ordering::Relaxed)
     }
 
-    /// Puts descriptors in, for the next process.
+    /// Leaves everything as it is from now on, for the next process.
+    pub fn freeze(&self) {
+        self.ledger.freeze();
+    }
+
+    /// Returns a word that belongs to no connection, and outlives the process.
+    pub fn common(&self, number: usize) -> &AtomicU64 {
+        self.ledger.common(number)
+    }
+
+    /// Returns an empty buffer whose bytes outlive the process.
     ///
-    /// Errors: `ENOTCONN` when nobody keeps them; `EAGAIN` when the queues are full; `ETOOMANYREFS` when more is in queues of
-    /// this user than RLIMIT_NOFILE allows to be open.
-    pub fn put(&self, item: Item, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    /// Errors: there is no memory for it.
+    pub fn buffer(&self) -> Result<Box<Buffer>, Errno> {
+        Buffer::new(&self.ledger)
+    }
+
+    fn put(&self, item: Item, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         let mut queues = self.queues();
         let queues = queues.as_mut().ok_or(Errno::ENOTCONN)?;
         queues.put(item, descriptors, &self.ledger)
-    }
-
-    /// Tells whether what is new is to be put in at once.
-    pub fn is_early(&self) -> bool {
-        self.is_early.load(Ordering::Relaxed)
     }
 
     /// Says once that something could not be put in.
@@ -236,17 +247,6 @@ impl Store {
             log::warn!(
                 "more is open than can be kept, so some connections would not survive a crash: {cause}"
             );
-        }
-    }
-
-    /// Tells that items have died in the ledger; true of those whose descriptors nobody else has any more.
-    pub fn died(&self, items: &[Item]) -> Vec<bool> {
-        if self.ledger.is_frozen() {
-            return vec![false; items.len()];
-        }
-        match &mut *self.queues() {
-            Some(queues) => queues.died(items, &self.ledger),
-            None => vec![true; items.len()],
         }
     }
 
@@ -276,10 +276,8 @@ mod tests {
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
         let store = Store::with_queues();
-        let ticket = store.ledger.open(Table::Records).unwrap();
-        store.ledger.publish(Table::Records, ticket);
         let descriptors = [server.as_fd(), server.as_fd()];
-        store.put(Item::Connection(ticket), &descriptors).unwrap();
+        let _kept = store.keep(Kind::Connection, |_| {}, &descriptors).unwrap();
         drop(server);
         store.ledger.set_format(1);
         let problem = Store::adopt(store.stored(), usize::MAX).unwrap_err();
@@ -296,22 +294,17 @@ mod tests {
         let store = Store::with_queues();
         let (output, input) = nix::unistd::pipe().unwrap();
         let ends = [output.as_fd(), input.as_fd()];
-        let ticket = || {
-            let ticket = store.ledger.open(Table::Records).unwrap();
-            store.ledger.publish(Table::Records, ticket);
-            ticket
-        };
-        let (connected, connecting, over) = (ticket(), ticket(), ticket());
-        store.put(Item::Peer(connected), &ends[..1]).unwrap();
-        store.put(Item::Connection(connected), &ends).unwrap();
-        store.put(Item::Peer(connecting), &ends[..1]).unwrap();
-        store.put(Item::Connection(over), &ends).unwrap();
-        store.ledger.close(Table::Records, over);
+        let keep = |kind, ends| store.keep(kind, |_| {}, ends).unwrap();
+        // One that is connected meanwhile is in the queue as a peer, too, until its turn there comes.
+        drop(keep(Kind::Peer, &ends[..1]));
+        let _connected = keep(Kind::Connection, &ends);
+        let _connecting = keep(Kind::Peer, &ends[..1]);
+        drop(keep(Kind::Connection, &ends));
         for _ in 0..2 {
             assert_eq!(waiting(store.stored()), 2);
         }
         let (_, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
-        assert_eq!(inherited.connections.len(), 3);
+        assert_eq!((inherited.connections.len(), inherited.peers.len()), (1, 1));
         assert_eq!(waiting(Vec::new()), 0);
     }
 
@@ -319,15 +312,11 @@ mod tests {
     fn what_is_put_in_twice_is_found_once() {
         let store = Store::with_queues();
         let (output, input) = nix::unistd::pipe().unwrap();
-        let ticket = store.ledger.open(Table::Pipes).unwrap();
-        store.ledger.publish(Table::Pipes, ticket);
         nix::unistd::write(&input, b"abc").unwrap();
-        for _ in 0..2 {
-            let ends = [output.as_fd(), input.as_fd()];
-            store.put(Item::Pipe(ticket), &ends).unwrap();
-        }
+        let ends = [output.as_fd(), input.as_fd()];
+        let kept = store.keep(Kind::Pipe, |_| {}, &ends).unwrap();
+        store.put(Item::Pipe(kept.ticket()), &ends).unwrap();
         let (_, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
-        let found: Vec<usize> = inherited.pipes.iter().map(|(_, count, _)| *count).collect();
-        assert_eq!(found, [3]);
+        assert_eq!(inherited.pipes.len(), 1);
     }
 }

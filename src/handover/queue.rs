@@ -39,7 +39,7 @@ impl Item {
             Item::Peer(ticket) => (2, ticket),
             Item::Pipe(ticket) => (3, ticket),
         };
-        let place = u64::from(ticket.index) << 32 | u64::from(ticket.generation.get());
+        let place = u64::from(ticket.index()) << 32 | u64::from(ticket.generation().get());
         (kind << 62 | place).to_le_bytes()
     }
 
@@ -48,14 +48,11 @@ impl Item {
         let Some(generation) = NonZeroU32::new(word as u32) else {
             return Item::Ledger;
         };
-        let ticket = Ticket {
-            index: (word >> 32) as u32 & (u32::MAX >> 2),
-            generation,
-        };
+        let ticket = |table| Ticket::new(table, (word >> 32) as u32 & (u32::MAX >> 2), generation);
         match word >> 62 {
-            1 => Item::Connection(ticket),
-            2 => Item::Peer(ticket),
-            _ => Item::Pipe(ticket),
+            1 => Item::Connection(ticket(Table::Records)),
+            2 => Item::Peer(ticket(Table::Records)),
+            _ => Item::Pipe(ticket(Table::Pipes)),
         }
     }
 
@@ -67,13 +64,17 @@ impl Item {
         }
     }
 
-    /// Tells whether it is still of use.
-    pub fn is_alive(self, ledger: &Ledger) -> bool {
+    /// Returns its use of the ledger, if it is not that itself.
+    pub fn ticket(self) -> Option<Ticket> {
         match self {
-            Item::Ledger => true,
-            Item::Connection(ticket) | Item::Peer(ticket) => ledger.is_live(Table::Records, ticket),
-            Item::Pipe(ticket) => ledger.is_live(Table::Pipes, ticket),
+            Item::Ledger => None,
+            Item::Connection(ticket) | Item::Peer(ticket) | Item::Pipe(ticket) => Some(ticket),
         }
+    }
+
+    /// Returns whether it is still of use.
+    pub fn is_alive(self, ledger: &Ledger) -> bool {
+        self.ticket().is_none_or(|ticket| ledger.is_live(ticket))
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Ticket};
 use super::queue::{FdQueue, Found, Item, Packet};
 
 /// Packets in the young queue, of a few hundred that it has room for even with the smallest net.core.wmem_max.
@@ -95,7 +95,7 @@ impl FdQueues {
 
     /// Learns from the ledger of another process what is dead already, and forgets what can be forgotten.
     pub fn settle(&mut self, ledger: &Ledger) {
-        self.died(&[], ledger);
+        self.release(&[], ledger);
         let items = self.old.packets.iter().flat_map(Packet::items);
         self.old_dead = items.filter(|item| !item.is_alive(ledger)).count();
     }
@@ -135,11 +135,12 @@ impl FdQueues {
         self.tidy_at = self.young.packets.len() + self.young_max();
     }
 
-    /// Forgets what has died; tells of each of these whether its descriptors are out, so that a close of ours is the last one.
-    pub fn died(&mut self, items: &[Item], ledger: &Ledger) -> Vec<bool> {
-        let mut out: HashSet<Item> = self.young.drop_dead(ledger).into_iter().collect();
-        out.extend(self.old.drop_dead(ledger));
-        let is_out: Vec<bool> = items.iter().map(|item| out.contains(item)).collect();
+    /// Forgets what is dead in front; of each of these uses that are over returns whether its descriptors are out, so that a
+    /// close of ours is the last one.
+    pub fn release(&mut self, tickets: &[Ticket], ledger: &Ledger) -> Vec<bool> {
+        let dropped = [self.young.drop_dead(ledger), self.old.drop_dead(ledger)].concat();
+        let out: HashSet<Ticket> = dropped.into_iter().filter_map(Item::ticket).collect();
+        let is_out: Vec<bool> = tickets.iter().map(|ticket| out.contains(ticket)).collect();
         // Some of them are behind others in the young queue, from where they are dropped in time: then the old queue is gone
         // round too early, which costs little.
         let behind = is_out.iter().filter(|is_out| !**is_out).count();
@@ -184,13 +185,13 @@ mod tests {
     use std::collections::VecDeque;
 
     use super::*;
-    use crate::handover::ledger::{Table, Ticket};
+    use crate::handover::ledger::Table;
     use nix::unistd::{pipe, read, write};
 
     /// A connection whose descriptors are two ends of pipes; the third is the far end of the first.
     fn connection(ledger: &Ledger) -> (Ticket, OwnedFd, OwnedFd, OwnedFd) {
         let ticket = ledger.open(Table::Records).unwrap();
-        ledger.publish(Table::Records, ticket);
+        ledger.publish(ticket);
         let (far, near) = pipe().unwrap();
         let (other, _) = pipe().unwrap();
         (ticket, near, other, far)
@@ -218,8 +219,8 @@ mod tests {
         assert_eq!((there.len(), there[0].0, there[0].1.len()), (1, item, 2));
         write(&there[0].1[0], b"x").unwrap();
         there.clear();
-        ledger.close(Table::Records, ticket);
-        assert_eq!(queues.died(&[item], &ledger), [true]);
+        ledger.close(ticket);
+        assert_eq!(queues.release(&[ticket], &ledger), [true]);
         assert_eq!(read(&far, &mut [0; 2]), Ok(1));
         assert_eq!(read(&far, &mut [0; 2]), Ok(0));
     }
@@ -243,8 +244,8 @@ mod tests {
                 _ => None,
             };
             if let Some((ticket, _)) = gone {
-                ledger.close(Table::Records, ticket);
-                queues.died(&[Item::Connection(ticket)], &ledger);
+                ledger.close(ticket);
+                queues.release(&[ticket], &ledger);
             }
         }
         let there = found(&queues, &ledger);
@@ -272,8 +273,8 @@ mod tests {
             }
             // The first of each three hundred stays: every packet has a living one.
             for ticket in tickets.into_iter().skip(1) {
-                ledger.close(Table::Records, ticket);
-                queues.died(&[Item::Connection(ticket)], &ledger);
+                ledger.close(ticket);
+                queues.release(&[ticket], &ledger);
             }
         }
         assert_eq!(found(&queues, &ledger).len(), 30);

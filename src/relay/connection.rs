@@ -11,7 +11,7 @@ use super::token::Side;
 use super::watch::Watch;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
-use crate::handover::{Buffer, Owner, Ticket};
+use crate::handover::{Buffer, Owner, Words};
 use crate::peer::Family;
 use crate::stream::Stream;
 
@@ -209,18 +209,21 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Lets both directions go on as far as they can.
-    pub fn advance(&mut self, tools: &mut Tools, now: Moment) -> Outcome {
+    ///
+    /// `kept`: the words by which the next process knows it, if that is to have it.
+    pub fn advance(&mut self, tools: &mut Tools, kept: Option<Words<'_>>, now: Moment) -> Outcome {
         if self.pause_ends().is_some_and(|at| at <= now) {
             self.inbound.coalesce().resume();
             self.outbound.coalesce().resume();
         }
         let (before, was_half_closed) = (self.delivered_bytes(), self.is_half_closed());
         let is_last = self.outbound.state() == State::Finished;
-        tools.is_inbound = true;
-        let inbound = (self.inbound).advance(&mut self.peer, &mut self.target, tools, is_last);
+        let owner = owner(kept, true);
+        let (peer, target) = (&mut self.peer, &mut self.target);
+        let inbound = (self.inbound).advance(peer, target, tools, owner, is_last);
         let is_last = self.inbound.state() == State::Finished;
-        tools.is_inbound = false;
-        let outbound = (self.outbound).advance(&mut self.target, &mut self.peer, tools, is_last);
+        let owner = self::owner(kept, false);
+        let outbound = (self.outbound).advance(target, peer, tools, owner, is_last);
         let after = self.delivered_bytes();
         if after != before || self.is_half_closed() != was_half_closed {
             self.active = now;
@@ -358,6 +361,10 @@ impl<W: Wire> Connection<W> {
     }
 }
 
+fn owner(kept: Option<Words<'_>>, is_inbound: bool) -> Owner {
+    kept.map_or(Owner::NOBODY, |words| words.flow(is_inbound))
+}
+
 /// Tells whether a write that fails so means that the other end is there no more, and what it has sent has an end.
 fn has_gone(errno: Errno) -> bool {
     // Any other, such as ENOBUFS, is of a living socket: nothing more may ever come from it.
@@ -414,10 +421,16 @@ impl Connection<Stream> {
         }
     }
 
-    /// Makes sure that the next process finds what the flows hold, and knows which connection's it is.
-    pub fn keep(&mut self, ticket: Ticket) -> std::result::Result<(), Errno> {
-        self.inbound.keep(Owner::flow(ticket, true))?;
-        self.outbound.keep(Owner::flow(ticket, false))
+    /// Has the next process find the pipes that the flows hold.
+    pub fn keep_pipes(&mut self) -> Result<(), Errno> {
+        self.inbound.keep_pipe()?;
+        self.outbound.keep_pipe()
+    }
+
+    /// Writes down that what the flows hold is of the connection with these words.
+    pub fn set_owners(&self, words: Words<'_>) {
+        self.inbound.set_owner(words.flow(true));
+        self.outbound.set_owner(words.flow(false));
     }
 
     /// Lets both ends go, the peer's first.
@@ -441,9 +454,9 @@ mod tests {
     }
 
     fn run(connection: &mut Connection<Fake>, now: Moment) -> Outcome {
-        let mut tools = Tools::new(std::sync::Arc::new(Store::private().unwrap()));
+        let mut tools = Tools::new(Store::private().unwrap());
         loop {
-            match connection.advance(&mut tools, now) {
+            match connection.advance(&mut tools, None, now) {
                 Outcome::Yielded => {}
                 outcome => return outcome,
             }

@@ -98,7 +98,7 @@ impl Loop {
         listeners: Vec<Listener>,
         dialer: Dialer,
         gate: Gate,
-        store: Store,
+        store: Arc<Store>,
         settings: LoopSettings,
     ) -> Result<Loop> {
         for listener in &listeners {
@@ -120,7 +120,6 @@ impl Loop {
                 );
             }
         }
-        let store = Arc::new(store);
         let worker = Worker::new(Arc::new(dialer), store, settings.limits, false)?;
         let listeners = Listeners::new(listeners, worker.epoll())?;
         let processors = thread::available_parallelism().map_or(1, usize::from);
@@ -174,6 +173,12 @@ impl Loop {
 
     /// Serves until a signal, the idle time, or the end of all there is to do.
     pub fn run(mut self) -> Result<Totals> {
+        let result = self.serve();
+        // What is open when nothing can be waited for any more is the next process's.
+        result.inspect_err(|_| self.worker.store().freeze())
+    }
+
+    fn serve(&mut self) -> Result<Totals> {
         self.notifier.ready();
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut now = Moment::now();
@@ -312,7 +317,7 @@ impl Loop {
             self.gate.leave(&over.peer);
         }
         self.reporter.over(over, self.worker.dialer(), now);
-        report::write_totals(self.worker.store().ledger(), &self.reporter.totals);
+        report::write_totals(self.worker.store(), &self.reporter.totals);
         self.idle_since = now;
     }
 }

@@ -16,7 +16,7 @@ use super::burst::Burst;
 use super::coalesce::Coalesce;
 use super::pipes::{Pipe, Pool};
 use super::wire::{End, Received, Wire};
-use crate::handover::{Buffer, Owner, Store, Ticket};
+use crate::handover::{Buffer, Owner, Store};
 use crate::peer::Family;
 
 /// Operations of one flow before the others get their turn.
@@ -29,10 +29,6 @@ pub struct Tools {
     /// The buffer that bytes are copied through, while no flow holds it.
     buffer: Option<Box<Buffer>>,
     pool: Pool,
-    /// The connection that uses them, if the next process is to know of it.
-    pub user: Option<Ticket>,
-    /// Which of its flows.
-    pub is_inbound: bool,
 }
 
 impl Tools {
@@ -42,8 +38,6 @@ impl Tools {
             store,
             buffer: None,
             pool: Pool::default(),
-            user: None,
-            is_inbound: true,
         }
     }
 
@@ -57,27 +51,23 @@ impl Tools {
         &mut self.pool
     }
 
-    fn owner(&self) -> Owner {
-        (self.user).map_or(Owner::NOBODY, |user| Owner::flow(user, self.is_inbound))
-    }
-
-    fn take_buffer(&mut self) -> Result<Box<Buffer>, Errno> {
+    fn take_buffer(&mut self, owner: Owner) -> Result<Box<Buffer>, Errno> {
         let mut buffer = match self.buffer.take() {
             Some(buffer) => buffer,
-            None => Buffer::new(self.store.ledger())?,
+            None => self.store.buffer()?,
         };
-        buffer.clear(self.owner());
+        buffer.clear(owner);
         Ok(buffer)
     }
 
-    fn take_pipe(&mut self) -> Option<Box<Pipe>> {
+    fn take_pipe(&mut self, owner: Owner) -> Option<Box<Pipe>> {
         let mut pipe = self.pool.take(&self.store)?;
         // The next process would go on with the connection, without what is in a pipe that it does not find.
-        if self.user.is_some() && pipe.keep().is_err() {
+        if owner != Owner::NOBODY && pipe.keep().is_err() {
             self.pool.give_back(pipe);
             return None;
         }
-        pipe.set_owner(self.owner());
+        pipe.set_owner(owner);
         Some(pipe)
     }
 }
@@ -185,17 +175,21 @@ impl Flow {
         }
     }
 
-    /// Makes sure that the next process finds what it holds, and knows whose it is.
-    pub fn keep(&mut self, owner: Owner) -> Result<(), Errno> {
+    /// Has the next process find the pipe that it holds.
+    pub fn keep_pipe(&mut self) -> Result<(), Errno> {
         match &mut self.held {
+            Held::Piped(pipe) => pipe.keep(),
+            Held::Nothing | Held::Copied(_) => Ok(()),
+        }
+    }
+
+    /// Writes down whose bytes it holds.
+    pub fn set_owner(&self, owner: Owner) {
+        match &self.held {
             Held::Nothing => {}
             Held::Copied(buffer) => buffer.set_owner(owner),
-            Held::Piped(pipe) => {
-                pipe.keep()?;
-                pipe.set_owner(owner);
-            }
+            Held::Piped(pipe) => pipe.set_owner(owner),
         }
-        Ok(())
     }
 
     /// Gives the state.
@@ -230,19 +224,21 @@ impl Flow {
 
     /// Moves bytes until one end blocks or the budget is used up.
     ///
-    /// `is_last`: the other direction is finished, and so closing the sink will tell it the end.
+    /// `owner`: what the next process knows it by. `is_last`: the other direction is finished, and so closing the sink will
+    /// tell it the end.
     /// Errors: the source failed, and its bytes will never be complete.
     pub fn advance<W: Wire>(
         &mut self,
         source: &mut End<W>,
         sink: &mut End<W>,
         tools: &mut Tools,
+        owner: Owner,
         is_last: bool,
     ) -> Result<Turn, Errno> {
         for _ in 0..BUDGET {
             let step = match self.held {
                 Held::Nothing => match self.state {
-                    State::Open => self.take(source, sink, tools)?,
+                    State::Open => self.take(source, sink, tools, owner)?,
                     State::Draining => self.send_end(sink, is_last),
                     State::Finished | State::Refused(_) => Step::Blocked,
                 },
@@ -261,6 +257,7 @@ impl Flow {
         source: &mut End<W>,
         sink: &mut End<W>,
         tools: &mut Tools,
+        owner: Owner,
     ) -> Result<Step, Errno> {
         // Nothing is read ahead of a sink that is full, but of a source that has ended: it may have failed.
         let may_read = sink.is_writable && !self.coalesce.is_pausing();
@@ -270,11 +267,11 @@ impl Flow {
         // splice(2) never gets past an urgent byte: it takes what is before it, and then nothing ever again
         // (tcp_read_sock in net/ipv4/tcp.c). A read does.
         let length = (self.burst.splice_bytes()).filter(|_| !source.has_parts);
-        let pipe = length.and_then(|length| Some((tools.take_pipe()?, length)));
+        let pipe = length.and_then(|length| Some((tools.take_pipe(owner)?, length)));
         let is_spliced = pipe.is_some();
         let result = match pipe {
             Some((pipe, length)) => self.fill(source, pipe, length, tools),
-            None => self.copy(source, sink, tools),
+            None => self.copy(source, sink, tools, owner),
         };
         // In front of an urgent byte that no event has told of yet, splice(2) finds nothing, and even an end if there is one
         // behind it. So whether a source has ended is asked of a read.
@@ -314,8 +311,9 @@ impl Flow {
         source: &mut End<W>,
         sink: &mut End<W>,
         tools: &mut Tools,
+        owner: Owner,
     ) -> Result<usize, Errno> {
-        let mut buffer = tools.take_buffer()?;
+        let mut buffer = tools.take_buffer(owner)?;
         let result = source.wire.read(&mut buffer);
         if let Ok(Received { count, is_part }) = result {
             let is_full = count == buffer.room();
@@ -457,7 +455,6 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::handover::Table;
     use crate::relay::fake::Fake;
 
     fn advance(
@@ -469,7 +466,8 @@ mod tests {
         flow.advance(
             source,
             sink,
-            &mut Tools::new(Arc::new(Store::private().unwrap())),
+            &mut Tools::new(Store::private().unwrap()),
+            Owner::NOBODY,
             false,
         )
     }
@@ -510,7 +508,7 @@ mod tests {
             End::new(Fake::taking(&[2, 3, 9, 9])),
         );
         let store = Store::private().unwrap();
-        let mut header = Buffer::new(store.ledger()).unwrap();
+        let mut header = store.buffer().unwrap();
         header.load(b"HEAD");
         let mut flow = Flow::holding(header);
         flow.buffer().unwrap().load(b"abc");
@@ -644,25 +642,20 @@ mod tests {
     fn bytes_of_a_connection_that_outlives_the_process_are_in_no_pipe_that_does_not() {
         // Nothing new is kept by a process that has only taken connections over.
         let (store, _) = Store::adopt(Store::with_queues().stored(), usize::MAX).unwrap();
-        assert!(!store.is_early());
-        let store = Arc::new(store);
-        let user = store.ledger().open(Table::Records).unwrap();
+        assert!(!store.keeps_at_once());
+        let owner = Owner::of(1 << 32 | 1);
         let mut tools = Tools::new(store.clone());
-        tools.user = Some(user);
-        let pipe = tools.take_pipe().unwrap();
+        let pipe = tools.take_pipe(owner).unwrap();
         nix::unistd::write(pipe.input().as_fd(), b"abc").unwrap();
-        let (_, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
-        let found: Vec<_> = inherited
-            .pipes
-            .iter()
-            .map(|pipe| (pipe.0, pipe.1))
-            .collect();
-        assert_eq!(found, [(Owner::flow(user, true), 3)]);
+        let (next, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
+        let found = inherited.pipes.into_iter().filter_map(|(kept, ends)| {
+            let (owner, pipe) = Pipe::adopt(&next, kept, ends)?;
+            Some((owner, pipe.held_bytes))
+        });
+        assert_eq!(found.collect::<Vec<_>>(), [(owner, 3)]);
 
-        let mut tools = Tools::new(Arc::new(Store::private().unwrap()));
-        tools.user = Some(user);
-        assert!(tools.take_pipe().is_none());
-        tools.user = None;
-        assert!(tools.take_pipe().is_some());
+        let mut tools = Tools::new(Store::private().unwrap());
+        assert!(tools.take_pipe(owner).is_none());
+        assert!(tools.take_pipe(Owner::NOBODY).is_some());
     }
 }

@@ -6,7 +6,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -297,7 +296,7 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
     let mut now = Moment::now();
     let ends = (End::new(Model::new(peer)), End::new(Model::new(target)));
     let mut connection = Connection::new(ends.0, ends.1, now);
-    let mut tools = Tools::new(Arc::new(Store::private().unwrap()));
+    let mut tools = Tools::new(Store::private().unwrap());
     for _ in 0..100_000 {
         for side in [Side::Peer, Side::Target] {
             let end = match side {
@@ -310,7 +309,7 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
         // Small writes wait for a moment of the clock.
         let deadline = connection.deadline(&super::Limits::default());
         now = deadline.map_or(now, |at| at.max(now));
-        let outcome = connection.advance(&mut tools, now);
+        let outcome = connection.advance(&mut tools, None, now);
         for (_, watch, wire) in connection.rewatch() {
             wire.change(watch);
         }

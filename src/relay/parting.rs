@@ -1,25 +1,25 @@
-//! Closes sockets that the queues have as well.
+//! Closes sockets that the queues of the store have as well.
 //!
 //! A close of ours ends a connection only if the queue gives its descriptors up. It does so from its front, so that is tried
 //! once for all that are over at the end of a round; those that are not first are ended by a call of their own.
 
 use super::wire::End;
-use crate::handover::{Item, Store, Table};
+use crate::handover::{Kept, Store};
 use crate::stream::Stream;
 
 /// Sockets of a connection that is over.
 #[derive(Debug)]
 pub struct Parting {
-    item: Item,
+    kept: Kept,
     ends: Vec<End<Stream>>,
     is_abort: bool,
 }
 
 impl Parting {
     /// Prepares the close.
-    pub fn new(item: Item, ends: Vec<End<Stream>>, is_abort: bool) -> Parting {
+    pub fn new(kept: Kept, ends: Vec<End<Stream>>, is_abort: bool) -> Parting {
         Parting {
-            item,
+            kept,
             ends,
             is_abort,
         }
@@ -31,26 +31,15 @@ pub fn close(store: &Store, partings: Vec<Parting>) {
     if partings.is_empty() {
         return;
     }
-    let items: Vec<Item> = partings.iter().map(|parting| parting.item).collect();
-    items.iter().for_each(|item| bury(store, *item));
-    for (parting, is_ours) in partings.iter().zip(store.died(&items)) {
-        if !is_ours {
+    let (kept, sockets): (Vec<Kept>, Vec<_>) = partings
+        .into_iter()
+        .map(|parting| (parting.kept, (parting.ends, parting.is_abort)))
+        .unzip();
+    for ((ends, is_abort), is_last) in sockets.into_iter().zip(store.release(kept)) {
+        if !is_last {
             // An end that was sent need not be sent again.
-            let is_due = |end: &&End<Stream>| parting.is_abort || !end.is_finished;
-            let due = parting.ends.iter().filter(is_due);
-            due.for_each(|end| end.wire.part(parting.is_abort));
+            let due = ends.iter().filter(|end| is_abort || !end.is_finished);
+            due.for_each(|end| end.wire.part(is_abort));
         }
-    }
-}
-
-/// Takes an item back whose descriptors go on.
-pub fn forget(store: &Store, item: Item) {
-    bury(store, item);
-    store.died(&[item]);
-}
-
-fn bury(store: &Store, item: Item) {
-    if let Item::Connection(ticket) | Item::Peer(ticket) = item {
-        store.ledger().close(Table::Records, ticket);
     }
 }

@@ -6,31 +6,33 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use crate::handover::{Item, Owner, Store, Table, Ticket};
+use crate::handover::{Kept, Kind, Owner, Store, Words};
+use crate::sys;
 
 /// What is asked for; an unprivileged user may get less (/proc/sys/fs/pipe-max-size).
 pub const PIPE_BYTES: usize = 1 << 20;
 /// A user whose pipes have too many pages gets them with two (/proc/sys/fs/pipe-user-pages-soft): copying is faster then.
 const LEAST_BYTES: i32 = 128 << 10;
+/// The word that says whose bytes are in it.
+const OWNER: usize = 0;
 /// So many flows copy before a pipe is asked for again that could not be had.
 const PATIENCE: u8 = 200;
 
 /// An anonymous pipe and how many bytes are in it.
 #[derive(Debug)]
 pub struct Pipe {
+    /// Whether the next process has it. Released before the last close.
+    kept: Option<Kept>,
     output: OwnedFd,
     input: OwnedFd,
     /// Bytes in the pipe.
     pub held_bytes: usize,
     store: Arc<Store>,
-    /// What the next process knows it by, if that is to have it.
-    kept: Option<Ticket>,
 }
 
 impl Pipe {
@@ -44,11 +46,11 @@ impl Pipe {
             return None;
         };
         let pipe = Pipe {
+            kept: None,
             output,
             input,
             held_bytes: 0,
             store: store.clone(),
-            kept: None,
         };
         let size = fcntl(&pipe.input, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32))
             .or_else(|_| fcntl(&pipe.input, FcntlArg::F_GETPIPE_SZ));
@@ -56,49 +58,39 @@ impl Pipe {
             .then(|| Box::new(pipe))
     }
 
-    /// Takes over the pipe of another process.
+    /// Takes over the pipe of another process, with what is in it.
     pub fn adopt(
         store: &Arc<Store>,
-        ticket: Ticket,
+        kept: Kept,
         descriptors: Vec<OwnedFd>,
-        held_bytes: usize,
-    ) -> Option<Box<Pipe>> {
+    ) -> Option<(Owner, Box<Pipe>)> {
         let [output, input] = descriptors.try_into().ok()?;
         store.pipe_adopted();
-        Some(Box::new(Pipe {
+        let owner = Owner::of(kept.words().get(OWNER));
+        let pipe = Pipe {
+            held_bytes: sys::readable_bytes(output.as_fd()).unwrap_or(0),
+            kept: Some(kept),
             output,
             input,
-            held_bytes,
             store: store.clone(),
-            kept: Some(ticket),
-        }))
+        };
+        Some((owner, Box::new(pipe)))
     }
 
-    /// Puts the pipe where the next process finds it, unless it is there.
+    /// Has the next process find the pipe, as nobody's, unless it does already.
     pub fn keep(&mut self) -> Result<(), Errno> {
-        if self.kept.is_some() {
-            return Ok(());
-        }
-        let ledger = self.store.ledger();
-        let ticket = ledger.open(Table::Pipes).ok_or(Errno::ENOSPC)?;
-        ledger.pipe_owner(ticket).store(0, Ordering::Release);
-        ledger.publish(Table::Pipes, ticket);
-        let descriptors = [self.output.as_fd(), self.input.as_fd()];
-        match self.store.put(Item::Pipe(ticket), &descriptors) {
-            Ok(()) => self.kept = Some(ticket),
-            Err(errno) => {
-                ledger.close(Table::Pipes, ticket);
-                return Err(errno);
-            }
+        if self.kept.is_none() {
+            let nobody = |words: Words<'_>| words.set(OWNER, Owner::NOBODY.word());
+            let descriptors = [self.output.as_fd(), self.input.as_fd()];
+            self.kept = Some(self.store.keep(Kind::Pipe, nobody, &descriptors)?);
         }
         Ok(())
     }
 
     /// Writes down whose bytes are going to be in it.
     pub fn set_owner(&self, owner: Owner) {
-        if let Some(ticket) = self.kept {
-            let word = self.store.ledger().pipe_owner(ticket);
-            word.store(owner.word(), Ordering::Release);
+        if let Some(kept) = &self.kept {
+            kept.words().set(OWNER, owner.word());
         }
     }
 
@@ -115,10 +107,6 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        if let Some(ticket) = self.kept {
-            self.store.ledger().close(Table::Pipes, ticket);
-            self.store.died(&[Item::Pipe(ticket)]);
-        }
         self.store.pipe_closed();
     }
 }
@@ -181,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_holds_bytes_is_not_lent_again() {
-        let store = Arc::new(Store::private().unwrap());
+        let store = Store::private().unwrap();
         let mut pool = Pool::default();
         let mut pipe = pool.take(&store).unwrap();
         pipe.held_bytes = 1;
@@ -194,7 +182,7 @@ mod tests {
 
     #[test]
     fn pipes_that_nobody_has_used_go_and_the_others_stay() {
-        let store = Arc::new(Store::private().unwrap());
+        let store = Store::private().unwrap();
         let mut pool = Pool::default();
         let pipes: Vec<_> = (0..3).filter_map(|_| pool.take(&store)).collect();
         pipes.into_iter().for_each(|pipe| pool.give_back(pipe));
@@ -209,7 +197,7 @@ mod tests {
 
     #[test]
     fn there_are_no_more_pipes_than_their_share_until_one_goes() {
-        let store = Arc::new(Store::private().unwrap());
+        let store = Store::private().unwrap();
         let shares = Shares {
             connections: 1,
             pipes: 1,

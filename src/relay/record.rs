@@ -4,14 +4,13 @@
 //! sent on again.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
 use super::connection::Connection;
 use super::flow::State;
 use crate::clock::Moment;
-use crate::handover::{Ledger, Ticket};
+use crate::handover::Words;
 use crate::peer::Peer;
 use crate::stream::Stream;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
@@ -25,38 +24,32 @@ pub(super) const STATES: usize = 7;
 const ERRORS: usize = 8;
 
 /// Writes down who it is.
-pub fn write_peer(ledger: &Ledger, ticket: Ticket, peer: &Peer, started: Moment) {
+pub fn write_peer(words: Words<'_>, peer: &Peer, started: Moment) {
     for (number, word) in PEER.into_iter().zip(peer_words(peer)) {
-        set(ledger, ticket, number, word);
+        words.set(number, word);
     }
-    set(ledger, ticket, STARTED, started.nanoseconds());
+    words.set(STARTED, started.nanoseconds());
 }
 
 /// Writes down how far it has come.
-pub fn write_progress(ledger: &Ledger, ticket: Ticket, connection: &Connection<Stream>) {
+pub fn write_progress(words: Words<'_>, connection: &Connection<Stream>) {
     let flows = [connection.flows().0, connection.flows().1];
     let ends = [connection.ends().0, connection.ends().1];
-    set(ledger, ticket, ACTIVE, connection.active().nanoseconds());
+    words.set(ACTIVE, connection.active().nanoseconds());
     for (number, flow) in DELIVERED.into_iter().zip(flows) {
-        set(ledger, ticket, number, flow.delivered_bytes());
+        words.set(number, flow.delivered_bytes());
     }
     let states = flows.map(|flow| state_word(flow.state()));
     let failures = ends.map(|end| end.failure.map_or(0, |errno| errno as u64));
     let header_bytes = u64::from(connection.header_bytes());
     let state_word = states[0].0 | states[1].0 << 8 | header_bytes << 16;
-    set(ledger, ticket, STATES, state_word);
+    words.set(STATES, state_word);
     let errors = [states[0].1, states[1].1, failures[0], failures[1]];
     let error_word = errors
         .iter()
         .rev()
         .fold(0, |word, error| word << 16 | error & 0xffff);
-    set(ledger, ticket, ERRORS, error_word);
-}
-
-pub(super) fn set(ledger: &Ledger, ticket: Ticket, number: usize, word: u64) {
-    ledger
-        .record_word(ticket, number)
-        .store(word, Ordering::Release);
+    words.set(ERRORS, error_word);
 }
 
 fn peer_words(peer: &Peer) -> [u64; 3] {
@@ -121,14 +114,10 @@ fn state(number: u64, error: Option<Errno>) -> Option<State> {
     })
 }
 
-fn word(ledger: &Ledger, ticket: Ticket, number: usize) -> u64 {
-    ledger.record_word(ticket, number).load(Ordering::Acquire)
-}
-
-pub(super) fn read_peer(ledger: &Ledger, ticket: Ticket) -> Option<(Peer, Moment)> {
-    let peer = peer(PEER.map(|number| word(ledger, ticket, number)))?;
-    let started = word(ledger, ticket, STARTED);
-    Some((peer, Moment::from_nanoseconds(started)))
+/// Reads who it is, and when it was accepted.
+pub(super) fn read_peer(words: Words<'_>) -> Option<(Peer, Moment)> {
+    let peer = peer(PEER.map(|number| words.get(number)))?;
+    Some((peer, Moment::from_nanoseconds(words.get(STARTED))))
 }
 
 /// A record as it was read; of two things each, the peer's end or the inbound flow comes first.
@@ -144,13 +133,13 @@ pub(super) struct Record {
 
 impl Record {
     /// Returns what is written there, if it can be understood.
-    pub(super) fn read(ledger: &Ledger, ticket: Ticket) -> Option<Record> {
-        let word = |number: usize| word(ledger, ticket, number);
+    pub(super) fn read(words: Words<'_>) -> Option<Record> {
+        let word = |number: usize| words.get(number);
         let error = |place: usize| match (word(ERRORS) >> (16 * place)) as u16 {
             0 => None,
             number => Some(Errno::from_raw(number.into())),
         };
-        let (peer, started) = read_peer(ledger, ticket)?;
+        let (peer, started) = read_peer(words)?;
         Some(Record {
             peer,
             started,

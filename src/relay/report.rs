@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
-use crate::handover::Ledger;
+use crate::handover::Store;
 use crate::logging::event::{self, Fields};
 use crate::logging::rate_limit::RateLimit;
 use crate::peer::Peer;
@@ -38,7 +38,7 @@ pub struct Totals {
 }
 
 /// Writes the counters down.
-pub fn write_totals(ledger: &Ledger, totals: &Totals) {
+pub fn write_totals(store: &Store, totals: &Totals) {
     let counts = [
         totals.served,
         totals.refused,
@@ -47,13 +47,13 @@ pub fn write_totals(ledger: &Ledger, totals: &Totals) {
         totals.outbound_bytes,
     ];
     for (number, count) in counts.into_iter().enumerate() {
-        ledger.common(number).store(count, Ordering::Release);
+        store.common(number).store(count, Ordering::Release);
     }
 }
 
 /// Reads the counters of the process before.
-pub fn read_totals(ledger: &Ledger) -> Totals {
-    let count = |number: usize| ledger.common(number).load(Ordering::Acquire);
+pub fn read_totals(store: &Store) -> Totals {
+    let count = |number: usize| store.common(number).load(Ordering::Acquire);
     Totals {
         served: count(0),
         refused: count(1),

@@ -13,7 +13,7 @@ use super::pipes::Pipe;
 use super::record::{Record, read_peer};
 use super::session::Session;
 use super::wire::End;
-use crate::handover::{Found, Inherited, Item, Owner, Store, Ticket};
+use crate::handover::{Inherited, Kept, Owner, Store};
 use crate::peer::{Family, Peer};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
@@ -37,65 +37,77 @@ pub fn restore(
     for (owner, buffer) in inherited.buffers {
         held.insert(owner, Held::Copied(buffer));
     }
-    for (owner, count, (item, descriptors)) in inherited.pipes {
-        let Item::Pipe(ticket) = item else { continue };
-        // An empty one goes as it is dropped.
-        if let Some(pipe) = Pipe::adopt(store, ticket, descriptors, count).filter(|_| count > 0) {
-            held.insert(owner, Held::Piped(pipe));
-        }
+    for (kept, descriptors) in inherited.pipes {
+        held.extend(
+            Pipe::adopt(store, kept, descriptors).map(|(owner, pipe)| (owner, Held::Piped(pipe))),
+        );
     }
-    let connections = inherited.connections.into_iter();
-    connections
-        .map(|found| restore_one(store, found, &mut held, tuning))
-        .collect()
+    let mut sessions = Vec::new();
+    for (kept, descriptors) in inherited.connections {
+        let streams = streams(descriptors, tuning);
+        sessions.push(restore_connection(store, kept, streams, &mut held));
+    }
+    for (kept, descriptors) in inherited.peers {
+        sessions.push(restore_peer(store, kept, streams(descriptors, tuning)));
+    }
+    sessions
 }
 
-fn restore_one(
-    store: &Arc<Store>,
-    (item, descriptors): Found,
+const UNREADABLE: &str = "its record cannot be read";
+const MISSING: &str = "a descriptor is missing, or is no socket";
+
+fn restore_connection(
+    store: &Store,
+    kept: Kept,
+    streams: Vec<Stream>,
     held: &mut HashMap<Owner, Held>,
-    tuning: &Tuning,
 ) -> Result<Restored, String> {
-    let ledger = store.ledger();
-    let descriptors = descriptors.into_iter();
-    let mut streams: Vec<Stream> = descriptors
-        .filter_map(|socket| stream(socket, tuning))
-        .collect();
-    let problem = match (item, streams.as_slice()) {
-        (Item::Connection(ticket), [_, _]) => match Record::read(ledger, ticket) {
-            Some(record) => {
-                let (target, peer) = (streams.pop(), streams.pop());
-                let ends = peer.zip(target).ok_or("a descriptor is missing")?;
-                let session = record.session(ticket, ends, held);
-                return Ok(Restored::Relaying(Box::new(session)));
-            }
-            None => "its record cannot be read",
-        },
-        (Item::Peer(ticket), [_]) => match read_peer(ledger, ticket) {
-            Some((peer, _)) => {
-                // It is written down again, as a connection, when its target is connected.
-                parting::forget(store, item);
-                let stream = streams.pop().ok_or("a descriptor is missing")?;
-                return Ok(Restored::Connecting(stream, peer));
-            }
-            None => "its record cannot be read",
-        },
-        _ => "a descriptor is missing, or is no socket",
-    };
+    match (Record::read(kept.words()), <[Stream; 2]>::try_from(streams)) {
+        (Some(record), Ok(ends)) => {
+            let session = record.session(kept, ends, held);
+            Ok(Restored::Relaying(Box::new(session)))
+        }
+        (None, Ok(ends)) => abort(store, kept, ends.into(), UNREADABLE),
+        (_, Err(streams)) => abort(store, kept, streams, MISSING),
+    }
+}
+
+/// It is kept anew, as a connection, when its target is connected.
+fn restore_peer(store: &Store, kept: Kept, streams: Vec<Stream>) -> Result<Restored, String> {
+    match (read_peer(kept.words()), <[Stream; 1]>::try_from(streams)) {
+        (Some((peer, _)), Ok([stream])) => Ok(Restored::Connecting(stream, peer)),
+        (None, Ok(stream)) => abort(store, kept, stream.into(), UNREADABLE),
+        (_, Err(streams)) => abort(store, kept, streams, MISSING),
+    }
+}
+
+fn abort(
+    store: &Store,
+    kept: Kept,
+    streams: Vec<Stream>,
+    problem: &str,
+) -> Result<Restored, String> {
     let ends = streams.into_iter().map(End::new).collect();
-    parting::close(store, vec![Parting::new(item, ends, true)]);
+    parting::close(store, vec![Parting::new(kept, ends, true)]);
     Err(problem.to_owned())
+}
+
+fn streams(descriptors: Vec<OwnedFd>, tuning: &Tuning) -> Vec<Stream> {
+    let sockets = descriptors.into_iter();
+    sockets
+        .filter_map(|socket| stream(socket, tuning))
+        .collect()
 }
 
 impl Record {
     fn session(
         self,
-        ticket: Ticket,
-        (peer, target): (Stream, Stream),
+        kept: Kept,
+        [peer, target]: [Stream; 2],
         held: &mut HashMap<Owner, Held>,
     ) -> Session {
         let mut flow = |number: usize| {
-            let held = held.remove(&Owner::flow(ticket, number == 0));
+            let held = held.remove(&kept.words().flow(number == 0));
             let delivered = self.delivered_bytes[number];
             Flow::restore(self.states[number], delivered, held.unwrap_or_default())
         };
@@ -115,7 +127,7 @@ impl Record {
             end(target, self.failures[1], inbound),
         );
         let connection = Connection::restore(ends, flows, self.header_bytes, self.active);
-        Session::restore(connection, self.peer, self.started, ticket)
+        Session::restore(connection, self.peer, self.started, kept)
     }
 }
 
@@ -140,20 +152,25 @@ mod tests {
     use super::*;
     use crate::clock::Moment;
     use crate::connect::Dialer;
+    use crate::handover::Words;
     use crate::relay::flow::Tools;
-    use crate::relay::record::{PEER, STATES, set};
+    use crate::relay::record::{PEER, STATES};
     use crate::relay::token::Side;
 
     const PEER_NAME: Peer = Peer::Unix(Some(7));
 
     /// A kept session, and the far ends of its peer and its target.
-    fn session(store: &Store) -> (Session, UnixStream, UnixStream) {
+    fn session(store: &Arc<Store>) -> (Session, UnixStream, UnixStream) {
         let (client, peer) = UnixStream::pair().unwrap();
         let (server, target) = UnixStream::pair().unwrap();
         let stream = |own: UnixStream| Stream::passed(own.into(), Family::Unix).unwrap();
         let mut session = Session::relay(stream(peer), PEER_NAME, stream(target), Moment::now());
         session.keep(store).unwrap();
         (session, client, server)
+    }
+
+    fn words_of(session: &Session) -> Words<'_> {
+        session.kept().unwrap().words()
     }
 
     /// Lets the session go on with what its peer has sent.
@@ -168,7 +185,6 @@ mod tests {
     /// What the next process makes of what this one has left.
     fn next(store: &Store) -> (Arc<Store>, Vec<Result<Restored, String>>) {
         let (store, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
-        let store = Arc::new(store);
         let restored = restore(&store, inherited, &Dialer::to_nobody().tuning);
         (store, restored)
     }
@@ -190,11 +206,10 @@ mod tests {
     fn a_session_goes_on_whatever_the_layout_of_the_process_before_is() {
         go_on(Store::with_queues_of_another_layout());
         let (store, _) = next(&Store::with_queues_of_another_layout());
-        go_on(Arc::into_inner(store).unwrap());
+        go_on(store);
     }
 
-    fn go_on(store: Store) {
-        let store = Arc::new(store);
+    fn go_on(store: Arc<Store>) {
         let (mut old, mut client, mut server) = session(&store);
         // The target takes no more than its buffer has room for; the rest of a read stays with the flow.
         let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
@@ -223,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_closed_session_leaves_nothing() {
-        let store = Arc::new(Store::with_queues());
+        let store = Store::with_queues();
         let (old, mut client, _server) = session(&store);
         let (_, parting) = old.close(super::super::Ending::Complete, Moment::now());
         parting::close(&store, parting.into_iter().collect());
@@ -233,14 +248,10 @@ mod tests {
 
     #[test]
     fn a_record_that_cannot_be_read_costs_only_its_own_session() {
-        let store = Arc::new(Store::with_queues());
+        let store = Store::with_queues();
         let (first, mut client, _server) = session(&store);
         let (_second, _client, _other) = session(&store);
-        let ticket = Ticket {
-            index: 0,
-            generation: std::num::NonZeroU32::MIN,
-        };
-        set(store.ledger(), ticket, STATES, 0xff);
+        words_of(&first).set(STATES, 0xff);
         let (next_store, restored) = next(&store);
         drop((first, store));
         let (readable, unreadable): (Vec<_>, Vec<_>) =
@@ -266,19 +277,16 @@ mod tests {
             words in proptest::array::uniform9(proptest::num::u64::ANY),
             kinds in proptest::array::uniform3(0..6u64),
         ) {
-            let store = Arc::new(Store::with_queues());
-            let (_old, _client, _server) = session(&store);
-            let ticket = Ticket {
-                index: 0,
-                generation: std::num::NonZeroU32::MIN,
-            };
+            let store = Store::with_queues();
+            let (old, _client, _server) = session(&store);
+            let record = words_of(&old);
             for (number, word) in words.into_iter().enumerate() {
-                set(store.ledger(), ticket, number, word);
+                record.set(number, word);
             }
             // Else hardly one would be readable.
             let [kind, inbound, outbound] = kinds;
-            set(store.ledger(), ticket, PEER[0], kind << 32 | words[0] & 0xffff_ffff);
-            set(store.ledger(), ticket, STATES, words[7] << 16 | outbound << 8 | inbound);
+            record.set(PEER[0], kind << 32 | words[0] & 0xffff_ffff);
+            record.set(STATES, words[7] << 16 | outbound << 8 | inbound);
             let (store, mut restored) = next(&store);
             proptest::prop_assert_eq!(restored.len(), 1);
             if let Some(Ok(Restored::Relaying(mut session))) = restored.pop() {

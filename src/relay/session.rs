@@ -1,6 +1,7 @@
 //! One peer from accept to close: first its target is reached, then bytes are relayed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -18,7 +19,7 @@ use crate::clock::Moment;
 use crate::connect::{Caller, Dial, Dialer, Readiness};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::handover::{Buffer, Item, Store, Table, Ticket};
+use crate::handover::{Kept, Kind, Store, Words};
 use crate::peer::{Peer, inet_addr};
 use crate::stream::{Stream, Tuning};
 
@@ -39,7 +40,7 @@ pub struct Session {
     /// Whether it has lived long enough for the options that short connections do without.
     pub is_settled: bool,
     /// What the next process knows it by, if that is to have it.
-    kept: Option<Ticket>,
+    kept: Option<Kept>,
     phase: Phase,
 }
 
@@ -171,51 +172,48 @@ impl Session {
         connection: Connection<Stream>,
         peer: Peer,
         started: Moment,
-        ticket: Ticket,
+        kept: Kept,
     ) -> Session {
         Session {
-            kept: Some(ticket),
+            kept: Some(kept),
             ..Session::new(peer, Phase::Relaying(connection), started)
         }
     }
 
-    /// Puts its descriptors where the next process finds them, unless they are there, and writes down how far it has come.
-    pub fn keep(&mut self, store: &Store) -> std::result::Result<(), Errno> {
-        let ledger = store.ledger();
-        let ticket = match self.kept {
-            Some(ticket) => ticket,
-            None => {
-                let ticket = ledger.open(Table::Records).ok_or(Errno::ENOSPC)?;
-                record::write_peer(ledger, ticket, &self.peer, self.started);
-                ticket
-            }
-        };
-        let result = match &mut self.phase {
-            Phase::Relaying(connection) => {
-                record::write_progress(ledger, ticket, connection);
-                connection.keep(ticket)
-            }
-            _ => Ok(()),
-        };
-        let result = result.and_then(|()| match &self.phase {
-            _ if self.kept.is_some() => Ok(()),
-            Phase::Relaying(connection) => {
-                let (peer, target) = connection.streams();
-                ledger.publish(Table::Records, ticket);
-                store.put(Item::Connection(ticket), &[peer.input(), target.input()])
-            }
-            Phase::Dialing { peer, .. } => {
-                ledger.publish(Table::Records, ticket);
-                store.put(Item::Peer(ticket), &[peer.wire.input()])
-            }
-            Phase::Gone => Ok(()),
-        });
-        match (result, self.kept) {
-            (Ok(()), _) => self.kept = Some(ticket),
-            (Err(_), None) => ledger.close(Table::Records, ticket),
-            (Err(_), Some(_)) => {}
+    /// Has the next process find it, unless it does already, with all that is to be known of it.
+    pub fn keep(&mut self, store: &Arc<Store>) -> std::result::Result<(), Errno> {
+        if let Phase::Relaying(connection) = &mut self.phase {
+            connection.keep_pipes()?;
         }
-        result
+        let (peer, started) = (&self.peer, self.started);
+        match (&self.kept, &self.phase) {
+            (Some(kept), Phase::Relaying(connection)) => {
+                record::write_progress(kept.words(), connection);
+                connection.set_owners(kept.words());
+            }
+            (None, Phase::Relaying(connection)) => {
+                let (peer_stream, target) = connection.streams();
+                let write = |words: Words<'_>| {
+                    record::write_peer(words, peer, started);
+                    record::write_progress(words, connection);
+                    // Before it is found: no process may go on with it and without the bytes that it holds.
+                    connection.set_owners(words);
+                };
+                let descriptors = [peer_stream.input(), target.input()];
+                self.kept = Some(store.keep(Kind::Connection, write, &descriptors)?);
+            }
+            (None, Phase::Dialing { peer: end, .. }) => {
+                let write = |words: Words<'_>| record::write_peer(words, peer, started);
+                self.kept = Some(store.keep(Kind::Peer, write, &[end.wire.input()])?);
+            }
+            (Some(_), Phase::Dialing { .. }) | (_, Phase::Gone) => {}
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> Option<&Kept> {
+        self.kept.as_ref()
     }
 
     /// Gives the connection, once the target is reached.
@@ -276,7 +274,7 @@ impl Session {
                         let operation = "get memory for a header";
                         return Progress::Unreachable(Error::system(operation)(errno));
                     }
-                    if store.is_early() {
+                    if store.keeps_at_once() {
                         // One that is not kept is served as well.
                         let _ = self.keep(store).inspect_err(|&errno| store.report(errno));
                     }
@@ -290,10 +288,10 @@ impl Session {
         let Phase::Relaying(connection) = &mut self.phase else {
             return Progress::Waiting;
         };
-        tools.user = self.kept;
-        let outcome = connection.advance(tools, now);
-        if let Some(ticket) = self.kept {
-            record::write_progress(tools.store().ledger(), ticket, connection);
+        let words = self.kept.as_ref().map(Kept::words);
+        let outcome = connection.advance(tools, words, now);
+        if let Some(words) = words {
+            record::write_progress(words, connection);
         }
         match outcome {
             Outcome::Waiting => Progress::Waiting,
@@ -323,7 +321,7 @@ impl Session {
             let connection = match header.is_empty() {
                 true => Connection::new(*peer, target, now),
                 false => {
-                    let mut buffer = Buffer::new(store.ledger())?;
+                    let mut buffer = store.buffer()?;
                     buffer.load(&header);
                     Connection::holding((*peer, target), buffer, now)
                 }
@@ -453,10 +451,7 @@ impl Session {
                     ends.iter().for_each(|end| end.wire.reset_on_close(false));
                 }
                 match kept {
-                    Some(ticket) => {
-                        let item = Item::Connection(ticket);
-                        parting = Some(Parting::new(item, ends.into(), is_abort));
-                    }
+                    Some(kept) => parting = Some(Parting::new(kept, ends.into(), is_abort)),
                     None => drop(ends),
                 }
             }
@@ -473,6 +468,6 @@ mod tests {
     #[test]
     fn a_connection_costs_little_memory() {
         // Two descriptors, its place in the table, and nothing on the heap besides, while it is idle.
-        assert_eq!(size_of::<Session>(), 184);
+        assert_eq!(size_of::<Session>(), 192);
     }
 }

@@ -390,7 +390,7 @@ mod tests {
         let mut group = Group::default();
         assert!(group.is_full(1));
         assert!(!group.is_full(0));
-        let store = Arc::new(Store::private().unwrap());
+        let store = Store::private().unwrap();
         let dialer = Arc::new(Dialer::to_nobody());
         let mut threads = Threads::new(Limits::default(), 96).unwrap();
         for _ in 0..3 {

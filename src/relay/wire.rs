@@ -185,7 +185,6 @@ impl<W: Wire> End<W> {
 mod tests {
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
-    use std::sync::Arc;
 
     use super::*;
     use crate::connect::Dialer;
@@ -212,8 +211,8 @@ mod tests {
 
     /// What one write and one splice take.
     fn taken(stream: &Stream) -> [usize; 2] {
-        let store = Arc::new(Store::private().unwrap());
-        let mut buffer = Buffer::new(store.ledger()).unwrap();
+        let store = Store::private().unwrap();
+        let mut buffer = store.buffer().unwrap();
         buffer.clear(Owner::NOBODY);
         assert_eq!(buffer.load(&BYTES), BYTES.len());
         let written = Wire::write(stream, &mut buffer).unwrap();

@@ -465,7 +465,7 @@ mod tests {
         let (mut server, target) = UnixStream::pair().unwrap();
         let stream = |own: UnixStream| Stream::passed(own.into(), Family::Unix).unwrap();
         let now = Moment::now();
-        let store = Arc::new(Store::private().unwrap());
+        let store = Store::private().unwrap();
         let dialer = Arc::new(Dialer::to_nobody());
         let mut worker = Worker::new(dialer, store, Limits::default(), true).unwrap();
         worker.adopt(

@@ -4,6 +4,7 @@ pub mod config;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use crate::activation::Activation;
 use crate::connect::Dialer;
@@ -79,11 +80,11 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
         tell(listener, &settings);
     }
     let (store, inherited) = store(activation.stored, is_listening, &shares)?;
-    let ledger = store.ledger().clone();
-    let waiting = inherited.connections.len();
+    let left = store.clone();
+    let waiting = inherited.connections.len() + inherited.peers.len();
     // What was taken over is the next process's again, to the last byte.
     let leave = |error| {
-        ledger.freeze();
+        left.freeze();
         Failure { error, waiting }
     };
     let mut event_loop = Loop::new(
@@ -152,7 +153,7 @@ fn store(
     stored: Vec<(String, OwnedFd)>,
     is_listening: bool,
     shares: &Shares,
-) -> Result<(Store, Inherited)> {
+) -> Result<(Arc<Store>, Inherited)> {
     if !stored.is_empty() {
         match Store::adopt(stored, shares.room) {
             Ok(adopted) => {

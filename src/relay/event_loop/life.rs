@@ -26,7 +26,7 @@ impl Loop {
         }
         let store = self.worker.store().clone();
         self.store_asked_at = keep_from_the_beginning(&store, PollTimeout::ZERO);
-        if !store.is_early() {
+        if !store.keeps_at_once() {
             return;
         }
         log::info!("systemd keeps connections from now on");
@@ -41,7 +41,7 @@ impl Loop {
     /// Goes on with what the process before has left.
     pub fn restore(&mut self, inherited: Inherited) {
         let (now, mut taken) = (Moment::now(), 0u64);
-        self.reporter.totals = report::read_totals(self.worker.store().ledger());
+        self.reporter.totals = report::read_totals(self.worker.store());
         let lost = inherited.lost;
         let tuning = self.worker.dialer().tuning;
         for session in restore::restore(self.worker.store(), inherited, &tuning) {
@@ -102,7 +102,7 @@ impl Loop {
         if self.threads.open() > 0 {
             return;
         }
-        if let Err(errno) = self.worker.store().begin(notify::BARRIER_TIME.into()) {
+        if let Err(errno) = self.worker.store().register(notify::BARRIER_TIME.into()) {
             let cause = errno.desc();
             log::warn!(
                 "connections cannot be handed over to the next process, so they are let finish: {cause}"
@@ -124,7 +124,7 @@ impl Loop {
             "handed {} over to the next process",
             connections(open as u64)
         );
-        self.worker.store().ledger().freeze();
+        self.worker.store().freeze();
         self.worker.forget_all();
     }
 
@@ -158,9 +158,9 @@ impl Loop {
 /// Keeps connections from the moment when their target is connected, if somebody does. Gives when to ask again, if systemd has
 /// not read what it was sent: it may be busy for long, as when a machine starts.
 pub(super) fn keep_from_the_beginning(store: &Store, time: PollTimeout) -> Option<Moment> {
-    match store.begin(time) {
+    match store.register(time) {
         Ok(()) => {
-            store.keep_from_the_beginning();
+            store.keep_at_once();
             None
         }
         Err(Errno::ETIMEDOUT) => Some(Moment::now() + PATIENCE),
