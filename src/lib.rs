@@ -4,7 +4,7 @@
 //!
 //! 1. [`activation`] has taken the listeners that systemd bound; the kernel said which of them listen.
 //! 2. [`relay::Loop`] waits in epoll. A listener has a peer: it is accepted, one per wake-up on vsock.
-//! 3. [`policy::Gate`] decides by CID, limits and network. Who is refused is reset; the target hears nothing.
+//! 3. [`gate::Gate`] decides by CID, limits and network. Who is refused is reset; the target hears nothing.
 //! 4. [`connect::Dialer`] begins a non-blocking connect to the target, from the source `P::<CID>` if that is wanted
 //!    ([`prefix`]), through the line of hybrid vsock ([`mux`]) where a VMM needs it. A target that is down resets the
 //!    peer at once. A header ([`proxy_protocol`]) tells the target who it is, if that is wanted.
@@ -34,7 +34,7 @@
 //! | `bin/*` | arguments → library → exit status |
 //! | [`programs`] | the bodies of the programs, their options and environment |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
-//! | [`activation`] [`connect`] [`managers`] [`policy`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
+//! | [`activation`] [`connect`] [`managers`] [`gate`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
 //! | [`stream`] [`peer`] [`packets`] [`unix_path`] [`sys`] | sockets, their addresses and packets; the only `unsafe` |
 //! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
 
@@ -49,6 +49,7 @@ pub mod error;
 pub mod fdpass;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod gate;
 pub mod handover;
 pub mod logging;
 pub mod managers;
@@ -57,7 +58,6 @@ pub mod names;
 pub mod notify;
 pub mod packets;
 pub mod peer;
-pub mod policy;
 pub mod prefix;
 pub mod programs;
 pub mod proxy_protocol;

@@ -309,7 +309,7 @@ impl Stream {
     }
 
     /// Ends the socket itself, of which somebody else has a descriptor as well.
-    pub fn part(&self, is_abort: bool) {
+    pub fn shut_down(&self, is_abort: bool) {
         // It fails only when the other end has done so before.
         let _ = match self.family {
             Family::Tcp if is_abort => sys::disconnect(self.input()),

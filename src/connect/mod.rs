@@ -1,11 +1,11 @@
 //! From a target's endpoint to a connected stream, without blocking: every address, the source, the time limits.
 //!
-//! A [`Dialer`] is what all connections of a bridge share; a [`Dial`] is one attempt to reach the target.
+//! A [`Dialer`] is what all connections of a bridge share; an [`Attempt`] is how one of them reaches the target.
 //! The program that is named like it, vsock-connect, is [`crate::programs::connect`].
 
 mod address;
+mod attempt;
 pub mod circle;
-mod dial;
 mod own_cid;
 mod queue;
 mod renewal;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use address::Address;
-pub use dial::{Dial, Readiness};
+pub use attempt::{Attempt, Readiness};
 pub use queue::{Caller, Queue};
 use renewal::Renewal;
 
@@ -202,13 +202,13 @@ impl Dialer {
         destination: Option<SocketAddr>,
         caller: Caller,
         now: Moment,
-    ) -> Result<Dial> {
+    ) -> Result<Attempt> {
         let mapped = match self.target.endpoint {
             Endpoint::VsockMapped(port) => Some(self.map(destination, port)?),
             _ => None,
         };
         let source = self.source_address(peer);
-        Ok(Dial::new(self, mapped, source, caller, now))
+        Ok(Attempt::new(self, mapped, source, caller, now))
     }
 
     /// Finds out in the background whether the name of a target that cannot be reached leads elsewhere by now.

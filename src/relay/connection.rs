@@ -5,10 +5,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use super::coalesce;
-use super::flow::{Flow, State, Tools, Turn};
+use super::flow::{Flow, Shared, State, Turn};
+use super::interest::Interest;
+use super::policy::coalesce;
 use super::token::Side;
-use super::watch::Watch;
 use super::wire::{End, Wire};
 use crate::clock::Moment;
 use crate::handover::{Buffer, Owner, Words};
@@ -19,7 +19,7 @@ use crate::stream::Stream;
 const BULK_BYTES: u32 = 1 << 20;
 const BULK_TIME: Duration = Duration::from_millis(20);
 /// What moves less at a time does not count: messages of 4 KiB reach that rate as well, but nobody waits long behind one,
-/// and the main loop answers them in half the time, because it looks for the next one ([`busy_poll`](super::busy_poll)).
+/// and the main loop answers them in half the time, because it looks for the next one ([`busy_poll`](super::policy::busy_poll)).
 const MESSAGE_BYTES: u64 = 16 << 10;
 
 /// Time limits of a relayed connection; none is no limit.
@@ -154,7 +154,7 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Gives those ends of which epoll is to report something else from now on.
-    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Watch, &W)> {
+    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Interest, &W)> {
         let is_peer_held_up = self.inbound.is_held_up(&self.target);
         let is_target_held_up = self.outbound.is_held_up(&self.peer);
         let ends = [
@@ -173,10 +173,10 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Takes over what epoll reported of one end.
-    pub fn note(&mut self, side: Side, events: EpollFlags) {
+    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
         match side {
-            Side::Peer => self.peer.note(events),
-            Side::Target => self.target.note(events),
+            Side::Peer => self.peer.on_events(events),
+            Side::Target => self.target.on_events(events),
         }
     }
 
@@ -211,7 +211,12 @@ impl<W: Wire> Connection<W> {
     /// Lets both directions go on as far as they can.
     ///
     /// `kept`: the words by which the next process knows it, if that is to have it.
-    pub fn advance(&mut self, tools: &mut Tools, kept: Option<Words<'_>>, now: Moment) -> Outcome {
+    pub fn advance(
+        &mut self,
+        shared: &mut Shared,
+        kept: Option<Words<'_>>,
+        now: Moment,
+    ) -> Outcome {
         if self.pause_ends().is_some_and(|at| at <= now) {
             self.inbound.coalesce().resume();
             self.outbound.coalesce().resume();
@@ -220,10 +225,10 @@ impl<W: Wire> Connection<W> {
         let is_last = self.outbound.state() == State::Finished;
         let owner = owner(kept, true);
         let (peer, target) = (&mut self.peer, &mut self.target);
-        let inbound = (self.inbound).advance(peer, target, tools, owner, is_last);
+        let inbound = (self.inbound).advance(peer, target, shared, owner, is_last);
         let is_last = self.inbound.state() == State::Finished;
         let owner = self::owner(kept, false);
-        let outbound = (self.outbound).advance(target, peer, tools, owner, is_last);
+        let outbound = (self.outbound).advance(target, peer, shared, owner, is_last);
         let after = self.delivered_bytes();
         if after != before || self.is_half_closed() != was_half_closed {
             self.active = now;
@@ -276,12 +281,12 @@ impl<W: Wire> Connection<W> {
         let told = match (inbound, outbound) {
             (State::Finished, State::Finished) => Some(Ending::Complete),
             (State::Refused(errno), _)
-                if !has_gone(errno) || is_told(&self.outbound, &self.peer, &self.target) =>
+                if !is_disconnect(errno) || may_abort(&self.outbound, &self.peer, &self.target) =>
             {
                 Some(Ending::Broken(Side::Target, errno))
             }
             (_, State::Refused(errno))
-                if !has_gone(errno) || is_told(&self.inbound, &self.target, &self.peer) =>
+                if !is_disconnect(errno) || may_abort(&self.inbound, &self.target, &self.peer) =>
             {
                 Some(Ending::Broken(Side::Peer, errno))
             }
@@ -289,7 +294,7 @@ impl<W: Wire> Connection<W> {
         };
         let failed = |side, end, is_unread| Some(Ending::Broken(side, failure(end, is_unread)?));
         // What the target has sent before it failed still goes to the peer, and an abort drops what is on its way.
-        let is_over = || is_told(&self.outbound, &self.peer, &self.target);
+        let is_over = || may_abort(&self.outbound, &self.peer, &self.target);
         let is_target_unread = self.target.has_failed && is_over();
         // A target that stands still must not keep the place of a peer that was reset, whose own place that is.
         let is_peer_unread = self.inbound.is_over() || self.inbound.is_held_up(&self.target);
@@ -366,7 +371,7 @@ fn owner(kept: Option<Words<'_>>, is_inbound: bool) -> Owner {
 }
 
 /// Tells whether a write that fails so means that the other end is there no more, and what it has sent has an end.
-fn has_gone(errno: Errno) -> bool {
+fn is_disconnect(errno: Errno) -> bool {
     // Any other, such as ENOBUFS, is of a living socket: nothing more may ever come from it.
     matches!(
         errno,
@@ -382,7 +387,7 @@ fn has_gone(errno: Errno) -> bool {
 
 /// One direction was refused by `refuser`: tells whether it is time to abort. `other` is the opposite direction, which
 /// may still bring `sink` what the refuser has to say; what it has brought must arrive before the abort.
-fn is_told<W: Wire>(other: &Flow, sink: &End<W>, refuser: &End<W>) -> bool {
+fn may_abort<W: Wire>(other: &Flow, sink: &End<W>, refuser: &End<W>) -> bool {
     match other.state() {
         State::Finished => sink.wire.is_acknowledged(),
         State::Refused(_) => true,
@@ -448,15 +453,15 @@ mod tests {
     fn connection(peer: Fake, target: Fake, now: Moment) -> Connection<Fake> {
         let mut connection = Connection::new(End::new(peer), End::new(target), now);
         let ready = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT;
-        connection.note(Side::Peer, ready);
-        connection.note(Side::Target, ready);
+        connection.on_events(Side::Peer, ready);
+        connection.on_events(Side::Target, ready);
         connection
     }
 
     fn run(connection: &mut Connection<Fake>, now: Moment) -> Outcome {
-        let mut tools = Tools::new(Store::private().unwrap());
+        let mut shared = Shared::new(Store::private().unwrap());
         loop {
-            match connection.advance(&mut tools, None, now) {
+            match connection.advance(&mut shared, None, now) {
                 Outcome::Yielded => {}
                 outcome => return outcome,
             }
@@ -507,7 +512,7 @@ mod tests {
         let mut half = connection(Fake::sending(&[]), Fake::sending(&[Ok(b"")]), now);
         assert_eq!(run(&mut half, now), Outcome::Waiting);
         half.target.wire = Fake::sending(&[]).hiding(Errno::ECONNRESET);
-        half.note(Side::Target, EpollFlags::EPOLLERR);
+        half.on_events(Side::Target, EpollFlags::EPOLLERR);
         // What it has sent is on its way to the peer.
         assert_eq!(run(&mut half, now), Outcome::Waiting);
         assert_eq!(half.silenced(Duration::ZERO), None);
@@ -525,8 +530,8 @@ mod tests {
         broken.target.wire = Fake::sending(&[]).hiding(Errno::EPIPE);
         broken.peer.wire = Fake::sending(&[Ok(b"too late"), Ok(b"")]);
         broken.peer.wire.is_acknowledged.set(true);
-        broken.note(Side::Target, EpollFlags::EPOLLERR);
-        broken.note(Side::Peer, EpollFlags::EPOLLIN);
+        broken.on_events(Side::Target, EpollFlags::EPOLLERR);
+        broken.on_events(Side::Peer, EpollFlags::EPOLLIN);
         let ending = Ending::Broken(Side::Target, Errno::EPIPE);
         assert_eq!(run(&mut broken, now), Outcome::Over(ending));
     }

@@ -4,10 +4,10 @@
 //! deadline woke, what yielded. Sessions that yield go round in a ring, and new events are looked for between;
 //! those that move much, and what is too much for one thread, go to others.
 
-mod door;
-mod life;
-mod share;
-mod view;
+mod accept;
+mod balance;
+mod inspect;
+mod stop;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
 
-use super::busy_poll::BusyPoll;
 use super::connection::Limits;
 use super::inspection::Inspection;
 use super::listeners::Listeners;
-use super::load::Load;
+use super::policy::busy_poll::BusyPoll;
+use super::policy::relief::Load;
 use super::report::{self, Reporter, Totals};
-use super::session::{Over, Session};
+use super::session::{Closed, Session};
 use super::signals::Signals;
 use super::threads::Threads;
 use super::token::Token;
@@ -30,10 +30,10 @@ use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
+use crate::gate::Gate;
 use crate::handover::Store;
 use crate::notify::{self, Notifier};
 use crate::peer::Peer;
-use crate::policy::Gate;
 use crate::stream::{Listener, Stream};
 
 /// Events taken at one wake-up.
@@ -103,7 +103,7 @@ impl Loop {
     ) -> Result<Loop> {
         for listener in &listeners {
             // Connections inherit the options, so they cost no call each.
-            door::tune(
+            accept::tune(
                 &dialer,
                 listener.as_fd(),
                 listener.family(),
@@ -113,7 +113,7 @@ impl Loop {
         let has_successor = !listeners.is_empty() && notify::is_heard();
         let mut store_asked_at = None;
         if has_successor && settings.crash_proof {
-            store_asked_at = life::keep_from_the_beginning(&store, notify::BARRIER_TIME.into());
+            store_asked_at = stop::keep_from_the_beginning(&store, notify::BARRIER_TIME.into());
             if store_asked_at.is_some() {
                 log::warn!(
                     "connections do not survive a crash until systemd reads what it was sent"
@@ -124,8 +124,8 @@ impl Loop {
         let listeners = Listeners::new(listeners, worker.epoll())?;
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let threads = Threads::new(settings.limits, processors)?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
-        (worker.epoll().add(threads.bell(), event))
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waker.pack());
+        (worker.epoll().add(threads.waker(), event))
             .map_err(Error::system("watch the other threads"))?;
         let now = Moment::now();
         Ok(Loop {
@@ -183,7 +183,7 @@ impl Loop {
         let mut events = [EpollEvent::empty(); EVENTS];
         let mut now = Moment::now();
         loop {
-            self.settle_accounts(now);
+            self.report_closed(now);
             self.tell_status(now);
             self.ask_store(now);
             if self.is_over(now) {
@@ -290,29 +290,29 @@ impl Loop {
                     self.stop(order, now);
                 }
             }
-            Token::Bell => {
+            Token::Waker => {
                 for one in self.threads.returns() {
                     self.take_back(one, now);
                 }
             }
             Token::Inspection => {
                 // What ended a moment ago is among the open ones no more, and must be in the totals.
-                self.settle_accounts(now);
+                self.report_closed(now);
                 self.inspect(now);
             }
             Token::Listener(index) => self.accept(index, now),
-            Token::Session(key, side) => self.worker.note(key, side, events, now),
+            Token::Session(key, side) => self.worker.on_events(key, side, events, now),
         }
     }
 
     /// Books what is over in the main loop's own worker.
-    fn settle_accounts(&mut self, now: Moment) {
-        for over in self.worker.take_over() {
+    fn report_closed(&mut self, now: Moment) {
+        for over in self.worker.take_closed() {
             self.account(&over, now);
         }
     }
 
-    fn account(&mut self, over: &Over, now: Moment) {
+    fn account(&mut self, over: &Closed, now: Moment) {
         if over.is_counted {
             self.gate.leave(&over.peer);
         }

@@ -96,7 +96,7 @@ impl Wire for Fake {
         let count = buffer.load(&chunk);
         Ok(Received {
             count,
-            is_part: true,
+            is_short: true,
         })
     }
 

@@ -12,9 +12,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::burst::Burst;
-use super::coalesce::Coalesce;
 use super::pipes::{Pipe, Pool};
+use super::policy::coalesce::Coalesce;
+use super::policy::splice::Splice;
 use super::wire::{End, Received, Wire};
 use crate::handover::{Buffer, Owner, Store};
 use crate::peer::Family;
@@ -24,17 +24,17 @@ const BUDGET: usize = 4;
 
 /// What all flows of a loop share.
 #[derive(Debug)]
-pub struct Tools {
+pub struct Shared {
     store: Arc<Store>,
     /// The buffer that bytes are copied through, while no flow holds it.
     buffer: Option<Box<Buffer>>,
     pool: Pool,
 }
 
-impl Tools {
+impl Shared {
     /// Begins without a buffer and without pipes.
-    pub fn new(store: Arc<Store>) -> Tools {
-        Tools {
+    pub fn new(store: Arc<Store>) -> Shared {
+        Shared {
             store,
             buffer: None,
             pool: Pool::default(),
@@ -111,7 +111,7 @@ pub enum Turn {
 pub struct Flow {
     state: State,
     held: Held,
-    burst: Burst,
+    splice: Splice,
     coalesce: Coalesce,
     delivered_bytes: u64,
 }
@@ -121,7 +121,7 @@ impl Default for Flow {
         Flow {
             state: State::Open,
             held: Held::Nothing,
-            burst: Burst::default(),
+            splice: Splice::default(),
             coalesce: Coalesce::default(),
             delivered_bytes: 0,
         }
@@ -231,18 +231,18 @@ impl Flow {
         &mut self,
         source: &mut End<W>,
         sink: &mut End<W>,
-        tools: &mut Tools,
+        shared: &mut Shared,
         owner: Owner,
         is_last: bool,
     ) -> Result<Turn, Errno> {
         for _ in 0..BUDGET {
             let step = match self.held {
                 Held::Nothing => match self.state {
-                    State::Open => self.take(source, sink, tools, owner)?,
+                    State::Open => self.take(source, sink, shared, owner)?,
                     State::Draining => self.send_end(sink, is_last),
                     State::Finished | State::Refused(_) => Step::Blocked,
                 },
-                _ => self.deliver(source, sink, tools),
+                _ => self.deliver(source, sink, shared),
             };
             if let Step::Blocked = step {
                 return Ok(Turn::Waiting);
@@ -256,7 +256,7 @@ impl Flow {
         &mut self,
         source: &mut End<W>,
         sink: &mut End<W>,
-        tools: &mut Tools,
+        shared: &mut Shared,
         owner: Owner,
     ) -> Result<Step, Errno> {
         // Nothing is read ahead of a sink that is full, but of a source that has ended: it may have failed.
@@ -266,18 +266,18 @@ impl Flow {
         }
         // splice(2) never gets past an urgent byte: it takes what is before it, and then nothing ever again
         // (tcp_read_sock in net/ipv4/tcp.c). A read does.
-        let length = (self.burst.splice_bytes()).filter(|_| !source.has_parts);
-        let pipe = length.and_then(|length| Some((tools.take_pipe(owner)?, length)));
+        let length = (self.splice.splice_bytes()).filter(|_| !source.has_urgent);
+        let pipe = length.and_then(|length| Some((shared.take_pipe(owner)?, length)));
         let is_spliced = pipe.is_some();
         let result = match pipe {
-            Some((pipe, length)) => self.fill(source, pipe, length, tools),
-            None => self.copy(source, sink, tools, owner),
+            Some((pipe, length)) => self.fill(source, pipe, length, shared),
+            None => self.copy(source, sink, shared, owner),
         };
         // In front of an urgent byte that no event has told of yet, splice(2) finds nothing, and even an end if there is one
         // behind it. So whether a source has ended is asked of a read.
         let is_in_doubt = result == Ok(0) || result == Err(Errno::EAGAIN) && source.is_ended;
         if is_spliced && is_in_doubt {
-            self.burst = Burst::default();
+            self.splice = Splice::default();
             return Ok(Step::Moved);
         }
         match (result, source.failure) {
@@ -310,25 +310,25 @@ impl Flow {
         &mut self,
         source: &mut End<W>,
         sink: &mut End<W>,
-        tools: &mut Tools,
+        shared: &mut Shared,
         owner: Owner,
     ) -> Result<usize, Errno> {
-        let mut buffer = tools.take_buffer(owner)?;
+        let mut buffer = shared.take_buffer(owner)?;
         let result = source.wire.read(&mut buffer);
-        if let Ok(Received { count, is_part }) = result {
+        if let Ok(Received { count, is_short }) = result {
             let is_full = count == buffer.room();
-            (self.burst).after_read(is_full, source.wire.family(), sink.wire.family());
-            source.is_readable = is_full || is_part || source.is_ended || source.has_parts;
+            (self.splice).after_read(is_full, source.wire.family(), sink.wire.family());
+            source.is_readable = is_full || is_short || source.is_ended || source.has_urgent;
             if count > 0 && sink.is_writable {
                 self.write(source, sink, &mut buffer);
             }
         }
-        self.hold_or_give_back(buffer, tools);
+        self.hold_or_give_back(buffer, shared);
         result.map(|received| received.count)
     }
 
     /// Keeps a buffer for the bytes that are left in it; without any, or if nobody wants them, others get it.
-    fn hold_or_give_back(&mut self, mut buffer: Box<Buffer>, tools: &mut Tools) {
+    fn hold_or_give_back(&mut self, mut buffer: Box<Buffer>, shared: &mut Shared) {
         if buffer.held_bytes() > 0 && !self.is_over() {
             self.held = Held::Copied(buffer);
             return;
@@ -336,7 +336,7 @@ impl Flow {
         if buffer.held_bytes() > 0 {
             buffer.clear(Owner::NOBODY);
         }
-        tools.buffer.get_or_insert(buffer);
+        shared.buffer.get_or_insert(buffer);
     }
 
     /// Moves what is there into a pipe.
@@ -345,16 +345,16 @@ impl Flow {
         source: &mut End<W>,
         mut pipe: Box<Pipe>,
         length: usize,
-        tools: &mut Tools,
+        shared: &mut Shared,
     ) -> Result<usize, Errno> {
         let result = source.wire.fill(&mut pipe, length);
         if let Ok(count) = result {
-            self.burst.after_splice(count, source.wire.family());
+            self.splice.after_splice(count, source.wire.family());
         }
         if pipe.held_bytes > 0 {
             self.held = Held::Piped(pipe);
         } else {
-            tools.pool.give_back(pipe);
+            shared.pool.give_back(pipe);
         }
         result
     }
@@ -364,7 +364,7 @@ impl Flow {
         &mut self,
         source: &mut End<W>,
         sink: &mut End<W>,
-        tools: &mut Tools,
+        shared: &mut Shared,
     ) -> Step {
         if !sink.is_writable {
             return Step::Blocked;
@@ -373,13 +373,13 @@ impl Flow {
             Held::Nothing => {}
             Held::Copied(mut buffer) => {
                 self.write(source, sink, &mut buffer);
-                self.hold_or_give_back(buffer, tools);
+                self.hold_or_give_back(buffer, shared);
             }
             Held::Piped(mut pipe) => {
                 let result = sink.wire.drain(&mut pipe);
                 self.delivered(source, sink, result);
                 if pipe.held_bytes == 0 {
-                    tools.pool.give_back(pipe);
+                    shared.pool.give_back(pipe);
                 } else if !self.is_over() {
                     self.held = Held::Piped(pipe);
                 }
@@ -466,7 +466,7 @@ mod tests {
         flow.advance(
             source,
             sink,
-            &mut Tools::new(Store::private().unwrap()),
+            &mut Shared::new(Store::private().unwrap()),
             Owner::NOBODY,
             false,
         )
@@ -644,8 +644,8 @@ mod tests {
         let (store, _) = Store::adopt(Store::with_queues().stored(), usize::MAX).unwrap();
         assert!(!store.keeps_at_once());
         let owner = Owner::of(1 << 32 | 1);
-        let mut tools = Tools::new(store.clone());
-        let pipe = tools.take_pipe(owner).unwrap();
+        let mut shared = Shared::new(store.clone());
+        let pipe = shared.take_pipe(owner).unwrap();
         nix::unistd::write(pipe.input().as_fd(), b"abc").unwrap();
         let (next, inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
         let found = inherited.pipes.into_iter().filter_map(|(kept, ends)| {
@@ -654,8 +654,8 @@ mod tests {
         });
         assert_eq!(found.collect::<Vec<_>>(), [(owner, 3)]);
 
-        let mut tools = Tools::new(Store::private().unwrap());
-        assert!(tools.take_pipe(owner).is_none());
-        assert!(tools.take_pipe(Owner::NOBODY).is_some());
+        let mut shared = Shared::new(Store::private().unwrap());
+        assert!(shared.take_pipe(owner).is_none());
+        assert!(shared.take_pipe(Owner::NOBODY).is_some());
     }
 }

@@ -4,21 +4,19 @@
 //! those that move much or are too many; a [`session`] is one peer from accept to close; a [`connection`] has the two
 //! flows of a session whose target is reached; a [`flow`] is one direction.
 
-pub mod burst;
-pub mod busy_poll;
-pub mod coalesce;
+pub mod closing;
 pub mod connection;
 pub mod event_loop;
 #[cfg(test)]
 mod fake;
 pub mod flow;
 pub mod inspection;
+pub mod interest;
 pub mod listeners;
-pub mod load;
 #[cfg(test)]
 mod model;
-pub mod parting;
 pub mod pipes;
+pub mod policy;
 pub mod record;
 pub mod report;
 pub mod restore;
@@ -27,7 +25,6 @@ pub mod sessions;
 pub mod signals;
 pub mod threads;
 pub mod token;
-pub mod watch;
 pub mod wire;
 pub mod worker;
 

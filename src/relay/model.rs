@@ -15,10 +15,10 @@ use nix::unistd::{read, write};
 use proptest::prelude::*;
 
 use super::connection::{Connection, Ending, Outcome};
-use super::flow::Tools;
+use super::flow::Shared;
+use super::interest::Interest;
 use super::pipes::Pipe;
 use super::token::Side;
-use super::watch::Watch;
 use super::wire::{End, Received, Wire};
 use crate::clock::Moment;
 use crate::handover::{Buffer, Store};
@@ -72,7 +72,7 @@ struct Model {
     last: Last,
     rooms: RefCell<VecDeque<Room>>,
     family: Family,
-    watch: Cell<Watch>,
+    interest: Cell<Interest>,
     sent: Cell<usize>,
     taken: RefCell<Vec<u8>>,
     /// Edges that epoll has to report.
@@ -95,7 +95,7 @@ impl Model {
             last: script.last,
             rooms: RefCell::new(script.rooms.iter().copied().collect()),
             family: script.family,
-            watch: Cell::new(Watch::new(script.family)),
+            interest: Cell::new(Interest::new(script.family)),
             sent: Cell::new(0),
             taken: RefCell::default(),
             events: Cell::new(EpollFlags::EPOLLIN),
@@ -111,10 +111,10 @@ impl Model {
     }
 
     /// What is there is reported at once.
-    fn change(&self, watch: Watch) {
-        self.watch.set(watch);
+    fn change(&self, interest: Interest) {
+        self.interest.set(interest);
         self.report_arrival();
-        if watch.room {
+        if interest.room {
             self.report(EpollFlags::EPOLLOUT);
         }
     }
@@ -123,7 +123,7 @@ impl Model {
     fn report_arrival(&self) {
         let is_over = self.arrivals.borrow().is_empty();
         match self.last {
-            _ if !is_over && !self.watch.get().input => {}
+            _ if !is_over && !self.interest.get().input => {}
             _ if self.is_at_urgent() => self.report(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI),
             _ if !is_over => self.report(EpollFlags::EPOLLIN),
             Last::Silence => {}
@@ -204,7 +204,7 @@ impl Model {
             None => Ok(count),
             Some(Room::Bytes(room)) => Ok(count.min(room)),
             Some(Room::None) => {
-                if self.watch.get().room {
+                if self.interest.get().room {
                     self.report(EpollFlags::EPOLLOUT);
                 }
                 Err(Errno::EAGAIN)
@@ -232,7 +232,7 @@ impl Wire for Model {
         buffer.load(&self.send(count));
         Ok(Received {
             count,
-            is_part: false,
+            is_short: false,
         })
     }
 
@@ -296,7 +296,7 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
     let mut now = Moment::now();
     let ends = (End::new(Model::new(peer)), End::new(Model::new(target)));
     let mut connection = Connection::new(ends.0, ends.1, now);
-    let mut tools = Tools::new(Store::private().unwrap());
+    let mut shared = Shared::new(Store::private().unwrap());
     for _ in 0..100_000 {
         for side in [Side::Peer, Side::Target] {
             let end = match side {
@@ -304,14 +304,14 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
                 Side::Target => connection.ends().1,
             };
             let events = end.wire.events.replace(EpollFlags::empty());
-            connection.note(side, events);
+            connection.on_events(side, events);
         }
         // Small writes wait for a moment of the clock.
         let deadline = connection.deadline(&super::Limits::default());
         now = deadline.map_or(now, |at| at.max(now));
-        let outcome = connection.advance(&mut tools, None, now);
-        for (_, watch, wire) in connection.rewatch() {
-            wire.change(watch);
+        let outcome = connection.advance(&mut shared, None, now);
+        for (_, interest, wire) in connection.rewatch() {
+            wire.change(interest);
         }
         let (peer, target) = connection.ends();
         let events = peer.wire.events.get() | target.wire.events.get();

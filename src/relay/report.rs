@@ -6,16 +6,16 @@ use std::sync::atomic::Ordering;
 use nix::errno::Errno;
 
 use super::connection::Ending;
-use super::session::{Over, Summary};
+use super::session::{Closed, Summary};
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::gate::{PeerKey, Refusal};
 use crate::handover::Store;
 use crate::logging::event::{self, Fields};
 use crate::logging::rate_limit::RateLimit;
 use crate::peer::Peer;
-use crate::policy::{PeerKey, Refusal};
 
 /// Peers that the status line names.
 const STATUS_PEERS: usize = 3;
@@ -143,7 +143,7 @@ impl Reporter {
     }
 
     /// Reports a session that is over.
-    pub fn over(&mut self, over: &Over, dialer: &Dialer, now: Moment) {
+    pub fn over(&mut self, over: &Closed, dialer: &Dialer, now: Moment) {
         match &over.result {
             Ok(summary) => {
                 self.totals.served += 1;
@@ -167,7 +167,7 @@ impl Reporter {
         }
     }
 
-    fn ended(&mut self, over: &Over, summary: &Summary, dialer: &Dialer, now: Moment) {
+    fn ended(&mut self, over: &Closed, summary: &Summary, dialer: &Dialer, now: Moment) {
         let event = match summary.ending {
             Ending::Complete => event::CONNECTION_OVER,
             _ => event::CONNECTION_BROKEN,
@@ -179,7 +179,7 @@ impl Reporter {
         let Some(left_out) = admit(&mut self.ends, event, now) else {
             return;
         };
-        let (Over { peer, target, .. }, ending) = (over, summary.ending);
+        let (Closed { peer, target, .. }, ending) = (over, summary.ending);
         let (inbound, outbound) = (summary.inbound_bytes, summary.outbound_bytes);
         let mut fields = fields(*peer, target, dialer);
         fields.extend([
@@ -195,10 +195,10 @@ impl Reporter {
         event.log(fields, message);
     }
 
-    fn unreachable(&mut self, over: &Over, error: &Error, dialer: &Dialer, now: Moment) {
+    fn unreachable(&mut self, over: &Closed, error: &Error, dialer: &Dialer, now: Moment) {
         self.totals.unreachable += 1;
         if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
-            let (Over { peer, target, .. }, report) = (over, error.report());
+            let (Closed { peer, target, .. }, report) = (over, error.report());
             let mut fields = fields(*peer, target, dialer);
             fields.push(("reason", report.clone()));
             let message = format_args!("{peer} to {target} closed: {report}{left_out}");

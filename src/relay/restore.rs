@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::closing::{self, Closing};
 use super::connection::Connection;
 use super::flow::{Flow, Held, State};
-use super::parting::{self, Parting};
 use super::pipes::Pipe;
 use super::record::{Record, read_peer};
 use super::session::Session;
@@ -88,7 +88,7 @@ fn abort(
     problem: &str,
 ) -> Result<Restored, String> {
     let ends = streams.into_iter().map(End::new).collect();
-    parting::close(store, vec![Parting::new(kept, ends, true)]);
+    closing::close(store, vec![Closing::new(kept, ends, true)]);
     Err(problem.to_owned())
 }
 
@@ -153,7 +153,7 @@ mod tests {
     use crate::clock::Moment;
     use crate::connect::Dialer;
     use crate::handover::Words;
-    use crate::relay::flow::Tools;
+    use crate::relay::flow::Shared;
     use crate::relay::record::{PEER, STATES};
     use crate::relay::token::Side;
 
@@ -175,11 +175,14 @@ mod tests {
 
     /// Lets the session go on with what its peer has sent.
     fn advance(session: &mut Session, store: &Arc<Store>) {
-        session.note(Side::Peer, EpollFlags::EPOLLIN);
-        let mut tools = Tools::new(store.clone());
-        session.advance(&Dialer::to_nobody(), &mut tools, Moment::now(), &mut |_| {
-            Ok(())
-        });
+        session.on_events(Side::Peer, EpollFlags::EPOLLIN);
+        let mut shared = Shared::new(store.clone());
+        session.advance(
+            &Dialer::to_nobody(),
+            &mut shared,
+            Moment::now(),
+            &mut |_| Ok(()),
+        );
     }
 
     /// What the next process makes of what this one has left.
@@ -229,7 +232,7 @@ mod tests {
             arrived
         });
         while !receiver.is_finished() {
-            new.note(Side::Target, EpollFlags::EPOLLOUT);
+            new.on_events(Side::Target, EpollFlags::EPOLLOUT);
             advance(&mut new, &store);
         }
         assert!(receiver.join().unwrap() == data);
@@ -240,8 +243,8 @@ mod tests {
     fn a_closed_session_leaves_nothing() {
         let store = Store::with_queues();
         let (old, mut client, _server) = session(&store);
-        let (_, parting) = old.close(super::super::Ending::Complete, Moment::now());
-        parting::close(&store, parting.into_iter().collect());
+        let (_, closing) = old.close(super::super::Ending::Complete, Moment::now());
+        closing::close(&store, closing.into_iter().collect());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         assert!(next(&store).1.is_empty());
     }

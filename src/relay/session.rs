@@ -7,16 +7,16 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
+use super::closing::Closing;
 use super::connection::{Connection, Ending, Limits, Outcome, Stage};
-use super::flow::Tools;
+use super::flow::Shared;
 use super::inspection::Entry;
-use super::parting::Parting;
+use super::interest::Interest;
 use super::record;
 use super::token::Side;
-use super::watch::Watch;
 use super::wire::End;
 use crate::clock::Moment;
-use crate::connect::{Caller, Dial, Dialer, Readiness};
+use crate::connect::{Attempt, Caller, Dialer, Readiness};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{Kept, Kind, Store, Words};
@@ -38,7 +38,7 @@ pub struct Session {
     /// Whether it is in the ring of those that yielded.
     pub is_queued: bool,
     /// Whether it has lived long enough for the options that short connections do without.
-    pub is_settled: bool,
+    pub has_keepalive: bool,
     /// What the next process knows it by, if that is to have it.
     kept: Option<Kept>,
     phase: Phase,
@@ -49,7 +49,7 @@ enum Phase {
     /// The target is being connected; what epoll said of it meanwhile is kept.
     Dialing {
         peer: Box<End<Stream>>,
-        dial: Box<Dial>,
+        attempt: Box<Attempt>,
         seen: EpollFlags,
         /// Until then a peer that has closed is dialled for all the same.
         grace: Option<Moment>,
@@ -109,7 +109,7 @@ pub struct Summary {
 
 /// A session that is over.
 #[derive(Debug)]
-pub struct Over {
+pub struct Closed {
     /// Who it was.
     pub peer: Peer,
     /// Where it went, or should have gone.
@@ -127,7 +127,7 @@ impl Session {
             is_counted: false,
             started: now,
             is_queued: false,
-            is_settled: false,
+            has_keepalive: false,
             kept: None,
             phase,
         }
@@ -142,12 +142,12 @@ impl Session {
         now: Moment,
     ) -> Result<Session> {
         match dialer.dial(&peer, destination, caller, now) {
-            Ok(dial) => {
+            Ok(attempt) => {
                 let stream = dialer.tuning.limit_writes(stream, peer.cid());
                 let end = Box::new(End::new(stream));
                 let phase = Phase::Dialing {
                     peer: end,
-                    dial: Box::new(dial),
+                    attempt: Box::new(attempt),
                     seen: EpollFlags::empty(),
                     grace: Some(now + GRACE),
                 };
@@ -225,17 +225,17 @@ impl Session {
     }
 
     /// Takes over what epoll reported of one side.
-    pub fn note(&mut self, side: Side, events: EpollFlags) {
+    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
         match &mut self.phase {
-            Phase::Dialing { peer, .. } if side == Side::Peer => peer.note(events),
+            Phase::Dialing { peer, .. } if side == Side::Peer => peer.on_events(events),
             Phase::Dialing { seen, .. } => *seen |= events,
-            Phase::Relaying(connection) => connection.note(side, events),
+            Phase::Relaying(connection) => connection.on_events(side, events),
             Phase::Gone => {}
         }
     }
 
     /// Gives those streams of which epoll is to report something else from now on.
-    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Watch, &Stream)> {
+    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Interest, &Stream)> {
         let connection = match &mut self.phase {
             Phase::Relaying(connection) => Some(connection),
             _ => None,
@@ -247,13 +247,13 @@ impl Session {
     pub fn advance(
         &mut self,
         dialer: &Dialer,
-        tools: &mut Tools,
+        shared: &mut Shared,
         now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Progress {
         if let Phase::Dialing {
             peer,
-            dial,
+            attempt,
             seen,
             grace,
         } = &mut self.phase
@@ -262,14 +262,14 @@ impl Session {
             if let Some(errno) = abandoned(peer, grace.is_none()) {
                 return Progress::Over(Ending::Broken(Side::Peer, errno));
             }
-            match dial.advance(dialer, readiness(*seen), now, watch) {
+            match attempt.advance(dialer, readiness(*seen), now, watch) {
                 Ok(None) => {
                     *seen = EpollFlags::empty();
                     return Progress::Waiting;
                 }
                 Err(error) => return Progress::Unreachable(error),
                 Ok(Some(target)) => {
-                    let store = tools.store();
+                    let store = shared.store();
                     if let Err(errno) = self.connected(target, dialer, store, now) {
                         let operation = "get memory for a header";
                         return Progress::Unreachable(Error::system(operation)(errno));
@@ -289,7 +289,7 @@ impl Session {
             return Progress::Waiting;
         };
         let words = self.kept.as_ref().map(Kept::words);
-        let outcome = connection.advance(tools, words, now);
+        let outcome = connection.advance(shared, words, now);
         if let Some(words) = words {
             record::write_progress(words, connection);
         }
@@ -316,7 +316,7 @@ impl Session {
             } else {
                 EpollFlags::empty()
             };
-            target.note(seen | behind);
+            target.on_events(seen | behind);
             let header = dialer.header(&self.peer, &peer.wire);
             let connection = match header.is_empty() {
                 true => Connection::new(*peer, target, now),
@@ -345,7 +345,7 @@ impl Session {
     }
 
     /// Sets what only connections of some age need, once the target is reached.
-    pub fn settle(&mut self, tuning: &Tuning) {
+    pub fn set_keepalive(&mut self, tuning: &Tuning) {
         let Some((_, target)) = self.streams() else {
             return;
         };
@@ -353,7 +353,7 @@ impl Session {
             let cause = errno.desc();
             log::debug!("cannot set keepalive for {}: {cause}", self.peer);
         }
-        self.is_settled = true;
+        self.has_keepalive = true;
     }
 
     /// Returns how it ends if one of its ends has not answered for so long, though bytes are on their way to it.
@@ -412,10 +412,13 @@ impl Session {
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match &self.phase {
             Phase::Dialing {
-                peer, dial, grace, ..
+                peer,
+                attempt,
+                grace,
+                ..
             } => {
                 let grace = grace.filter(|_| peer.is_ended);
-                grace.into_iter().chain(dial.deadline()).min()
+                grace.into_iter().chain(attempt.deadline()).min()
             }
             Phase::Relaying(connection) => connection.deadline(limits),
             Phase::Gone => None,
@@ -433,14 +436,14 @@ impl Session {
     /// Closes both ends, unless all is complete so that neither takes it for a clean end, and says how it went.
     ///
     /// Of one that is kept the sockets are left, to be closed with others.
-    pub fn close(self, ending: Ending, now: Moment) -> (Summary, Option<Parting>) {
+    pub fn close(self, ending: Ending, now: Moment) -> (Summary, Option<Closing>) {
         let mut summary = Summary {
             ending,
             inbound_bytes: 0,
             outbound_bytes: 0,
             duration: now - self.started,
         };
-        let mut parting = None;
+        let mut closing = None;
         match (self.phase, self.kept) {
             (Phase::Dialing { .. }, _) => {}
             (Phase::Relaying(connection), kept) => {
@@ -451,13 +454,13 @@ impl Session {
                     ends.iter().for_each(|end| end.wire.reset_on_close(false));
                 }
                 match kept {
-                    Some(kept) => parting = Some(Parting::new(kept, ends.into(), is_abort)),
+                    Some(kept) => closing = Some(Closing::new(kept, ends.into(), is_abort)),
                     None => drop(ends),
                 }
             }
             (Phase::Gone, _) => {}
         }
-        (summary, parting)
+        (summary, closing)
     }
 }
 

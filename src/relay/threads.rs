@@ -3,7 +3,7 @@
 //! Bulk: interactive connections never wait behind those that move much. A budget for each turn alone does not do it: with
 //! two operations of 256 KiB a turn, four bulk streams still keep an interactive one waiting for 4 ms.
 //!
-//! Relief: when the main loop hardly sleeps any more ([`load`](super::load)), half of its busy connections go to another
+//! Relief: when the main loop hardly sleeps any more ([`relief`](super::policy::relief)), half of its busy connections go to another
 //! thread, which gives back what turns out to be bulk. New ones begin in the main loop.
 //!
 //! Threads are made one by one, when there is something for one more, so an idle process has none, and a machine with many
@@ -22,7 +22,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection::Limits;
 use super::inspection::Entry;
-use super::session::{Over, Session};
+use super::session::{Closed, Session};
 use super::token::Token;
 use super::worker::Worker;
 use crate::clock::Moment;
@@ -75,7 +75,7 @@ enum Order {
 #[derive(Debug)]
 pub enum Return {
     /// A session has ended.
-    Over(Over),
+    Closed(Closed),
     /// The main loop wanted it back.
     Released(Box<Session>),
     /// It moves much.
@@ -86,7 +86,7 @@ pub enum Return {
 #[derive(Debug)]
 struct Thread {
     orders: Option<Sender<Order>>,
-    bell: Arc<EventFd>,
+    waker: Arc<EventFd>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -121,7 +121,7 @@ pub struct Threads {
     relief: Group,
     returns: Receiver<(Job, Return)>,
     return_sender: Sender<(Job, Return)>,
-    bell: Arc<EventFd>,
+    waker: Arc<EventFd>,
     /// Wake-ups of all of them.
     turns: Arc<AtomicU64>,
     limits: Limits,
@@ -132,13 +132,13 @@ impl Threads {
     /// Begins without threads.
     pub fn new(limits: Limits, processors: usize) -> Result<Threads> {
         let (return_sender, returns) = channel();
-        let bell = Arc::new(bell()?);
+        let waker = Arc::new(waker()?);
         Ok(Threads {
             bulk: Group::default(),
             relief: Group::default(),
             returns,
             return_sender,
-            bell,
+            waker,
             turns: Arc::default(),
             limits,
             processors,
@@ -146,8 +146,8 @@ impl Threads {
     }
 
     /// Gives the descriptor that is readable when there are results.
-    pub fn bell(&self) -> &EventFd {
-        &self.bell
+    pub fn waker(&self) -> &EventFd {
+        &self.waker
     }
 
     /// Tells how many sessions the threads have.
@@ -189,7 +189,7 @@ impl Threads {
 
     /// Takes what the threads give back.
     pub fn returns(&mut self) -> Vec<Return> {
-        clear(&self.bell);
+        clear(&self.waker);
         let returns: Vec<(Job, Return)> = self.returns.try_iter().collect();
         for (job, _) in &returns {
             self.group(*job).open -= 1;
@@ -228,33 +228,33 @@ impl Threads {
 
     fn start_one(&self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> Result<Thread> {
         let (sender, orders) = channel();
-        let own_bell = Arc::new(bell()?);
+        let own_waker = Arc::new(waker()?);
         let keeps_bulk = job == Job::Bulk;
         let worker = Worker::new(dialer.clone(), store.clone(), self.limits, keeps_bulk)?;
-        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Bell.pack());
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waker.pack());
         worker
             .epoll()
-            .add(&own_bell, event)
+            .add(&own_waker, event)
             .map_err(Error::system("watch a thread's orders"))?;
-        let body = Body {
+        let thread = ThreadLoop {
             job,
             worker,
             orders,
-            bell: own_bell.clone(),
+            waker: own_waker.clone(),
             returns: self.return_sender.clone(),
-            main: self.bell.clone(),
+            main: self.waker.clone(),
             turns: self.turns.clone(),
         };
         let handle = thread::Builder::new()
             .name(job.name().into())
-            .spawn(move || body.run())
+            .spawn(move || thread.run())
             .map_err(|error| Error::System {
                 operation: "start a thread",
                 source: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
             })?;
         Ok(Thread {
             orders: Some(sender),
-            bell: own_bell,
+            waker: own_waker,
             handle: Some(handle),
         })
     }
@@ -264,31 +264,31 @@ impl Thread {
     fn send(&self, order: Order) {
         // The thread ends only after its sender is gone.
         let _ = self.orders.as_ref().map(|orders| orders.send(order));
-        ring(&self.bell);
+        wake(&self.waker);
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
         self.orders = None;
-        ring(&self.bell);
+        wake(&self.waker);
         // A panic aborts the process; there is no other way for the thread to fail.
         let _ = self.handle.take().map(JoinHandle::join);
     }
 }
 
 /// What runs in a thread.
-struct Body {
+struct ThreadLoop {
     job: Job,
     worker: Worker,
     orders: Receiver<Order>,
-    bell: Arc<EventFd>,
+    waker: Arc<EventFd>,
     returns: Sender<(Job, Return)>,
     main: Arc<EventFd>,
     turns: Arc<AtomicU64>,
 }
 
-impl Body {
+impl ThreadLoop {
     fn run(mut self) {
         let mut events = [EpollEvent::empty(); 64];
         loop {
@@ -303,7 +303,9 @@ impl Body {
             let now = Moment::now();
             for event in &events[..count] {
                 match Token::unpack(event.data()) {
-                    Token::Session(key, side) => self.worker.note(key, side, event.events(), now),
+                    Token::Session(key, side) => {
+                        self.worker.on_events(key, side, event.events(), now)
+                    }
                     _ => {
                         if !self.take_orders(now) {
                             return;
@@ -318,7 +320,7 @@ impl Body {
 
     /// Carries out what waits; false when there will be no more.
     fn take_orders(&mut self, now: Moment) -> bool {
-        clear(&self.bell);
+        clear(&self.waker);
         loop {
             match self.orders.try_recv() {
                 Ok(Order::Adopt(session)) => self.worker.adopt(*session, now),
@@ -340,7 +342,7 @@ impl Body {
     }
 
     fn report(&mut self) {
-        let over = self.worker.take_over().map(Return::Over);
+        let over = self.worker.take_closed().map(Return::Closed);
         let bulk = self.worker.take_bulk();
         self.give_back(over.chain(bulk.map(|session| Return::Bulk(Box::new(session)))));
     }
@@ -353,24 +355,24 @@ impl Body {
             let _ = self.returns.send((self.job, one));
         }
         if has_news {
-            ring(&self.main);
+            wake(&self.main);
         }
     }
 }
 
-fn bell() -> Result<EventFd> {
+fn waker() -> Result<EventFd> {
     EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
         .map_err(Error::system("create an eventfd"))
 }
 
-fn ring(bell: &EventFd) {
+fn wake(waker: &EventFd) {
     // It fails only when it has been rung 2^64 times already.
-    let _ = bell.write(1);
+    let _ = waker.write(1);
 }
 
-fn clear(bell: &EventFd) {
+fn clear(waker: &EventFd) {
     // It fails only when it has not been rung.
-    let _ = bell.read();
+    let _ = waker.read();
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub enum Token {
     /// A signal is to be read.
     Signal,
     /// Another thread has something to say.
-    Bell,
+    Waker,
     /// Somebody wants to know what goes on.
     Inspection,
     /// A listener, by its place, has a connection.
@@ -56,7 +56,7 @@ impl Token {
     pub fn pack(self) -> u64 {
         match self {
             Token::Signal => 0,
-            Token::Bell => 1,
+            Token::Waker => 1,
             Token::Inspection => 2,
             Token::Listener(index) => u64::from(index) + 3,
             Token::Session(key, side) => {
@@ -73,7 +73,7 @@ impl Token {
         if bits & SESSION == 0 {
             return match bits {
                 0 => Token::Signal,
-                1 => Token::Bell,
+                1 => Token::Waker,
                 2 => Token::Inspection,
                 _ => Token::Listener((bits - 3) as u32),
             };
@@ -112,7 +112,7 @@ mod tests {
         });
         let others = [
             Token::Signal,
-            Token::Bell,
+            Token::Waker,
             Token::Inspection,
             Token::Listener(0),
             Token::Listener(9),

@@ -6,8 +6,8 @@ use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
 use nix::sys::epoll::EpollFlags;
 
+use super::interest::Interest;
 use super::pipes::Pipe;
-use super::watch::Watch;
 use crate::handover::Buffer;
 use crate::peer::Family;
 use crate::stream::Stream;
@@ -44,19 +44,19 @@ pub struct Received {
     /// Bytes, 0 at the end.
     pub count: usize,
     /// Less than there was room for, and still not all that there is.
-    pub is_part: bool,
+    pub is_short: bool,
 }
 
 impl Wire for Stream {
     fn read(&self, buffer: &mut Buffer) -> Result<Received, Errno> {
-        let (count, is_part) = match Stream::family(self) {
+        let (count, is_short) = match Stream::family(self) {
             // A terminal gives a line at a time, a pipe may give a packet.
             Family::File => (buffer.read(self.input())?, true),
-            // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_parts`], and a unix socket
+            // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_urgent`], and a unix socket
             // stops behind bytes that descriptors were passed with.
             _ => buffer.receive(self.input())?,
         };
-        Ok(Received { count, is_part })
+        Ok(Received { count, is_short })
     }
 
     fn write(&self, buffer: &mut Buffer) -> Result<usize, Errno> {
@@ -130,7 +130,7 @@ pub struct End<W> {
     /// The other end has ended its direction, or failed: read until that is seen.
     pub is_ended: bool,
     /// A short read may have left bytes: it stops at urgent ones (tcp(7)).
-    pub has_parts: bool,
+    pub has_urgent: bool,
     /// It has failed, or may have: there is an error to be taken, by a read or otherwise.
     pub has_failed: bool,
     /// An error that was told, and that no read will tell again.
@@ -138,41 +138,41 @@ pub struct End<W> {
     /// It was told that no more bytes will come.
     pub is_finished: bool,
     /// What epoll is asked to report.
-    pub watch: Watch,
+    pub interest: Interest,
 }
 
 impl<W: Wire> End<W> {
     /// Begins with a connected wire: there is room to write, and the first event tells of bytes to read.
     pub fn new(wire: W) -> End<W> {
-        let watch = Watch::new(wire.family());
+        let interest = Interest::new(wire.family());
         End {
             wire,
             is_readable: false,
             is_writable: true,
             is_ended: false,
-            has_parts: false,
+            has_urgent: false,
             has_failed: false,
             failure: None,
             is_finished: false,
-            watch,
+            interest,
         }
     }
 
     /// Tells what epoll is to report from now on, if that is something else. `is_held_up`: what was read here waits for
     /// room at the other end, and more is not read before.
-    pub fn rewatch(&mut self, is_held_up: bool) -> Option<Watch> {
-        let watch = Watch {
-            input: !self.is_readable || self.watch.input && !is_held_up,
-            room: !self.is_writable || self.watch.room,
+    pub fn rewatch(&mut self, is_held_up: bool) -> Option<Interest> {
+        let interest = Interest {
+            input: !self.is_readable || self.interest.input && !is_held_up,
+            room: !self.is_writable || self.interest.room,
         };
-        (std::mem::replace(&mut self.watch, watch) != watch).then_some(watch)
+        (std::mem::replace(&mut self.interest, interest) != interest).then_some(interest)
     }
 
     /// Takes over what epoll reported.
-    pub fn note(&mut self, events: EpollFlags) {
+    pub fn on_events(&mut self, events: EpollFlags) {
         let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         self.is_ended |= events.intersects(ended);
-        self.has_parts |= events.contains(EpollFlags::EPOLLPRI);
+        self.has_urgent |= events.contains(EpollFlags::EPOLLPRI);
         self.has_failed |= events.contains(EpollFlags::EPOLLERR);
         self.is_readable |= events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | ended);
         // A write to what has failed must be tried, too, to learn of it.

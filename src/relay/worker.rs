@@ -10,14 +10,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
+use super::closing::{self, Closing};
 use super::connection::{Ending, Limits};
-use super::flow::Tools;
+use super::flow::Shared;
 use super::inspection::Entry;
-use super::parting::{self, Parting};
-use super::session::{Over, Progress, Session};
+use super::interest::Interest;
+use super::session::{Closed, Progress, Session};
 use super::sessions::Sessions;
 use super::token::{Key, Side, Token};
-use super::watch::Watch;
 use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queue};
 use crate::error::{Error, Result};
@@ -26,7 +26,7 @@ use crate::peer::Peer;
 use crate::stream::Stream;
 
 /// A connection of that age gets TCP keepalive towards its target; most are over before.
-const SETTLED_AGE: Duration = Duration::from_secs(10);
+const CHECKED_AGE: Duration = Duration::from_secs(10);
 
 /// A pipe that nobody has used for so long goes.
 const IDLE_PIPE: Duration = Duration::from_secs(2);
@@ -36,17 +36,17 @@ const IDLE_PIPE: Duration = Duration::from_secs(2);
 pub struct Worker {
     epoll: Epoll,
     sessions: Sessions,
-    tools: Tools,
+    shared: Shared,
     dialer: Arc<Dialer>,
     /// Those of its sessions that wait for room at the target.
     queue: Queue,
     limits: Limits,
-    over: Vec<Over>,
+    over: Vec<Closed>,
     /// Sockets of those that are over and were kept, which are closed together.
-    partings: Vec<Parting>,
+    closings: Vec<Closing>,
     /// Those that move much; none where they may stay.
     bulk: Option<Vec<Key>>,
-    next_settling: Option<Moment>,
+    next_check: Option<Moment>,
     /// When pipes go that nobody has used.
     next_trim: Option<Moment>,
 }
@@ -64,14 +64,14 @@ impl Worker {
         Ok(Worker {
             epoll,
             sessions: Sessions::default(),
-            tools: Tools::new(store),
+            shared: Shared::new(store),
             dialer,
             queue: Queue::default(),
             limits,
             over: Vec::new(),
-            partings: Vec::new(),
+            closings: Vec::new(),
             bulk: (!keeps_bulk).then(Vec::new),
-            next_settling: None,
+            next_check: None,
             next_trim: None,
         })
     }
@@ -110,8 +110,8 @@ impl Worker {
         now: Moment,
     ) {
         let key = self.sessions.next_key();
-        let watch = Watch::new(stream.family());
-        let session = match watch.add(&self.epoll, &stream, key, Side::Peer) {
+        let interest = Interest::new(stream.family());
+        let session = match interest.add(&self.epoll, &stream, key, Side::Peer) {
             Ok(()) => {
                 let caller = Caller {
                     queue: self.queue.clone(),
@@ -128,10 +128,10 @@ impl Worker {
             Ok(mut session) => {
                 session.is_counted = is_counted;
                 self.sessions.insert(session);
-                self.settle_later(now);
+                self.check_later(now);
                 self.advance(key, now);
             }
-            Err(error) => self.over.push(Over {
+            Err(error) => self.over.push(Closed {
                 peer,
                 target: self.dialer.target_of(destination),
                 is_counted,
@@ -145,26 +145,26 @@ impl Worker {
         let key = self.sessions.next_key();
         let watched = session.connection().map_or(Ok(()), |connection| {
             let (peer, target) = connection.ends();
-            (peer.watch).add(&self.epoll, &peer.wire, key, Side::Peer)?;
-            (target.watch).add(&self.epoll, &target.wire, key, Side::Target)
+            (peer.interest).add(&self.epoll, &peer.wire, key, Side::Peer)?;
+            (target.interest).add(&self.epoll, &target.wire, key, Side::Target)
         });
         if let Err(error) = watched {
             let over = self.end(session, Err(error), now);
             return self.over.push(over);
         }
         // What was ready before is reported to the new epoll instance, but for a file, which always is.
-        session.note(Side::Peer, EpollFlags::EPOLLIN);
+        session.on_events(Side::Peer, EpollFlags::EPOLLIN);
         session.is_queued = false;
         self.sessions.insert(session);
         self.sessions.queue(key);
         self.sessions.arm(key, &self.limits);
-        self.settle_later(now);
+        self.check_later(now);
     }
 
     /// Notes what epoll reported of a session, and gives it its turn.
-    pub fn note(&mut self, key: Key, side: Side, events: EpollFlags, now: Moment) {
+    pub fn on_events(&mut self, key: Key, side: Side, events: EpollFlags, now: Moment) {
         if let Some(session) = self.sessions.get(key) {
-            session.note(side, events);
+            session.on_events(side, events);
             // Those in the ring have their turn anyway.
             if !session.is_queued {
                 self.advance(key, now);
@@ -183,8 +183,8 @@ impl Worker {
                 self.advance(key, now);
             }
         }
-        if self.next_settling.is_some_and(|at| at <= now) {
-            self.settle(now);
+        if self.next_check.is_some_and(|at| at <= now) {
+            self.check_old(now);
         }
         // One for each round while room is short, so that a target with much room for them delays nobody else.
         for called in self.queue.take_called() {
@@ -193,11 +193,11 @@ impl Worker {
             }
         }
         self.trim_pipes(now);
-        self.part();
+        self.close_kept();
     }
 
     fn trim_pipes(&mut self, now: Moment) {
-        let pool = self.tools.pool();
+        let pool = self.shared.pool();
         if self.next_trim.is_some_and(|at| at <= now) {
             self.next_trim = None;
             pool.trim();
@@ -214,7 +214,7 @@ impl Worker {
         }
         let deadlines = [
             self.sessions.deadline(),
-            self.next_settling,
+            self.next_check,
             self.next_trim,
             other,
         ];
@@ -227,7 +227,7 @@ impl Worker {
     }
 
     /// Takes those that are over.
-    pub fn take_over(&mut self) -> impl Iterator<Item = Over> + use<> {
+    pub fn take_closed(&mut self) -> impl Iterator<Item = Closed> + use<> {
         std::mem::take(&mut self.over).into_iter()
     }
 
@@ -264,11 +264,11 @@ impl Worker {
             let over = self.end(session, Ok(Ending::Stopped), now);
             self.over.push(over);
         }
-        self.part();
+        self.close_kept();
     }
 
-    fn part(&mut self) {
-        parting::close(self.tools.store(), std::mem::take(&mut self.partings));
+    fn close_kept(&mut self) {
+        closing::close(self.shared.store(), std::mem::take(&mut self.closings));
     }
 
     /// Gives the sessions that have moved bytes since then.
@@ -287,13 +287,13 @@ impl Worker {
     /// Makes sure that the next process has every session, with all that is to be known of it. Gives those that it will not
     /// have, which are closed, and why.
     pub fn keep_all(&mut self, now: Moment) -> Vec<(Key, Errno)> {
-        let store = self.tools.store().clone();
+        let store = self.shared.store().clone();
         let keep = |(key, session): (Key, &mut Session)| Some((key, session.keep(&store).err()?));
         let unkept: Vec<(Key, Errno)> = self.sessions.with_keys().filter_map(keep).collect();
         for (key, errno) in &unkept {
             self.close(*key, Ok(Ending::NotKept(*errno)), now);
         }
-        self.part();
+        self.close_kept();
         unkept
     }
 
@@ -309,7 +309,7 @@ impl Worker {
 
     /// Gives what keeps connections for the next process.
     pub fn store(&self) -> &Arc<Store> {
-        self.tools.store()
+        self.shared.store()
     }
 
     /// Lets a session go, which nobody watches then.
@@ -334,11 +334,11 @@ impl Worker {
         };
         let epoll = &self.epoll;
         let mut watch = |stream: &Stream| {
-            Watch::connecting(stream.family()).add(epoll, stream, key, Side::Target)
+            Interest::connecting(stream.family()).add(epoll, stream, key, Side::Target)
         };
-        let progress = session.advance(&self.dialer, &mut self.tools, now, &mut watch);
+        let progress = session.advance(&self.dialer, &mut self.shared, now, &mut watch);
         let watched = (session.rewatch())
-            .try_for_each(|(side, watch, stream)| watch.change(epoll, stream, key, side));
+            .try_for_each(|(side, interest, stream)| interest.change(epoll, stream, key, side));
         let (is_bulk, is_owing) = (session.is_bulk(), session.is_owing());
         match (progress, watched) {
             (Progress::Waiting, Ok(())) => {}
@@ -352,7 +352,7 @@ impl Worker {
             bulk.push(key);
         }
         if is_owing {
-            self.settle_later(now);
+            self.check_later(now);
         }
         self.sessions.arm(key, &self.limits);
     }
@@ -376,13 +376,13 @@ impl Worker {
     }
 
     /// Closes a session. One that never came to relay is closed as if the program stopped: by abort.
-    fn end(&mut self, session: Session, result: Result<Ending>, now: Moment) -> Over {
+    fn end(&mut self, session: Session, result: Result<Ending>, now: Moment) -> Closed {
         let (peer, is_counted) = (session.peer, session.is_counted);
         let target = self.dialer.target_of(self.destination(&session));
         let ending = *result.as_ref().unwrap_or(&Ending::Stopped);
-        let (summary, parting) = session.close(ending, now);
-        self.partings.extend(parting);
-        Over {
+        let (summary, closing) = session.close(ending, now);
+        self.closings.extend(closing);
+        Closed {
             peer,
             target,
             is_counted,
@@ -396,35 +396,35 @@ impl Worker {
         is_mapped.then(|| session.destination())?
     }
 
-    fn settle_later(&mut self, now: Moment) {
+    fn check_later(&mut self, now: Moment) {
         if self.dialer.tuning.keepalive.is_some() {
-            self.next_settling.get_or_insert(now + SETTLED_AGE);
+            self.next_check.get_or_insert(now + CHECKED_AGE);
         }
     }
 
     /// Looks after sessions that have lived for a while: they get what short ones do without, and those whose other end has
     /// died with bytes on their way to it are closed.
-    fn settle(&mut self, now: Moment) {
-        self.next_settling = None;
+    fn check_old(&mut self, now: Moment) {
+        self.next_check = None;
         let tuning = self.dialer.tuning;
         let Some(limit) = tuning.silence_limit() else {
             return;
         };
         let (mut silent, mut is_due) = (Vec::new(), false);
         for (key, session) in self.sessions.with_keys() {
-            if !session.is_settled && session.started + SETTLED_AGE <= now {
-                session.settle(&tuning);
+            if !session.has_keepalive && session.started + CHECKED_AGE <= now {
+                session.set_keepalive(&tuning);
             }
             match session.silenced(limit) {
                 Some(ending) => silent.push((key, ending)),
-                None => is_due |= !session.is_settled || session.is_owing(),
+                None => is_due |= !session.has_keepalive || session.is_owing(),
             }
         }
         for (key, ending) in silent {
             self.close(key, Ok(ending), now);
         }
         if is_due {
-            self.settle_later(now);
+            self.check_later(now);
         }
     }
 }
@@ -449,7 +449,7 @@ mod tests {
             let count = worker.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap();
             for event in &events[..count] {
                 if let Token::Session(key, side) = Token::unpack(event.data()) {
-                    worker.note(key, side, event.events(), Moment::now());
+                    worker.on_events(key, side, event.events(), Moment::now());
                 }
             }
             total += count;

@@ -1,7 +1,7 @@
 //! One attempt to reach a target: every address in turn, then again while there is time.
 //!
-//! It waits for nothing itself: the caller watches [`Dial::stream`] and [`Dial::deadline`] and calls
-//! [`Dial::advance`].
+//! It waits for nothing itself: the caller watches [`Attempt::stream`] and [`Attempt::deadline`] and calls
+//! [`Attempt::advance`].
 
 mod alone;
 mod room;
@@ -37,11 +37,11 @@ pub enum Readiness {
 
 /// One attempt to reach the target.
 #[derive(Debug)]
-pub struct Dial {
-    /// Those of this dial, where they are not those of the target: of a mapped one, or of a name that leads elsewhere.
+pub struct Attempt {
+    /// Those of this attempt, where they are not those of the target: of a mapped one, or of a name that leads elsewhere.
     addresses: Option<Arc<[Address]>>,
     source: Option<IpAddr>,
-    /// None where each dial has a target of its own, so that others are not to be waited for.
+    /// None where each attempt has a target of its own, so that others are not to be waited for.
     caller: Option<Caller>,
     /// Among those that wait for room.
     place: Option<Place>,
@@ -69,7 +69,7 @@ enum State {
         deadline: Moment,
     },
     /// Connected to a VMM, and the line each way is not yet through.
-    Shaking {
+    Handshaking {
         stream: Stream,
         handshake: Handshake,
         deadline: Moment,
@@ -80,7 +80,7 @@ enum State {
     Queued { until: Moment },
 }
 
-impl Dial {
+impl Attempt {
     /// Begins with the first address; `mapped` is the only one of a mapped target.
     pub(super) fn new(
         dialer: &Dialer,
@@ -88,8 +88,8 @@ impl Dial {
         source: Option<IpAddr>,
         caller: Caller,
         now: Moment,
-    ) -> Dial {
-        Dial {
+    ) -> Attempt {
+        Attempt {
             caller: mapped.is_none().then_some(caller),
             addresses: match mapped {
                 Some(address) => Some([address].into()),
@@ -111,16 +111,18 @@ impl Dial {
     /// Gives the stream to watch for readiness.
     pub fn stream(&self) -> Option<&Stream> {
         match &self.state {
-            State::Connecting { stream, .. } | State::Shaking { stream, .. } => Some(stream),
+            State::Connecting { stream, .. } | State::Handshaking { stream, .. } => Some(stream),
             _ => None,
         }
     }
 
-    /// Tells when [`Dial::advance`] must be called even if nothing became ready.
+    /// Tells when [`Attempt::advance`] must be called even if nothing became ready.
     pub fn deadline(&self) -> Option<Moment> {
         match &self.state {
             State::Next => None,
-            State::Connecting { deadline, .. } | State::Shaking { deadline, .. } => Some(*deadline),
+            State::Connecting { deadline, .. } | State::Handshaking { deadline, .. } => {
+                Some(*deadline)
+            }
             State::Pausing { until } | State::Queued { until } => Some(*until),
         }
     }
@@ -198,7 +200,7 @@ impl Dial {
                     let deadline = self.share(dialer, since);
                     self.connected(dialer, stream, readiness, (deadline, now))
                 }
-                State::Shaking {
+                State::Handshaking {
                     stream,
                     handshake,
                     deadline,
@@ -217,7 +219,7 @@ impl Dial {
                     self.is_short |= address.is_prompt();
                     Err(error)
                 }
-                State::Shaking { .. } => Err(self.address(dialer).silence(dialer.timeout)),
+                State::Handshaking { .. } => Err(self.address(dialer).silence(dialer.timeout)),
             };
             match outcome {
                 Ok(Some(stream)) => return Ok(Some(stream)),
@@ -282,7 +284,7 @@ impl Dial {
                 stream.abort();
                 Err(address.refusal(Errno::ECONNREFUSED))
             }
-            Address::Mux(_, port) => self.wait(State::Shaking {
+            Address::Mux(_, port) => self.wait(State::Handshaking {
                 stream,
                 handshake: Handshake::new(*port, dialer.mux_answer),
                 deadline,
@@ -309,7 +311,7 @@ impl Dial {
             }
             Ok(Progress::Waiting) => {
                 let deadline = self.answer_due(dialer, deadline);
-                self.wait(State::Shaking {
+                self.wait(State::Handshaking {
                     stream,
                     handshake,
                     deadline,
@@ -358,11 +360,11 @@ impl Dial {
     }
 }
 
-impl Drop for Dial {
+impl Drop for Attempt {
     /// Nothing was sent to a target that is not wanted any more: it is to take that for no clean end.
     fn drop(&mut self) {
         match std::mem::replace(&mut self.state, State::Next) {
-            State::Connecting { stream, .. } | State::Shaking { stream, .. } => stream.abort(),
+            State::Connecting { stream, .. } | State::Handshaking { stream, .. } => stream.abort(),
             _ => {}
         }
     }

@@ -111,7 +111,7 @@ impl Loop {
         }
         // Nobody looks before this process has ended, so nothing happens to a session in between.
         let unkept = self.worker.keep_all(now);
-        self.settle_accounts(now);
+        self.report_closed(now);
         let open = self.open();
         if let Some(&(_, errno)) = unkept.first() {
             let (count, cause) = (unkept.len(), errno.desc());
@@ -151,7 +151,7 @@ impl Loop {
         self.mode = Mode::Closing;
         self.worker.close_all(now);
         self.threads.close_all();
-        self.settle_accounts(now);
+        self.report_closed(now);
     }
 }
 

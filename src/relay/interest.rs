@@ -20,40 +20,40 @@ use crate::stream::Stream;
 
 /// What epoll is to report of a socket, besides its end and its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Watch {
+pub struct Interest {
     /// Bytes to read.
     pub input: bool,
     /// Room to write.
     pub room: bool,
 }
 
-impl Watch {
-    const INPUT: Watch = Watch {
+impl Interest {
+    const INPUT: Interest = Interest {
         input: true,
         room: false,
     };
-    const ROOM: Watch = Watch {
+    const ROOM: Interest = Interest {
         input: false,
         room: true,
     };
-    const ALL: Watch = Watch {
+    const ALL: Interest = Interest {
         input: true,
         room: true,
     };
 
     /// Gives what a connected stream is watched for from the beginning.
-    pub fn new(family: Family) -> Watch {
+    pub fn new(family: Family) -> Interest {
         match family {
-            Family::Unix | Family::Vsock => Watch::INPUT,
-            _ => Watch::ALL,
+            Family::Unix | Family::Vsock => Interest::INPUT,
+            _ => Interest::ALL,
         }
     }
 
     /// The same while it is connected: room to write tells that it is, but for a unix socket, which is at once.
-    pub fn connecting(family: Family) -> Watch {
+    pub fn connecting(family: Family) -> Interest {
         match family {
-            Family::Unix => Watch::INPUT,
-            _ => Watch::ALL,
+            Family::Unix => Interest::INPUT,
+            _ => Interest::ALL,
         }
     }
 
@@ -63,8 +63,8 @@ impl Watch {
         match stream.separate_output() {
             None => register(epoll, stream.input(), self, token),
             Some(output) => {
-                register(epoll, stream.input(), Watch::INPUT, token)?;
-                register(epoll, output, Watch::ROOM, token)
+                register(epoll, stream.input(), Interest::INPUT, token)?;
+                register(epoll, output, Interest::ROOM, token)
             }
         }
     }
@@ -83,8 +83,8 @@ impl Watch {
     }
 }
 
-fn register(epoll: &Epoll, fd: BorrowedFd<'_>, watch: Watch, token: Token) -> Result<()> {
-    match epoll.add(fd, EpollEvent::new(watch.flags(), token.pack())) {
+fn register(epoll: &Epoll, fd: BorrowedFd<'_>, interest: Interest, token: Token) -> Result<()> {
+    match epoll.add(fd, EpollEvent::new(interest.flags(), token.pack())) {
         Ok(()) | Err(Errno::EPERM) => Ok(()),
         Err(errno) => Err(Error::system("watch a connection")(errno)),
     }
@@ -115,9 +115,12 @@ mod tests {
 
     #[test]
     fn a_message_that_was_read_at_the_other_end_is_no_event() {
-        for watch in [Watch::new(Family::Unix), Watch::connecting(Family::Unix)] {
+        for interest in [
+            Interest::new(Family::Unix),
+            Interest::connecting(Family::Unix),
+        ] {
             let (epoll, stream, mut here, mut there) = place();
-            (watch.add(&epoll, &stream, Key::new(1, 1), Side::Peer)).unwrap();
+            (interest.add(&epoll, &stream, Key::new(1, 1), Side::Peer)).unwrap();
             here.write_all(b"message").unwrap();
             there.read_exact(&mut [0; 7]).unwrap();
             assert_eq!(reported(&epoll), None);
@@ -130,8 +133,8 @@ mod tests {
     fn room_that_came_before_it_was_asked_for_is_reported() {
         let (epoll, stream, mut here, mut there) = place();
         let key = Key::new(1, 1);
-        let watch = Watch::new(Family::Unix);
-        watch.add(&epoll, &stream, key, Side::Peer).unwrap();
+        let interest = Interest::new(Family::Unix);
+        interest.add(&epoll, &stream, key, Side::Peer).unwrap();
         let mut written = 0;
         let error = loop {
             match here.write(&[0; 4096]) {
@@ -142,7 +145,9 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::WouldBlock);
         there.read_exact(&mut vec![0; written]).unwrap();
         assert_eq!(reported(&epoll), None);
-        Watch::ALL.change(&epoll, &stream, key, Side::Peer).unwrap();
+        Interest::ALL
+            .change(&epoll, &stream, key, Side::Peer)
+            .unwrap();
         let event = (Token::Session(key, Side::Peer), EpollFlags::EPOLLOUT);
         assert_eq!(reported(&epoll), Some(event));
     }
@@ -151,19 +156,22 @@ mod tests {
     fn bytes_that_came_before_they_were_asked_for_are_reported() {
         let (epoll, stream, _here, mut there) = place();
         let key = Key::new(1, 1);
-        let change = |watch: Watch| watch.change(&epoll, &stream, key, Side::Peer).unwrap();
-        Watch::INPUT.add(&epoll, &stream, key, Side::Peer).unwrap();
-        change(Watch::ROOM);
+        let change =
+            |interest: Interest| interest.change(&epoll, &stream, key, Side::Peer).unwrap();
+        Interest::INPUT
+            .add(&epoll, &stream, key, Side::Peer)
+            .unwrap();
+        change(Interest::ROOM);
         assert_eq!(
             reported(&epoll).map(|(_, flags)| flags),
             Some(EpollFlags::EPOLLOUT)
         );
         there.write_all(b"message").unwrap();
         assert_eq!(reported(&epoll), None);
-        change(Watch::INPUT);
+        change(Interest::INPUT);
         let event = (Token::Session(key, Side::Peer), EpollFlags::EPOLLIN);
         assert_eq!(reported(&epoll), Some(event));
-        change(Watch::ROOM);
+        change(Interest::ROOM);
         drop(there);
         assert!(reported(&epoll).is_some_and(|(_, flags)| flags.contains(EpollFlags::EPOLLRDHUP)));
     }

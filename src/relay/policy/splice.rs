@@ -5,8 +5,8 @@
 //! factor of two. vsock has no splice of its own: the kernel copies once, into pages that it allocates for the whole
 //! length asked and frees again (copy_splice_read in fs/splice.c), so from there no more is asked than lately came.
 
-use super::pipes::PIPE_BYTES;
 use crate::peer::Family;
+use crate::relay::pipes::PIPE_BYTES;
 
 /// What a splice must move to be followed by another one.
 const WORTHWHILE_BYTES: usize = 32 * 1024;
@@ -17,11 +17,11 @@ const PAGE_BYTES: usize = 4096;
 
 /// How much the next splice asks for; nothing while bytes are copied.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Burst {
+pub struct Splice {
     pages: u16,
 }
 
-impl Burst {
+impl Splice {
     /// Tells how many bytes the next splice is to ask for; none: copy.
     pub fn splice_bytes(self) -> Option<usize> {
         (self.pages > 0).then(|| usize::from(self.pages) * PAGE_BYTES)
@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_full_read_begins_a_burst_and_a_small_splice_ends_it() {
-        let mut burst = Burst::default();
+        let mut burst = Splice::default();
         burst.after_read(false, Family::Tcp, Family::Tcp);
         assert_eq!(burst.splice_bytes(), None);
         burst.after_read(true, Family::Tcp, Family::Tcp);
@@ -83,7 +83,7 @@ mod tests {
             (Family::File, Family::Tcp),
             (Family::Tcp, Family::File),
         ] {
-            let mut burst = Burst::default();
+            let mut burst = Splice::default();
             burst.after_read(true, source, sink);
             assert_eq!(burst.splice_bytes(), None, "{source:?} to {sink:?}");
         }
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn from_vsock_no_more_is_asked_than_lately_came() {
-        let mut burst = Burst::default();
+        let mut burst = Splice::default();
         burst.after_read(true, Family::Vsock, Family::Tcp);
         assert_eq!(burst.splice_bytes(), Some(64 << 10));
         burst.after_splice(64 << 10, Family::Vsock);

@@ -1,16 +1,16 @@
-//! How a dial waits for room at its target: when its turn is, and for how long it has patience.
+//! How an attempt waits for room at its target: when its turn is, and for how long it has patience.
 //!
 //! What it tells the queue, and what the queue tells it; the queue itself knows no targets.
 
 use std::time::Duration;
 
-use super::{Dial, State};
+use super::{Attempt, State};
 use crate::clock::Moment;
 use crate::connect::queue::Caller;
 use crate::connect::{Address, Dialer};
 use crate::stream::Stream;
 
-impl Dial {
+impl Attempt {
     /// Tells until when the address may be silent. One that nothing can delay has no room if it is.
     pub(super) fn patience(&self, dialer: &Dialer, now: Moment) -> Moment {
         let share = self.share(dialer, now);

@@ -9,16 +9,16 @@ use crate::stream::Stream;
 
 /// Sockets of a connection that is over.
 #[derive(Debug)]
-pub struct Parting {
+pub struct Closing {
     kept: Kept,
     ends: Vec<End<Stream>>,
     is_abort: bool,
 }
 
-impl Parting {
+impl Closing {
     /// Prepares the close.
-    pub fn new(kept: Kept, ends: Vec<End<Stream>>, is_abort: bool) -> Parting {
-        Parting {
+    pub fn new(kept: Kept, ends: Vec<End<Stream>>, is_abort: bool) -> Closing {
+        Closing {
             kept,
             ends,
             is_abort,
@@ -27,19 +27,19 @@ impl Parting {
 }
 
 /// Closes all of them, so that their other ends see it.
-pub fn close(store: &Store, partings: Vec<Parting>) {
-    if partings.is_empty() {
+pub fn close(store: &Store, closings: Vec<Closing>) {
+    if closings.is_empty() {
         return;
     }
-    let (kept, sockets): (Vec<Kept>, Vec<_>) = partings
+    let (kept, sockets): (Vec<Kept>, Vec<_>) = closings
         .into_iter()
-        .map(|parting| (parting.kept, (parting.ends, parting.is_abort)))
+        .map(|closing| (closing.kept, (closing.ends, closing.is_abort)))
         .unzip();
     for ((ends, is_abort), is_last) in sockets.into_iter().zip(store.release(kept)) {
         if !is_last {
             // An end that was sent need not be sent again.
             let due = ends.iter().filter(|end| is_abort || !end.is_finished);
-            due.for_each(|end| end.wire.part(is_abort));
+            due.for_each(|end| end.wire.shut_down(is_abort));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Loop, Mode};
 use crate::clock::Moment;
-use crate::relay::load;
+use crate::relay::policy::relief;
 use crate::relay::session::Session;
 use crate::relay::threads::{Job, Return};
 
@@ -13,7 +13,7 @@ impl Loop {
     /// Takes what another thread gives back.
     pub(super) fn take_back(&mut self, one: Return, now: Moment) {
         match (one, self.mode) {
-            (Return::Over(over), _) => self.account(&over, now),
+            (Return::Closed(over), _) => self.account(&over, now),
             (Return::Bulk(session), Mode::Serving | Mode::Draining(_)) => {
                 self.give(Job::Bulk, *session, now);
             }
@@ -62,7 +62,7 @@ impl Loop {
             return;
         }
         let others = self.ready(Job::Relief);
-        let surplus = load::surplus(busy.len(), self.threads.relieved(), others);
+        let surplus = relief::surplus(busy.len(), self.threads.relieved(), others);
         for key in busy.into_iter().take(surplus) {
             if let Some(session) = self.worker.release(key) {
                 self.threads.give(Job::Relief, session);

@@ -1,17 +1,17 @@
-//! A dial of a program of one connection, which has no loop: it waits by itself.
+//! An attempt of a program of one connection, which has no loop: it waits by itself.
 
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Dial, Readiness, State};
+use super::{Attempt, Readiness, State};
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::stream::Stream;
 
-impl Dial {
+impl Attempt {
     /// Waits until the target is connected, where there is no loop to watch the stream.
     pub fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
         let mut readiness = Readiness::Waiting;
@@ -31,7 +31,7 @@ impl Dial {
         // Rounded up, so that the deadline has passed when the time is over.
         let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
         let interest = match &self.state {
-            State::Shaking { .. } => PollFlags::POLLIN,
+            State::Handshaking { .. } => PollFlags::POLLIN,
             _ => PollFlags::POLLOUT,
         };
         let mut watched: Vec<PollFd<'_>> = self
