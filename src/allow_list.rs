@@ -7,8 +7,9 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::invalid::Invalid;
 use crate::names::{Machine, Names};
+use crate::unusable::Unusable;
 use crate::vsock::{Cid, decimal};
 
 /// `--allow-cid` as an environment variable.
@@ -36,7 +37,7 @@ impl AllowList {
     /// Looks the names up, in `given` or in the configuration file.
     ///
     /// Errors: those of [`Machine::cid`].
-    pub fn resolve(&self, given: Option<&Names>) -> Result<AllowedCids> {
+    pub fn resolve(&self, given: Option<&Names>) -> Result<AllowedCids, Unusable> {
         let mut allowed = AllowedCids {
             list: self.text.clone(),
             is_any: false,
@@ -58,19 +59,19 @@ impl AllowList {
 }
 
 impl FromStr for AllowList {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<AllowList> {
+    fn from_str(text: &str) -> Result<AllowList, Invalid> {
         let item = |item: &str| {
             read_item(item).ok_or_else(|| {
                 let hint = format!(
                     "{item:?} is neither a machine nor a range of CIDs; expected e.g. 3,7,100-200,host,web, any or any,local"
                 );
-                Error::invalid("list of machines", text, hint)
+                Invalid::new("list of machines", text, hint)
             })
         };
         Ok(AllowList {
-            items: text.split(',').map(item).collect::<Result<_>>()?,
+            items: text.split(',').map(item).collect::<Result<_, Invalid>>()?,
             text: text.into(),
         })
     }
@@ -222,7 +223,7 @@ mod tests {
         for list in ["3,nobody", "any,nobody"] {
             let list: AllowList = list.parse().unwrap();
             let error = list.resolve(Some(&Names::default())).unwrap_err();
-            assert!(matches!(error, Error::UnknownMachine { name } if name == "nobody"));
+            assert!(matches!(error, Unusable::UnknownMachine { name } if name == "nobody"));
         }
     }
 

@@ -1,17 +1,11 @@
 //! The flat `NAME=value` file that systemd reads with EnvironmentFile= and our programs read themselves.
 //!
 //! Only the plain part of systemd.exec(5)'s syntax: comments, blank lines, one pair of quotes.
-//! A line that says nothing valid is reported and skipped, so that one slip does not take the rest along.
+//! A line that says nothing valid is reported and skipped, so that one slip does not take the rest along. Text only:
+//! what is read and written is in [`crate::configured`].
 
-use std::fs::{self, File};
-use std::io::{self, Read};
-use std::path::Path;
-
-use crate::error::{Error, Result};
-use crate::replace::replace;
-
-/// Far above any real file; a device or a wrong path must not fill the memory of a generator.
-const MAX_BYTES: u64 = 1 << 20;
+/// The file that all programs read.
+pub const PATH: &str = "/etc/vsock-bridge/vsock-bridge.conf";
 
 /// One assignment with the line it stands on, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,68 +18,8 @@ pub struct Setting {
     pub value: String,
 }
 
-/// Reads a whole file; one that does not exist has no text.
-///
-/// Never blocks, whatever the path names. Errors: what the kernel said, or that it is no regular file of at most 1 MiB.
-pub fn text(path: &Path) -> io::Result<Option<String>> {
-    match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("not a regular file")),
-        Ok(metadata) if metadata.len() > MAX_BYTES => {
-            return Err(io::Error::other("larger than 1 MiB"));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-        Ok(_) => {}
-    }
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-/// Reads all assignments in order and warns of lines that are none; a file that does not exist has none.
-///
-/// Errors: [`Error::File`] when it cannot be read, or is no regular file of at most 1 MiB.
-pub fn read(path: &Path) -> Result<Vec<Setting>> {
-    let (settings, problems) = load(path)?;
-    for problem in problems {
-        log::warn!("{problem}");
-    }
-    Ok(settings)
-}
-
-/// The same without a word: gives the lines that are no assignments as [`Error::Config`].
-pub fn load(path: &Path) -> Result<(Vec<Setting>, Vec<Error>)> {
-    let text = text(path).map_err(|source| Error::File {
-        operation: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    let (settings, problems) = parse(&text.unwrap_or_default());
-    let error = |(line, problem)| Error::Config {
-        path: path.to_owned(),
-        line,
-        problem,
-    };
-    Ok((settings, problems.into_iter().map(error).collect()))
-}
-
-/// Sets a variable in the file, in the place of its last assignment or at the end; all other lines stay.
-///
-/// The file is replaced in one step, so that no reader finds half of it. Errors: [`Error::File`].
-pub fn set(path: &Path, name: &str, value: &str) -> Result<()> {
-    let fail = |source| Error::File {
-        operation: "write",
-        path: path.to_owned(),
-        source,
-    };
-    let text = text(path).map_err(fail)?.unwrap_or_default();
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(fail)?;
-    }
-    replace(path, with_setting(&text, name, value).as_bytes()).map_err(fail)
-}
-
-pub(crate) fn with_setting(text: &str, name: &str, value: &str) -> String {
+/// Sets a variable in the place of its last assignment, or at the end; all other lines stay.
+pub fn with_setting(text: &str, name: &str, value: &str) -> String {
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     let assignment = format!("{name}={value}");
     match parse(text)
@@ -100,8 +34,13 @@ pub(crate) fn with_setting(text: &str, name: &str, value: &str) -> String {
     lines.join("\n") + "\n"
 }
 
+/// Returns the last assignment of a variable, which is the one that holds.
+pub fn last(settings: Vec<Setting>, name: &str) -> Option<Setting> {
+    settings.into_iter().rfind(|setting| setting.name == name)
+}
+
 /// Splits a text into its assignments and the lines that are none, with the reason.
-pub(crate) fn parse(text: &str) -> (Vec<Setting>, Vec<(usize, String)>) {
+pub fn parse(text: &str) -> (Vec<Setting>, Vec<(usize, String)>) {
     let mut settings = Vec::new();
     let mut problems = Vec::new();
     for (index, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -193,18 +132,5 @@ mod tests {
         assert_eq!(with_setting("", "A", "1"), "A=1\n");
         assert_eq!(with_setting("# c\nA=1\nB=2\n", "A", "3"), "# c\nA=3\nB=2\n");
         assert_eq!(with_setting("B=2", "A", "3"), "B=2\nA=3\n");
-    }
-
-    #[test]
-    fn a_directory_is_refused() {
-        assert!(read(Path::new("/")).is_err());
-    }
-
-    #[test]
-    fn a_missing_file_has_no_settings() {
-        assert_eq!(
-            read(Path::new("/nonexistent/vsock-bridge.conf")).unwrap(),
-            []
-        );
     }
 }

@@ -7,10 +7,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::invalid::Invalid;
 use crate::names::Machine;
-use crate::unix_path::{ADDRESS_BYTES_MAX, NAME_BYTES_MAX, PATH_BYTES_MAX};
 use crate::vsock::{VsockAddr, VsockPort, decimal};
+
+/// Bytes of a path, or of an abstract name, that fit into an address (sun_path without a NUL).
+pub const ADDRESS_BYTES_MAX: usize = 107;
+/// Bytes of a path that the kernel opens (PATH_MAX without its NUL).
+const PATH_BYTES_MAX: usize = 4095;
+/// Bytes of one name in it (NAME_MAX).
+const NAME_BYTES_MAX: usize = 255;
 
 /// An address of any family that a bridge can listen on or connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,8 +67,8 @@ pub enum UnixName {
 
 impl UnixName {
     /// Reads `/path` or `@name`; nothing else is the name of a unix socket.
-    pub fn parse(text: &str) -> Result<UnixName> {
-        let fail = |hint: &str| Err(Error::invalid("unix socket", text, hint));
+    pub fn parse(text: &str) -> Result<UnixName, Invalid> {
+        let fail = |hint: &str| Err(Invalid::new("unix socket", text, hint));
         if text.contains('\0') {
             return fail("contains a NUL byte");
         }
@@ -107,9 +113,9 @@ impl Endpoint {
     }
 
     /// Checks that one can connect to it; `vsock::445` is a place to listen only.
-    pub fn into_target(self) -> Result<Endpoint> {
+    pub fn into_target(self) -> Result<Endpoint, Invalid> {
         match self {
-            Endpoint::Vsock(VsockAddr { cid: None, port }) => Err(Error::invalid(
+            Endpoint::Vsock(VsockAddr { cid: None, port }) => Err(Invalid::new(
                 "target",
                 &self.to_string(),
                 format!("a target needs a CID: vsock:CID:{port}, e.g. vsock:host:{port}"),
@@ -119,11 +125,11 @@ impl Endpoint {
     }
 
     /// Gives a mapped TCP address the port that all listeners name; leaves all others as they are.
-    pub fn at_port_of(self, listeners: &[Endpoint]) -> Result<Endpoint> {
+    pub fn at_port_of(self, listeners: &[Endpoint]) -> Result<Endpoint, Invalid> {
         let Endpoint::TcpMapped(ip) = self else {
             return Ok(self);
         };
-        let fail = |hint: String| Err(Error::invalid("target", &self.to_string(), hint));
+        let fail = |hint: String| Err(Invalid::new("target", &self.to_string(), hint));
         let mut found = None;
         for listener in listeners {
             match (found, listener.named_port()) {
@@ -176,9 +182,9 @@ impl fmt::Display for Endpoint {
 }
 
 impl FromStr for Endpoint {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Endpoint> {
+    fn from_str(text: &str) -> Result<Endpoint, Invalid> {
         if text.starts_with(['/', '@']) {
             return UnixName::parse(text).map(Endpoint::Unix);
         }
@@ -190,8 +196,8 @@ impl FromStr for Endpoint {
     }
 }
 
-fn vsock(text: &str, rest: &str) -> Result<Endpoint> {
-    let fail = |hint: String| Err(Error::invalid("address", text, hint));
+fn vsock(text: &str, rest: &str) -> Result<Endpoint, Invalid> {
+    let fail = |hint: String| Err(Invalid::new("address", text, hint));
     match rest.split_once(':') {
         None if rest == "mapped" => Ok(Endpoint::VsockMapped(None)),
         None if decimal::<u32>(rest).is_some() => fail(format!(
@@ -210,10 +216,10 @@ fn vsock(text: &str, rest: &str) -> Result<Endpoint> {
     }
 }
 
-fn mux(text: &str, rest: &str) -> Result<Endpoint> {
+fn mux(text: &str, rest: &str) -> Result<Endpoint, Invalid> {
     let Some((path, port)) = rest.rsplit_once(':') else {
         let hint = "expected vsock-mux:PATH:PORT, e.g. vsock-mux:/run/vm.vsock:22";
-        return Err(Error::invalid("address", text, hint));
+        return Err(Invalid::new("address", text, hint));
     };
     Ok(Endpoint::Mux {
         path: UnixName::parse(path)?,
@@ -221,8 +227,8 @@ fn mux(text: &str, rest: &str) -> Result<Endpoint> {
     })
 }
 
-fn tcp(text: &str) -> Result<Endpoint> {
-    let fail = |hint: &str| Err(Error::invalid("address", text, hint));
+fn tcp(text: &str) -> Result<Endpoint, Invalid> {
+    let fail = |hint: &str| Err(Invalid::new("address", text, hint));
     if decimal::<u64>(text).is_some() {
         return fail(
             "a bare number is neither CID nor port here; expected e.g. vsock:2:445 or [::1]:445",

@@ -5,15 +5,16 @@
 use std::fmt::Write;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::endpoint::Endpoint;
-use crate::names;
-use crate::prefix::{self, Prefix};
+use crate::invalid::Invalid;
+use crate::prefix::Prefix;
+use crate::unusable::Unusable;
 
 /// The result of everything that can fail here.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -23,15 +24,11 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// A text that is not what it should be.
-    #[error("{text:?} is not a valid {what}: {hint}")]
-    Invalid {
-        /// What the text was meant to be.
-        what: &'static str,
-        /// The text as it was given.
-        text: String,
-        /// The right form, or what is wrong.
-        hint: String,
-    },
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// Something configured that cannot be used, or a file of any kind.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
     /// Options that do not go together, or an option that is missing.
     #[error("{0}")]
     Usage(String),
@@ -58,16 +55,6 @@ pub enum Error {
         name: String,
         /// What the resolver said.
         source: io::Error,
-    },
-    /// A name that no machine has.
-    #[error(
-        "no machine is named {name:?}: give its CID, or name it in {}, e.g. {}=\"{name}=3\"",
-        prefix::CONFIG_PATH,
-        names::VARIABLE
-    )]
-    UnknownMachine {
-        /// The name without `.vsock`.
-        name: String,
     },
     /// A machine whose CID its manager did not tell.
     #[error("cannot find {host}: {problem}")]
@@ -175,26 +162,6 @@ pub enum Error {
         /// What nft said.
         said: String,
     },
-    /// A line of a configuration file that says nothing valid.
-    #[error("{}:{line}: {problem}", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1.
-        line: usize,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A file that cannot be read, written or found.
-    #[error("cannot {operation} {}", path.display())]
-    File {
-        /// What was tried.
-        operation: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
     /// A file that cannot be replaced because something is mounted on it.
     #[error(
         "cannot replace {}, which is a mount point, as in a container: give the lines to whoever makes that file, \
@@ -243,11 +210,13 @@ pub enum Error {
 impl Error {
     /// Tells that `text` is not a valid `what`.
     pub(crate) fn invalid(what: &'static str, text: &str, hint: impl Into<String>) -> Error {
-        Error::Invalid {
-            what,
-            text: text.to_owned(),
-            hint: hint.into(),
-        }
+        Invalid::new(what, text, hint).into()
+    }
+
+    /// Names a failed operation on a file; for use with `map_err`.
+    pub(crate) fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+        let fail = Unusable::file(operation, path);
+        move |source| fail(source).into()
     }
 
     /// Names a failed system call; for use with `map_err`.
@@ -259,7 +228,7 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Error::Usage(_) | Error::Invalid { .. } | Error::UnknownMachine { .. }
+            Error::Usage(_) | Error::Invalid(_) | Error::Unusable(Unusable::UnknownMachine { .. })
         )
     }
 

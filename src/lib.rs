@@ -36,12 +36,15 @@
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`managers`] [`gate`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
 //! | [`stream`] [`peer`] [`packets`] [`unix_path`] [`sys`] | sockets, their addresses and packets; the only `unsafe` |
-//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`allow_list`] [`clock`] [`config_file`] [`replace`] [`error`] | values; no I/O but configuration files |
+//! | [`clock`] [`error`] | what all of them use |
+//! | [`allow_list`] [`configured`] | names looked up; where prefix and names come from, the only I/O of what is below |
+//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`config_file`] [`replace`] [`unusable`] [`invalid`] | values, read and printed |
 
 pub mod activation;
 pub mod allow_list;
 pub mod clock;
 pub mod config_file;
+pub mod configured;
 pub mod connect;
 pub mod descriptors;
 pub mod endpoint;
@@ -51,6 +54,7 @@ pub mod fdpass;
 pub mod fuzzing;
 pub mod gate;
 pub mod handover;
+pub mod invalid;
 pub mod logging;
 pub mod managers;
 pub mod mux;
@@ -67,4 +71,5 @@ pub mod route;
 pub mod stream;
 pub mod sys;
 pub mod unix_path;
+pub mod unusable;
 pub mod vsock;

@@ -1,13 +1,10 @@
 //! Names of machines: `host.vsock`, `3.vsock`, and those that the administrator gives.
 //!
-//! A name stays a name until somebody needs the CID. No I/O but reading the configuration file.
+//! A name stays a name until somebody needs the CID.
 
-use std::path::Path;
 use std::str::FromStr;
 
-use crate::config_file;
-use crate::error::{Error, Result};
-use crate::prefix::CONFIG_PATH;
+use crate::invalid::Invalid;
 use crate::vsock::Cid;
 
 /// The variable with names of machines, in the environment and in the configuration file.
@@ -26,27 +23,10 @@ pub enum Machine {
     Name(String),
 }
 
-impl Machine {
-    /// Gives its CID; a name is looked up in `given` (option or environment), else in the configuration file.
-    ///
-    /// Errors: [`Error::UnknownMachine`]; those of [`Names::read`].
-    pub fn cid(&self, given: Option<&Names>) -> Result<Cid> {
-        let name = match self {
-            Machine::Cid(cid) => return Ok(*cid),
-            Machine::Name(name) => name,
-        };
-        let cid = match given {
-            Some(names) => names.cid(name),
-            None => Names::read()?.cid(name),
-        };
-        cid.ok_or_else(|| Error::UnknownMachine { name: name.clone() })
-    }
-}
-
 impl FromStr for Machine {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Machine> {
+    fn from_str(text: &str) -> Result<Machine, Invalid> {
         let lower = text.to_ascii_lowercase();
         let name = lower.strip_suffix(SUFFIX).unwrap_or(&lower);
         if let Ok(cid) = name.parse() {
@@ -54,7 +34,7 @@ impl FromStr for Machine {
         }
         if !is_name(name) {
             let hint = "expected a CID from 1 to 4294967294, `host`, `local` or a name";
-            return Err(Error::invalid("machine", text, hint));
+            return Err(Invalid::new("machine", text, hint));
         }
         Ok(Machine::Name(name.to_owned()))
     }
@@ -67,26 +47,6 @@ impl FromStr for Machine {
 pub struct Names(Vec<(String, Cid)>);
 
 impl Names {
-    /// Reads the names from the configuration file.
-    ///
-    /// Errors: [`Error::Config`] with the line that says nothing valid.
-    pub fn read() -> Result<Names> {
-        let path = Path::new(CONFIG_PATH);
-        let settings = config_file::read(path)?;
-        let Some(setting) = settings
-            .into_iter()
-            .rev()
-            .find(|setting| setting.name == VARIABLE)
-        else {
-            return Ok(Names::default());
-        };
-        setting.value.parse().map_err(|error: Error| Error::Config {
-            path: path.to_owned(),
-            line: setting.line,
-            problem: error.to_string(),
-        })
-    }
-
     /// Gives the machines that have names, each once, the host before all others even if it has none.
     pub fn machines(&self) -> Vec<Cid> {
         let mut machines = vec![Cid::HOST];
@@ -114,7 +74,8 @@ impl Names {
             .collect()
     }
 
-    fn cid(&self, name: &str) -> Option<Cid> {
+    /// Returns the machine that has the name, which is in lower case and without `.vsock`.
+    pub fn cid(&self, name: &str) -> Option<Cid> {
         self.0
             .iter()
             .find(|(given, _)| given == name)
@@ -123,12 +84,12 @@ impl Names {
 }
 
 impl FromStr for Names {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Names> {
+    fn from_str(text: &str) -> Result<Names, Invalid> {
         let mut names = Names::default();
         for item in text.split_whitespace() {
-            let fail = |hint| Err(Error::invalid("name of a machine", item, hint));
+            let fail = |hint| Err(Invalid::new("name of a machine", item, hint));
             let Some((name, cid)) = item.split_once('=') else {
                 return fail("expected NAME=CID, e.g. web=3");
             };
@@ -215,18 +176,6 @@ mod tests {
         }
         assert!("a".repeat(63).parse::<Machine>().is_ok());
         assert!("a".repeat(64).parse::<Machine>().is_err());
-    }
-
-    #[test]
-    fn an_unknown_name_is_told_where_to_give_it() {
-        let error = Machine::Name("web".into())
-            .cid(Some(&names("db=4")))
-            .unwrap_err();
-        let line = error.report();
-        assert!(
-            line.contains("\"web\"") && line.contains(VARIABLE) && line.contains(CONFIG_PATH),
-            "{line}"
-        );
     }
 
     #[test]

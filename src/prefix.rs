@@ -1,30 +1,19 @@
 //! The IPv6 /64 in which an address names a machine: `P::3` is CID 3.
 //!
-//! Where it comes from is decided in one function that every program shares, so that route, units and
-//! source addresses never disagree. The only I/O is reading those places.
+//! Where it comes from is decided in [`crate::configured`].
 
 use std::fmt;
-use std::fs;
 use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use libsystemd::credentials::CredentialsLoader;
 use libsystemd::errors::SdError;
 use libsystemd::id128::Id128;
 
-use crate::config_file;
-use crate::error::{Error, Result};
+use crate::invalid::Invalid;
 use crate::vsock::Cid;
 
 /// The variable, in the environment and in the configuration file.
 pub const VARIABLE: &str = "VSOCK_BRIDGE_PREFIX";
-/// The configuration file that all programs read.
-pub const CONFIG_PATH: &str = "/etc/vsock-bridge/vsock-bridge.conf";
-/// The system credential, which a VMM can pass to its guest.
-pub const CREDENTIAL: &str = "vsock-bridge.prefix";
-/// Where systemd keeps system credentials for root.
-pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// Begins every unique-local prefix (RFC 4193, section 3.1).
 const UNIQUE_LOCAL: u8 = 0xfd;
 /// Makes what is derived from the machine id ours alone (see sd_id128_get_machine_app_specific(3)).
@@ -78,7 +67,7 @@ impl Prefix {
     }
 
     /// Derives the prefix that belongs to a machine id: stable, random-looking, not reversible.
-    fn from_machine_id(machine: &str) -> Result<Prefix, SdError> {
+    pub fn from_machine_id(machine: &str) -> Result<Prefix, SdError> {
         let digest = Id128::parse_str(machine)?.app_specific(&Id128::parse_str(APPLICATION)?)?;
         let hex = digest.lower_hex();
         let byte = |i: usize| {
@@ -101,10 +90,10 @@ impl fmt::Display for Prefix {
 }
 
 impl FromStr for Prefix {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Prefix> {
-        let fail = |hint| Error::invalid("prefix", text, hint);
+    fn from_str(text: &str) -> Result<Prefix, Invalid> {
+        let fail = |hint| Invalid::new("prefix", text, hint);
         let network = text.strip_suffix("/64").unwrap_or(text);
         if network.contains('/') {
             return Err(fail("the length must be /64"));
@@ -127,111 +116,6 @@ impl FromStr for Prefix {
         bytes.copy_from_slice(prefix);
         Ok(Prefix(bytes))
     }
-}
-
-/// Where a prefix was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The option `--prefix` or the environment.
-    Option,
-    /// The configuration file.
-    File(PathBuf),
-    /// The system credential.
-    Credential(PathBuf),
-    /// The machine id, because nothing was configured.
-    MachineId(PathBuf),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Origin::Option => write!(f, "given by option or environment"),
-            Origin::File(path) => write!(f, "from {}", path.display()),
-            Origin::Credential(path) => write!(f, "from the credential {}", path.display()),
-            Origin::MachineId(path) => write!(f, "derived from {}", path.display()),
-        }
-    }
-}
-
-/// Finds the prefix of this machine: `given` (option or environment), configuration file, credential, machine id.
-///
-/// `root` is put before every absolute path; `/` but in tests. Errors name the file and what is wrong in it.
-pub fn find(given: Option<Prefix>, root: &Path) -> Result<(Prefix, Origin)> {
-    match given {
-        Some(prefix) => Ok((prefix, Origin::Option)),
-        None => find_in_files(root, CredentialsLoader::path_from_env()),
-    }
-}
-
-/// Finds the prefix as [`find`] does, but asks no environment: for code in processes that may run for others.
-pub fn find_without_environment() -> Result<Prefix> {
-    find_in_files(Path::new("/"), None).map(|(prefix, _)| prefix)
-}
-
-fn find_in_files(root: &Path, credentials: Option<PathBuf>) -> Result<(Prefix, Origin)> {
-    let path = below(root, CONFIG_PATH);
-    if let Some(setting) = config_file::read(&path)?
-        .into_iter()
-        .rev()
-        .find(|s| s.name == VARIABLE)
-    {
-        return in_file(&setting.value, setting.line, &path).map(|p| (p, Origin::File(path)));
-    }
-    if let Some((text, path)) = credential(root, credentials)? {
-        return in_file(text.trim_end(), 1, &path).map(|p| (p, Origin::Credential(path)));
-    }
-    from_machine_id(below(root, "/etc/machine-id"))
-}
-
-fn in_file(text: &str, line: usize, path: &Path) -> Result<Prefix> {
-    text.parse().map_err(|error: Error| Error::Config {
-        path: path.to_owned(),
-        line,
-        problem: error.to_string(),
-    })
-}
-
-fn from_machine_id(path: PathBuf) -> Result<(Prefix, Origin)> {
-    let read = |source| Error::File {
-        operation: "read",
-        path: path.clone(),
-        source,
-    };
-    let text = fs::read_to_string(&path).map_err(read)?;
-    let prefix = Prefix::from_machine_id(text.trim_end()).map_err(|error| Error::Config {
-        path: path.clone(),
-        line: 1,
-        problem: format!("not a machine id ({error}); set {VARIABLE} in {CONFIG_PATH}"),
-    })?;
-    Ok((prefix, Origin::MachineId(path)))
-}
-
-/// Reads the credential from the service's own directory, else from the system's.
-fn credential(root: &Path, own: Option<PathBuf>) -> Result<Option<(String, PathBuf)>> {
-    for directory in own.into_iter().chain([below(root, SYSTEM_CREDENTIALS)]) {
-        let path = directory.join(CREDENTIAL);
-        match config_file::text(&path) {
-            Ok(None) => {}
-            // The units set an empty one for machines that were given none.
-            Ok(Some(text)) if text.trim_end().is_empty() => {}
-            Ok(Some(text)) => return Ok(Some((text, path))),
-            // The system's directory is closed to everyone but root; services get theirs by LoadCredential=.
-            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {}
-            Err(source) => {
-                let operation = "read the credential";
-                return Err(Error::File {
-                    operation,
-                    path,
-                    source,
-                });
-            }
-        }
-    }
-    Ok(None)
-}
-
-fn below(root: &Path, absolute: &str) -> PathBuf {
-    root.join(absolute.trim_start_matches('/'))
 }
 
 #[cfg(test)]

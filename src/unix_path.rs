@@ -13,13 +13,6 @@ use nix::sys::stat::Mode;
 
 use crate::sys;
 
-/// Bytes of a path, or of an abstract name, that fit into an address (sun_path without a NUL).
-pub const ADDRESS_BYTES_MAX: usize = 107;
-/// Bytes of a path that the kernel opens (PATH_MAX without its NUL).
-pub const PATH_BYTES_MAX: usize = 4095;
-/// Bytes of one name in it (NAME_MAX).
-pub const NAME_BYTES_MAX: usize = 255;
-
 /// Connects to the socket at a path.
 ///
 /// Errors: those of connect(2) and open(2); `ENAMETOOLONG` for a path over 107 bytes where /proc is missing.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::invalid::Invalid;
 
 /// Names one machine on a host: 1 is the machine itself, 2 its host, 3 and above are guests.
 ///
@@ -40,9 +40,9 @@ impl fmt::Display for Cid {
 }
 
 impl FromStr for Cid {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<Cid> {
+    fn from_str(text: &str) -> Result<Cid, Invalid> {
         match text {
             "host" => return Ok(Cid::HOST),
             "local" => return Ok(Cid::LOCAL),
@@ -50,7 +50,7 @@ impl FromStr for Cid {
         }
         decimal(text).and_then(Cid::new).ok_or_else(|| {
             let hint = "expected `host`, `local` or a number from 1 to 4294967294";
-            Error::invalid("CID", text, hint)
+            Invalid::new("CID", text, hint)
         })
     }
 }
@@ -75,7 +75,7 @@ impl VsockPort {
 impl TryFrom<u32> for Cid {
     type Error = &'static str;
 
-    fn try_from(number: u32) -> std::result::Result<Cid, &'static str> {
+    fn try_from(number: u32) -> Result<Cid, &'static str> {
         Cid::new(number).ok_or("the number names no machine")
     }
 }
@@ -89,7 +89,7 @@ impl From<Cid> for u32 {
 impl TryFrom<u32> for VsockPort {
     type Error = &'static str;
 
-    fn try_from(number: u32) -> std::result::Result<VsockPort, &'static str> {
+    fn try_from(number: u32) -> Result<VsockPort, &'static str> {
         VsockPort::new(number).ok_or("the number is no port")
     }
 }
@@ -113,11 +113,11 @@ impl From<u16> for VsockPort {
 }
 
 impl FromStr for VsockPort {
-    type Err = Error;
+    type Err = Invalid;
 
-    fn from_str(text: &str) -> Result<VsockPort> {
+    fn from_str(text: &str) -> Result<VsockPort, Invalid> {
         decimal(text).and_then(VsockPort::new).ok_or_else(|| {
-            Error::invalid("vsock port", text, "expected a number from 0 to 4294967294")
+            Invalid::new("vsock port", text, "expected a number from 0 to 4294967294")
         })
     }
 }

@@ -15,7 +15,7 @@ use std::ptr::{self, null_mut};
 use std::sync::Once;
 
 use libc::{AF_INET6, c_char, c_int, c_void, hostent, size_t, socklen_t};
-use vsock_bridge::error::Result;
+use vsock_bridge::unusable::Unusable;
 
 use crate::lookup::{self, Host};
 
@@ -174,7 +174,7 @@ pub unsafe extern "C" fn _nss_vsock_gethostbyaddr_r(
 /// # Safety
 ///
 /// `name` is a C string.
-unsafe fn by_name(name: *const c_char) -> Result<Option<Host>> {
+unsafe fn by_name(name: *const c_char) -> Result<Option<Host>, Unusable> {
     // SAFETY: the caller promises it.
     match unsafe { CStr::from_ptr(name) }.to_str() {
         Ok(name) => lookup::by_name(name),
@@ -185,7 +185,7 @@ unsafe fn by_name(name: *const c_char) -> Result<Option<Host>> {
 
 /// Gives the laid-out answer, or the status that says why there is none. A panic stays here, without a word.
 fn find_and_lay_out<T>(
-    find: impl FnOnce() -> Result<Option<Host>>,
+    find: impl FnOnce() -> Result<Option<Host>, Unusable>,
     mut buffer: Buffer,
     lay_out: impl FnOnce(&Host, &mut Buffer) -> Option<T>,
 ) -> Result<T, c_int> {

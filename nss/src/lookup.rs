@@ -2,9 +2,9 @@
 
 use std::net::Ipv6Addr;
 
-use vsock_bridge::error::Result;
+use vsock_bridge::configured;
 use vsock_bridge::names::{Machine, Names, SUFFIX};
-use vsock_bridge::prefix;
+use vsock_bridge::unusable::Unusable;
 use vsock_bridge::vsock::Cid;
 
 /// Begins every prefix of ours (RFC 4193), and few other addresses.
@@ -17,7 +17,7 @@ pub struct Host {
 }
 
 /// Finds the machine with that name; names without `.vsock` cost nothing and are not ours.
-pub fn by_name(name: &str) -> Result<Option<Host>> {
+pub fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
     let is_ours = name.to_ascii_lowercase().ends_with(SUFFIX);
     let Some(machine) = name.parse::<Machine>().ok().filter(|_| is_ours) else {
         return Ok(None);
@@ -26,7 +26,7 @@ pub fn by_name(name: &str) -> Result<Option<Host>> {
     let Ok(cid) = machine.cid(Some(&names)) else {
         return Ok(None);
     };
-    let prefix = prefix::find_without_environment()?;
+    let prefix = configured::prefix_without_environment()?;
     Ok(Some(Host {
         address: prefix.address(cid),
         names: names.of(cid),
@@ -34,11 +34,11 @@ pub fn by_name(name: &str) -> Result<Option<Host>> {
 }
 
 /// Finds the machine with that address; addresses that begin otherwise cost nothing and are not ours.
-pub fn by_address(address: Ipv6Addr) -> Result<Option<Host>> {
+pub fn by_address(address: Ipv6Addr) -> Result<Option<Host>, Unusable> {
     if address.octets()[0] != UNIQUE_LOCAL {
         return Ok(None);
     }
-    let cid: Option<Cid> = prefix::find_without_environment()?.cid(address);
+    let cid: Option<Cid> = configured::prefix_without_environment()?.cid(address);
     Ok(cid.map(|cid| Host {
         address,
         names: names().of(cid),

@@ -11,6 +11,7 @@ use clap::{ArgAction, Parser};
 
 use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
+use crate::configured;
 use crate::connect::{Caller, Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
@@ -209,7 +210,7 @@ fn machine(text: &str, port: Option<&str>) -> Result<Endpoint> {
 }
 
 fn mapped(address: Ipv6Addr, port: Option<&str>, given: Option<Prefix>) -> Result<Endpoint> {
-    let (prefix, _) = prefix::find(given, Path::new("/"))?;
+    let (prefix, _) = configured::prefix(given, Path::new("/"))?;
     let cid = prefix.cid(address).ok_or_else(|| {
         Error::invalid(
             "host",
@@ -221,7 +222,7 @@ fn mapped(address: Ipv6Addr, port: Option<&str>, given: Option<Prefix>) -> Resul
 }
 
 fn parse_port(port: Option<&str>) -> Result<VsockPort> {
-    port.map_or(Ok(DEFAULT_PORT.into()), str::parse)
+    Ok(port.map_or(Ok(DEFAULT_PORT.into()), str::parse)?)
 }
 
 /// `unix/run/x` is `/run/x`, as for systemd-ssh-proxy(1); a second slash does no harm.

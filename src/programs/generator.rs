@@ -6,8 +6,9 @@
 use std::fs;
 use std::path::Path;
 
+use crate::configured::{self, Origin};
 use crate::error::{Error, Result};
-use crate::prefix::{self, Origin, Prefix};
+use crate::prefix::Prefix;
 use crate::vsock::Cid;
 
 /// The drop-in, below the directory for generated units.
@@ -15,9 +16,9 @@ pub const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
 
 /// Writes the drop-in with the prefix of the machine below `root` into `directory`.
 ///
-/// Errors: no prefix, or [`Error::File`].
+/// Errors: no prefix, or [`Unusable::File`](crate::unusable::Unusable::File).
 pub fn run(directory: &Path, root: &Path) -> Result<()> {
-    let (prefix, origin) = prefix::find(None, root)?;
+    let (prefix, origin) = configured::prefix(None, root)?;
     let path = directory.join(DROP_IN);
     let write = || {
         if let Some(parent) = path.parent() {
@@ -25,11 +26,7 @@ pub fn run(directory: &Path, root: &Path) -> Result<()> {
         }
         fs::write(&path, drop_in(prefix, &origin))
     };
-    write().map_err(|source| Error::File {
-        operation: "write",
-        path: path.clone(),
-        source,
-    })
+    write().map_err(Error::file("write", &path))
 }
 
 fn drop_in(prefix: Prefix, origin: &Origin) -> String {

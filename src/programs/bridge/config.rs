@@ -11,6 +11,7 @@ use bytesize::ByteSize;
 use clap::{ArgAction, CommandFactory, Parser};
 
 use crate::allow_list::{self, AllowList};
+use crate::configured;
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -348,14 +349,14 @@ impl Settings {
 
 /// Finds the prefix; without need for one, a machine that has none does well without.
 fn find_prefix(given: Option<Prefix>, is_needed: bool) -> Result<Option<Prefix>> {
-    match prefix::find(given, Path::new("/")) {
+    match configured::prefix(given, Path::new("/")) {
         Ok((prefix, origin)) => {
             log::debug!("the prefix is {prefix}, {origin}");
             Ok(Some(prefix))
         }
-        Err(error) if is_needed => Err(error),
+        Err(error) if is_needed => Err(error.into()),
         Err(error) => {
-            log::debug!("no prefix: {}", error.report());
+            log::debug!("no prefix: {}", Error::from(error).report());
             Ok(None)
         }
     }

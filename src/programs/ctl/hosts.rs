@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::prefix::Prefix;
 use crate::replace::replace;
+use crate::unusable::Unusable;
 
 /// The file.
 pub const PATH: &str = "/etc/hosts";
@@ -132,12 +133,8 @@ fn state_of(text: &[u8], block: &str, is_wanted: bool) -> State {
 /// Makes the block the one in /etc/hosts; an empty one removes it.
 fn edit(block: &str) -> Result<()> {
     let path = Path::new(PATH);
-    let old = read(path).map_err(|source| Error::File {
-        operation: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    let new = with_block(&old, block).map_err(|(line, problem)| Error::Config {
+    let old = read(path).map_err(Error::file("read", path))?;
+    let new = with_block(&old, block).map_err(|(line, problem)| Unusable::Line {
         path: path.to_owned(),
         line,
         problem: problem.to_owned(),
@@ -156,11 +153,7 @@ pub fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
         Some(libc::EBUSY) => Error::Mounted {
             path: path.to_owned(),
         },
-        _ => Error::File {
-            operation: "write",
-            path: path.to_owned(),
-            source,
-        },
+        _ => Error::file("write", path)(source),
     })?;
     log::info!("{} is written", path.display());
     Ok(())

@@ -14,16 +14,18 @@ mod sockets;
 mod table;
 mod watch;
 
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::config_file;
+use crate::configured;
 use crate::error::{Error, Result};
 use crate::names::{self, Machine, Names};
-use crate::prefix::{self, CONFIG_PATH, Prefix};
+use crate::prefix::{self, Prefix};
 use crate::route;
 
 /// Shows and prepares the addresses of virtual machines.
@@ -106,7 +108,7 @@ pub enum PrefixCommand {
 
 /// Carries out the subcommand and gives what it prints.
 pub fn run(arguments: Arguments) -> Result<String> {
-    let prefix = || prefix::find(arguments.prefix, Path::new("/"));
+    let prefix = || configured::prefix(arguments.prefix, Path::new("/"));
     match arguments.command {
         Command::Addr { machine } => {
             let cid = machine.cid(arguments.names.as_ref())?;
@@ -162,23 +164,17 @@ fn cid(prefix: Prefix, address: Ipv6Addr) -> Result<String> {
 
 /// Makes a prefix of 40 random bits, as RFC 4193 section 3.2 wants it.
 fn generate(write: bool) -> Result<String> {
-    let fail = |source| Error::File {
-        operation: "read",
-        path: "/dev/urandom".into(),
-        source,
-    };
+    let device = Path::new("/dev/urandom");
     let mut random = [0; 5];
-    let mut device = fs::File::open("/dev/urandom").map_err(fail)?;
-    std::io::Read::read_exact(&mut device, &mut random).map_err(fail)?;
+    File::open(device)
+        .and_then(|mut device| device.read_exact(&mut random))
+        .map_err(Error::file("read", device))?;
     let prefix = Prefix::from_random(random);
     if write {
-        config_file::set(
-            Path::new(CONFIG_PATH),
-            prefix::VARIABLE,
-            &prefix.to_string(),
-        )?;
+        let path = config_file::PATH;
+        configured::set(Path::new(path), prefix::VARIABLE, &prefix.to_string())?;
         log::info!(
-            "written to {CONFIG_PATH}; it holds after `systemctl daemon-reload` and a restart of the units"
+            "written to {path}; it holds after `systemctl daemon-reload` and a restart of the units"
         );
     }
     Ok(format!("{prefix}\n"))

@@ -48,23 +48,17 @@ pub fn write(text: &str) -> Result<()> {
         }
         read(path)
     };
-    let old = prepare().map_err(fail("write"))?;
+    let old = prepare().map_err(Error::file("write", path))?;
     put(path, &old, text.as_bytes())
 }
 
 /// Removes the file of ours; none is no error.
 pub fn remove() -> Result<()> {
     match fs::remove_file(PATH) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(fail("remove")(error)),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::file("remove", Path::new(PATH))(error))
+        }
         _ => Ok(()),
-    }
-}
-
-fn fail(operation: &'static str) -> impl FnOnce(std::io::Error) -> Error {
-    move |source| Error::File {
-        operation,
-        path: PATH.into(),
-        source,
     }
 }
 

@@ -26,7 +26,7 @@ const CALM: Duration = Duration::from_secs(600);
 
 /// Watches until it is stopped. `found`: the prefix that is looked for while none is in place.
 ///
-/// Errors: [`Error::Route`]; [`Error::File`] when nothing can be written.
+/// Errors: [`Error::Route`]; a file when nothing can be written.
 pub fn run(found: Prefix) -> Result<()> {
     let prefix = route::in_place()?.unwrap_or(found);
     let folder = pace::folder().unwrap_or_else(|| PathBuf::from("."));
@@ -57,9 +57,5 @@ pub fn run(found: Prefix) -> Result<()> {
 
 fn ask(folder: &Path) -> Result<()> {
     let path = folder.join(FILE);
-    fs::write(&path, "").map_err(|source| Error::File {
-        operation: "write",
-        path,
-        source,
-    })
+    fs::write(&path, "").map_err(Error::file("write", &path))
 }

@@ -53,9 +53,7 @@ fn resolve(service: &Unit, list: &Setting) -> Result<AllowedCids> {
         Some(setting) => Some(setting.text.parse()?),
         None => None,
     };
-    list.text
-        .parse::<AllowList>()
-        .and_then(|list| list.resolve(names.as_ref()))
+    Ok(list.text.parse::<AllowList>()?.resolve(names.as_ref())?)
 }
 
 #[cfg(test)]

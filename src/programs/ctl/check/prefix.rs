@@ -6,10 +6,12 @@ use std::path::Path;
 
 use super::finding::{Finding, Level};
 use super::units::{Unit, Use};
+use crate::configured::{self, Origin};
 use crate::error::{Error, Result};
-use crate::prefix::{self, Origin, Prefix};
+use crate::prefix::Prefix;
 use crate::programs::generator;
 use crate::route::{self, State};
+use crate::unusable::Unusable;
 
 /// Where systemd lets generators write.
 const GENERATED: &str = "/run/systemd/generator";
@@ -40,7 +42,7 @@ pub enum Generated {
 
 /// Reads files and the routes.
 pub fn gather(given: Option<Prefix>, has_systemd: bool) -> Facts {
-    let found = prefix::find(given, Path::new("/"));
+    let found = configured::prefix(given, Path::new("/")).map_err(Error::from);
     Facts {
         may_be_hidden: credentials_are_hidden(),
         generated: if has_systemd {
@@ -60,7 +62,7 @@ fn generated() -> Generated {
 }
 
 fn credentials_are_hidden() -> bool {
-    fs::read_dir(prefix::SYSTEM_CREDENTIALS)
+    fs::read_dir(configured::SYSTEM_CREDENTIALS)
         .is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
@@ -69,7 +71,7 @@ pub fn check(facts: &Facts, is_used: &Use, units: &[Unit]) -> Finding {
     let (prefix, origin) = match &facts.found {
         Ok(found) => found,
         Err(error) => {
-            let is_config = matches!(error, Error::Config { .. });
+            let is_config = matches!(error, Error::Unusable(Unusable::Line { .. }));
             let level = Level::of_fault(is_used.prefix || is_config);
             return Finding::new(level, "prefix", error.report())
                 .run("vsockctl prefix generate --write");
@@ -202,11 +204,11 @@ pub mod tests {
     #[test]
     fn a_wrong_prefix_fails_with_file_and_line_even_without_use() {
         let facts = Facts {
-            found: Err(Error::Config {
+            found: Err(Error::Unusable(Unusable::Line {
                 path: "/etc/x.conf".into(),
                 line: 3,
                 problem: "no".into(),
-            }),
+            })),
             state: None,
             ..good()
         };

@@ -5,7 +5,8 @@ use std::net::Ipv6Addr;
 use super::finding::{Finding, Level};
 use super::prefix::{Facts, take_over};
 use super::units::{PREFIX_SERVICE, Unit, Use};
-use crate::prefix::{Origin, Prefix};
+use crate::configured::Origin;
+use crate::prefix::Prefix;
 use crate::route::State;
 use crate::vsock::Cid;
 

@@ -2,6 +2,7 @@
 
 use super::units::Unit;
 use crate::config_file;
+use crate::configured;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 
@@ -45,7 +46,7 @@ pub fn setting(service: &Unit, variable: &str, option: &str) -> Result<Option<Se
             place: service.id.clone(),
         });
     for path in &service.environment_files {
-        let (settings, _) = config_file::load(path)?;
+        let (settings, _) = config_file::parse(&configured::text(path)?);
         if let Some(setting) = settings.into_iter().rfind(|s| s.name == variable) {
             found = Some(Setting {
                 text: setting.value,

@@ -8,9 +8,8 @@ use super::settings::{Setting, services, setting, sockets_of};
 use super::units::Unit;
 use crate::connect::Target;
 use crate::connect::circle::{self, Place};
-use crate::endpoint::{Endpoint, UnixName};
+use crate::endpoint::{ADDRESS_BYTES_MAX, Endpoint, UnixName};
 use crate::error::Error;
-use crate::unix_path::ADDRESS_BYTES_MAX;
 use crate::vsock::Cid;
 
 /// `--to` as an environment variable.

@@ -1,0 +1,251 @@
+//! Where the prefix and the names of machines come from: option, file, credential, machine id.
+//!
+//! Decided in one place that every program shares, so that route, units and source addresses never disagree.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use libsystemd::credentials::CredentialsLoader;
+
+use crate::config_file::{self, Setting};
+use crate::invalid::Invalid;
+use crate::names::{self, Machine, Names};
+use crate::prefix::{self, Prefix};
+use crate::replace::replace;
+use crate::unusable::Unusable;
+use crate::vsock::Cid;
+
+/// The system credential with the prefix, which a VMM can pass to its guest.
+const CREDENTIAL: &str = "vsock-bridge.prefix";
+/// Where systemd keeps system credentials for root.
+pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
+/// Far above any real file; a device or a wrong path must not fill the memory of a generator.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Where a prefix was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The option `--prefix` or the environment.
+    Option,
+    /// The configuration file.
+    File(PathBuf),
+    /// The system credential.
+    Credential(PathBuf),
+    /// The machine id, because nothing was configured.
+    MachineId(PathBuf),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Origin::Option => write!(f, "given by option or environment"),
+            Origin::File(path) => write!(f, "from {}", path.display()),
+            Origin::Credential(path) => write!(f, "from the credential {}", path.display()),
+            Origin::MachineId(path) => write!(f, "derived from {}", path.display()),
+        }
+    }
+}
+
+/// Finds the prefix of this machine: `given` (option or environment), configuration file, credential, machine id.
+///
+/// `root` is put before every absolute path; `/` but in tests. Errors name the file and what is wrong in it.
+pub fn prefix(given: Option<Prefix>, root: &Path) -> Result<(Prefix, Origin), Unusable> {
+    match given {
+        Some(prefix) => Ok((prefix, Origin::Option)),
+        None => prefix_in_files(root, CredentialsLoader::path_from_env()),
+    }
+}
+
+/// Finds the prefix as [`prefix()`] does, but asks no environment: for code in processes that may run for others.
+pub fn prefix_without_environment() -> Result<Prefix, Unusable> {
+    prefix_in_files(Path::new("/"), None).map(|(prefix, _)| prefix)
+}
+
+fn prefix_in_files(
+    root: &Path,
+    credentials: Option<PathBuf>,
+) -> Result<(Prefix, Origin), Unusable> {
+    let path = below(root, config_file::PATH);
+    if let Some(setting) = config_file::last(settings(&path)?, prefix::VARIABLE) {
+        return value(&setting, &path).map(|prefix| (prefix, Origin::File(path)));
+    }
+    if let Some((setting, path)) = credential(root, credentials)? {
+        return value(&setting, &path).map(|prefix| (prefix, Origin::Credential(path)));
+    }
+    prefix_of_machine(below(root, "/etc/machine-id"))
+}
+
+fn prefix_of_machine(path: PathBuf) -> Result<(Prefix, Origin), Unusable> {
+    let text = fs::read_to_string(&path).map_err(Unusable::file("read", &path))?;
+    match Prefix::from_machine_id(text.trim_end()) {
+        Ok(prefix) => Ok((prefix, Origin::MachineId(path))),
+        Err(error) => Err(Unusable::Line {
+            path,
+            line: 1,
+            problem: format!(
+                "not a machine id ({error}); set {} in {}",
+                prefix::VARIABLE,
+                config_file::PATH
+            ),
+        }),
+    }
+}
+
+/// Reads the credential from the service's own directory, else from the system's.
+fn credential(root: &Path, own: Option<PathBuf>) -> Result<Option<(Setting, PathBuf)>, Unusable> {
+    for directory in own.into_iter().chain([below(root, SYSTEM_CREDENTIALS)]) {
+        let path = directory.join(CREDENTIAL);
+        match read(&path) {
+            Ok(None) => {}
+            // The units set an empty one for machines that were given none.
+            Ok(Some(text)) if text.trim_end().is_empty() => {}
+            Ok(Some(text)) => {
+                let setting = Setting {
+                    line: 1,
+                    name: CREDENTIAL.to_owned(),
+                    value: text.trim_end().to_owned(),
+                };
+                return Ok(Some((setting, path)));
+            }
+            // The system's directory is closed to everyone but root; services get theirs by LoadCredential=.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            Err(error) => return Err(Unusable::file("read the credential", &path)(error)),
+        }
+    }
+    Ok(None)
+}
+
+impl Names {
+    /// Reads the names from the configuration file.
+    ///
+    /// Errors: [`Unusable::Line`] with the line that says nothing valid; those of [`settings`].
+    pub fn read() -> Result<Names, Unusable> {
+        let path = Path::new(config_file::PATH);
+        match config_file::last(settings(path)?, names::VARIABLE) {
+            Some(setting) => value(&setting, path),
+            None => Ok(Names::default()),
+        }
+    }
+}
+
+impl Machine {
+    /// Returns its CID; a name is looked up in `given` (option or environment), else in the configuration file.
+    ///
+    /// Errors: [`Unusable::UnknownMachine`]; those of [`Names::read`].
+    pub fn cid(&self, given: Option<&Names>) -> Result<Cid, Unusable> {
+        let name = match self {
+            Machine::Cid(cid) => return Ok(*cid),
+            Machine::Name(name) => name,
+        };
+        let cid = match given {
+            Some(names) => names.cid(name),
+            None => Names::read()?.cid(name),
+        };
+        cid.ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })
+    }
+}
+
+/// Reads all assignments in order and warns of lines that are none; a file that does not exist has none.
+///
+/// Errors: those of [`text`].
+pub fn settings(path: &Path) -> Result<Vec<Setting>, Unusable> {
+    let (settings, problems) = config_file::parse(&text(path)?);
+    for (line, problem) in problems {
+        log::warn!("{}:{line}: {problem}", path.display());
+    }
+    Ok(settings)
+}
+
+/// Reads the text of a file; one that does not exist has none.
+///
+/// Errors: [`Unusable::File`] when it cannot be read, or is no regular file of at most 1 MiB.
+pub fn text(path: &Path) -> Result<String, Unusable> {
+    let text = read(path).map_err(Unusable::file("read", path))?;
+    Ok(text.unwrap_or_default())
+}
+
+/// Sets a variable in the file, in the place of its last assignment or at the end; all other lines stay.
+///
+/// The file is replaced in one step, so that no reader finds half of it. Errors: [`Unusable::File`].
+pub fn set(path: &Path, name: &str, value: &str) -> Result<(), Unusable> {
+    let write = || {
+        let text = read(path)?.unwrap_or_default();
+        if let Some(directory) = path.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        replace(
+            path,
+            config_file::with_setting(&text, name, value).as_bytes(),
+        )
+    };
+    write().map_err(Unusable::file("write", path))
+}
+
+/// Reads a whole file; one that does not exist has no text.
+///
+/// Never blocks, whatever the path names. Errors: what the kernel said, or that it is no regular file of at most 1 MiB.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("not a regular file")),
+        Ok(metadata) if metadata.len() > MAX_BYTES => {
+            return Err(io::Error::other("larger than 1 MiB"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Reads the value of a setting; what is wrong with it is told with its line.
+fn value<T: FromStr<Err = Invalid>>(setting: &Setting, path: &Path) -> Result<T, Unusable> {
+    setting
+        .value
+        .parse()
+        .map_err(|error: Invalid| Unusable::Line {
+            path: path.to_owned(),
+            line: setting.line,
+            problem: error.to_string(),
+        })
+}
+
+fn below(root: &Path, absolute: &str) -> PathBuf {
+    root.join(absolute.trim_start_matches('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_name_is_told_where_to_give_it() {
+        let names = "db=4".parse().unwrap();
+        let error = Machine::Name("web".into()).cid(Some(&names)).unwrap_err();
+        let line = error.to_string();
+        assert!(
+            line.contains("\"web\"")
+                && line.contains(names::VARIABLE)
+                && line.contains(config_file::PATH),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_directory_is_refused() {
+        assert!(settings(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_missing_file_has_no_settings() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(
+            settings(&directory.path().join("vsock-bridge.conf")).unwrap(),
+            []
+        );
+    }
+}

@@ -1,0 +1,80 @@
+//! Why what is configured cannot be used: a file, a line of it, a name that it does not have.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config_file;
+use crate::names;
+
+/// Something configured that cannot be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// A file that cannot be read, written or found.
+    File {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A line of a configuration file that says nothing valid.
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A name that no machine has.
+    UnknownMachine {
+        /// The name without `.vsock`.
+        name: String,
+    },
+}
+
+impl Unusable {
+    /// Names a failed operation on a file; for use with `map_err`.
+    pub fn file(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Unusable {
+        let path = path.to_owned();
+        move |source| Unusable::File {
+            operation,
+            path,
+            source,
+        }
+    }
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unusable::File {
+                operation, path, ..
+            } => write!(f, "cannot {operation} {}", path.display()),
+            Unusable::Line {
+                path,
+                line,
+                problem,
+            } => write!(f, "{}:{line}: {problem}", path.display()),
+            Unusable::UnknownMachine { name } => write!(
+                f,
+                "no machine is named {name:?}: give its CID, or name it in {}, e.g. {}=\"{name}=3\"",
+                config_file::PATH,
+                names::VARIABLE
+            ),
+        }
+    }
+}
+
+impl Error for Unusable {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Unusable::File { source, .. } => Some(source),
+            Unusable::Line { .. } | Unusable::UnknownMachine { .. } => None,
+        }
+    }
+}
