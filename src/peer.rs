@@ -6,8 +6,6 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockopt, sockopt};
 
-use serde::{Deserialize, Serialize};
-
 use crate::endpoint::{Endpoint, UnixName};
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
@@ -41,8 +39,7 @@ impl Family {
 const OVERFLOW_UID: u32 = 65534;
 
 /// Who connected to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A machine and the port it used.
     Vsock(VsockAddr),

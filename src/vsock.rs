@@ -5,15 +5,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::invalid::Invalid;
 
 /// Names one machine on a host: 1 is the machine itself, 2 its host, 3 and above are guests.
 ///
 /// Text form: `host`, `local`, or the decimal number without sign or leading zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cid(u32);
 
 impl Cid {
@@ -56,8 +53,7 @@ impl FromStr for Cid {
 }
 
 /// A port of AF_VSOCK, 0 to 4294967294.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u32", into = "u32")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VsockPort(u32);
 
 impl VsockPort {
@@ -69,34 +65,6 @@ impl VsockPort {
     /// Gives the number.
     pub fn number(self) -> u32 {
         self.0
-    }
-}
-
-impl TryFrom<u32> for Cid {
-    type Error = &'static str;
-
-    fn try_from(number: u32) -> Result<Cid, &'static str> {
-        Cid::new(number).ok_or("the number names no machine")
-    }
-}
-
-impl From<Cid> for u32 {
-    fn from(cid: Cid) -> u32 {
-        cid.0
-    }
-}
-
-impl TryFrom<u32> for VsockPort {
-    type Error = &'static str;
-
-    fn try_from(number: u32) -> Result<VsockPort, &'static str> {
-        VsockPort::new(number).ok_or("the number is no port")
-    }
-}
-
-impl From<VsockPort> for u32 {
-    fn from(port: VsockPort) -> u32 {
-        port.0
     }
 }
 
@@ -123,7 +91,7 @@ impl FromStr for VsockPort {
 }
 
 /// A machine and a port on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct VsockAddr {
     /// The machine; none means every CID of this machine, which only a listener can have.
     pub cid: Option<Cid>,
