@@ -2,13 +2,12 @@
 //!
 //! Decided in one place that every program shares, so that route, units and source addresses never disagree.
 
+use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-
-use libsystemd::credentials::CredentialsLoader;
 
 use crate::config_file::{self, Setting};
 use crate::invalid::Invalid;
@@ -20,6 +19,8 @@ use crate::vsock::Cid;
 
 /// The system credential with the prefix, which a VMM can pass to its guest.
 const CREDENTIAL: &str = "vsock-bridge.prefix";
+/// Names the folder with the credentials of the service (systemd.exec(5)).
+const OWN_CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// Where systemd keeps system credentials for root.
 pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// Far above any real file; a device or a wrong path must not fill the memory of a generator.
@@ -55,7 +56,7 @@ impl fmt::Display for Origin {
 pub fn prefix(given: Option<Prefix>, root: &Path) -> Result<(Prefix, Origin), Unusable> {
     match given {
         Some(prefix) => Ok((prefix, Origin::Option)),
-        None => prefix_in_files(root, CredentialsLoader::path_from_env()),
+        None => prefix_in_files(root, env::var_os(OWN_CREDENTIALS).map(PathBuf::from)),
     }
 }
 
@@ -85,11 +86,7 @@ fn prefix_of_machine(path: PathBuf) -> Result<(Prefix, Origin), Unusable> {
         Err(error) => Err(Unusable::Line {
             path,
             line: 1,
-            problem: format!(
-                "not a machine id ({error}); set {} in {}",
-                prefix::VARIABLE,
-                config_file::PATH
-            ),
+            problem: format!("{error}; set {} in {}", prefix::VARIABLE, config_file::PATH),
         }),
     }
 }
