@@ -37,39 +37,32 @@
 //! | [`activation`] [`connect`] [`managers`] [`gate`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
 //! | [`stream`] [`peer`] [`packets`] [`unix_path`] [`sys`] | sockets, their addresses and packets; the only `unsafe` |
 //! | [`clock`] [`error`] | what all of them use |
-//! | [`allow_list`] [`configured`] | names looked up; where prefix and names come from, the only I/O of what is below |
-//! | [`vsock`] [`endpoint`] [`prefix`] [`names`] [`config_file`] [`replace`] [`unusable`] [`invalid`] | values, read and printed |
+//! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 
 pub mod activation;
-pub mod allow_list;
 pub mod clock;
-pub mod config_file;
-pub mod configured;
 pub mod connect;
 pub mod descriptors;
-pub mod endpoint;
 pub mod error;
 pub mod fdpass;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod gate;
 pub mod handover;
-pub mod invalid;
 pub mod logging;
 pub mod managers;
 pub mod mux;
-pub mod names;
 pub mod notify;
 pub mod packets;
 pub mod peer;
-pub mod prefix;
 pub mod programs;
 pub mod proxy_protocol;
 pub mod relay;
-pub mod replace;
 pub mod route;
 pub mod stream;
 pub mod sys;
 pub mod unix_path;
-pub mod unusable;
-pub mod vsock;
+
+pub use vsock_bridge_values::{
+    allow_list, config_file, configured, endpoint, invalid, names, prefix, replace, unusable, vsock,
+};

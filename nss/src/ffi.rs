@@ -15,7 +15,7 @@ use std::ptr::{self, null_mut};
 use std::sync::Once;
 
 use libc::{AF_INET6, c_char, c_int, c_void, hostent, size_t, socklen_t};
-use vsock_bridge::unusable::Unusable;
+use vsock_bridge_values::unusable::Unusable;
 
 use crate::lookup::{self, Host};
 

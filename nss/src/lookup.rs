@@ -2,10 +2,10 @@
 
 use std::net::Ipv6Addr;
 
-use vsock_bridge::configured;
-use vsock_bridge::names::{Machine, Names, SUFFIX};
-use vsock_bridge::unusable::Unusable;
-use vsock_bridge::vsock::Cid;
+use vsock_bridge_values::configured;
+use vsock_bridge_values::names::{Machine, Names, SUFFIX};
+use vsock_bridge_values::unusable::Unusable;
+use vsock_bridge_values::vsock::Cid;
 
 /// Begins every prefix of ours (RFC 4193), and few other addresses.
 const UNIQUE_LOCAL: u8 = 0xfd;

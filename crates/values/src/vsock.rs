@@ -109,7 +109,7 @@ impl fmt::Display for VsockAddr {
 }
 
 /// Reads a number written with digits only: no sign, no space, no leading zero.
-pub(crate) fn decimal<N: FromStr>(text: &str) -> Option<N> {
+pub fn decimal<N: FromStr>(text: &str) -> Option<N> {
     let plain = text.bytes().all(|b| b.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     if plain { text.parse().ok() } else { None }
 }

@@ -1,0 +1,28 @@
+//! What vsock-bridge and everything around it means by a machine, an address, a prefix and a name.
+//!
+//! A crate of its own so that the NSS module, which every process loads, and the fuzzers need no more than this. It opens
+//! no socket, starts no thread and asks for nothing but files of configuration. Whoever reads one logs what is wrong in
+//! it; nothing else is logged.
+//!
+//! A module uses only rows below its own.
+//!
+//! | modules | what they are |
+//! | --- | --- |
+//! | [`allow_list`] | a list of machines, its names looked up |
+//! | [`configured`] | where prefix and names come from; the only file that reads and writes others |
+//! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
+//! | [`endpoint`] | every address form |
+//! | [`names`] [`prefix`] | names of machines; CID ↔ address |
+//! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
+//! | [`invalid`] | why a text is not what it should be |
+
+pub mod allow_list;
+pub mod config_file;
+pub mod configured;
+pub mod endpoint;
+pub mod invalid;
+pub mod names;
+pub mod prefix;
+pub mod replace;
+pub mod unusable;
+pub mod vsock;
