@@ -3,7 +3,7 @@
 //! A close of ours ends a connection only if the queue gives its descriptors up. It does so from its front, so that is tried
 //! once for all that are over at the end of a round; those that are not first are ended by a call of their own.
 
-use super::wire::End;
+use super::end::End;
 use crate::handover::{Kept, Store};
 use crate::stream::Stream;
 

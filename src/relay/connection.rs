@@ -1,26 +1,22 @@
 //! A connection whose target is reached: two ends and the two flows between them.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use super::flow::{Flow, Shared, State, Turn};
-use super::interest::Interest;
+use super::end::{End, Interest};
+use super::ending::{self, Ending, View};
+use super::flow::{Flow, State, Turn};
+use super::policy::bulk::BulkDetector;
 use super::policy::coalesce;
+use super::shared::Shared;
 use super::token::Side;
-use super::wire::{End, Wire};
+use super::wire::Wire;
 use crate::clock::Moment;
 use crate::handover::{Buffer, Owner, Words};
-use crate::peer::Family;
 use crate::stream::Stream;
-
-/// A connection that moves so many bytes within such a time is a bulk transfer: 50 MiB a second.
-const BULK_BYTES: u32 = 1 << 20;
-const BULK_TIME: Duration = Duration::from_millis(20);
-/// What moves less at a time does not count: messages of 4 KiB reach that rate as well, but nobody waits long behind one,
-/// and the main loop answers them in half the time, because it looks for the next one ([`busy_poll`](super::policy::busy_poll)).
-const MESSAGE_BYTES: u64 = 16 << 10;
 
 /// Time limits of a relayed connection; none is no limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,52 +39,6 @@ pub enum Stage {
     HalfClosed,
 }
 
-/// Why a connection is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// Both directions ended, and every byte was taken.
-    Complete,
-    /// An end failed or refused bytes.
-    Broken(Side, Errno),
-    /// No byte moved for the idle time.
-    Idle,
-    /// The second direction did not end in time after the first.
-    HalfClosed,
-    /// The program stops, and the drain time is over.
-    Stopped,
-    /// The program is restarted, and the next process cannot have it.
-    NotKept(Errno),
-}
-
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Ending::Complete => write!(f, "complete"),
-            Ending::Broken(Side::Peer, errno) => write!(f, "aborted by the peer: {}", errno.desc()),
-            Ending::Broken(Side::Target, errno) => {
-                write!(f, "aborted by the target: {}", errno.desc())
-            }
-            Ending::Idle => write!(f, "closed: no byte within --idle-timeout"),
-            Ending::HalfClosed => write!(f, "closed: no second end within --half-close-timeout"),
-            Ending::Stopped => write!(f, "closed: still open after --drain-timeout"),
-            Ending::NotKept(errno) => {
-                write!(f, "closed: cannot be handed over: {}", errno.desc())
-            }
-        }
-    }
-}
-
-/// What a turn came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Only an event or the deadline can change anything.
-    Waiting,
-    /// There is more to do after the others.
-    Yielded,
-    /// It is over; close it.
-    Over(Ending),
-}
-
 /// Two ends and two flows.
 #[derive(Debug)]
 pub struct Connection<W> {
@@ -98,8 +48,7 @@ pub struct Connection<W> {
     outbound: Flow,
     /// When the last byte moved, or a direction ended.
     active: Moment,
-    burst_begun: Moment,
-    burst_bytes: u32,
+    bulk: BulkDetector,
     /// Of the bytes that the target takes, those at the beginning that are not the peer's.
     header_bytes: u16,
     /// Something was written since all was last known to be acknowledged.
@@ -109,78 +58,67 @@ pub struct Connection<W> {
 impl<W: Wire> Connection<W> {
     /// Begins to relay.
     pub fn new(peer: End<W>, target: End<W>, now: Moment) -> Connection<W> {
-        let (inbound, outbound) = (Flow::default(), Flow::default());
+        Connection::restore((peer, target), Default::default(), 0, now)
+    }
+
+    /// Begins to relay with a header for the target, which is not counted.
+    pub fn holding(ends: (End<W>, End<W>), header: Box<Buffer>, now: Moment) -> Connection<W> {
+        let header_bytes = header.held_bytes() as u16;
+        let flows = (Flow::holding(header), Flow::default());
+        Connection::restore(ends, flows, header_bytes, now)
+    }
+
+    /// Goes on where another process has stopped; the peer's end and the inbound flow come first.
+    pub fn restore(
+        (peer, target): (End<W>, End<W>),
+        (inbound, outbound): (Flow, Flow),
+        header_bytes: u16,
+        active: Moment,
+    ) -> Connection<W> {
         Connection {
             peer,
             target,
             inbound,
             outbound,
-            active: now,
-            burst_begun: now,
-            burst_bytes: 0,
-            header_bytes: 0,
+            active,
+            bulk: BulkDetector::new(active),
+            header_bytes,
             is_owing: true,
         }
     }
 
-    /// Begins to relay with a header for the target, which is not counted.
-    pub fn holding(ends: (End<W>, End<W>), header: Box<Buffer>, now: Moment) -> Connection<W> {
-        Connection {
-            header_bytes: header.held_bytes() as u16,
-            inbound: Flow::holding(header),
-            ..Connection::new(ends.0, ends.1, now)
-        }
-    }
-
-    /// Goes on where another process has stopped; the peer's end and the inbound flow come first.
-    pub fn restore(
-        ends: (End<W>, End<W>),
-        flows: (Flow, Flow),
-        header_bytes: u16,
-        active: Moment,
-    ) -> Connection<W> {
-        let (inbound, outbound) = flows;
-        Connection {
-            inbound,
-            outbound,
-            header_bytes,
-            ..Connection::new(ends.0, ends.1, active)
-        }
-    }
-
-    /// Gives both ends, the peer's first.
+    /// Returns both ends, the peer's first.
     pub fn ends(&self) -> (&End<W>, &End<W>) {
         (&self.peer, &self.target)
     }
 
-    /// Gives those ends of which epoll is to report something else from now on.
-    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Interest, &W)> {
-        let is_peer_held_up = self.inbound.is_held_up(&self.target);
-        let is_target_held_up = self.outbound.is_held_up(&self.peer);
-        let ends = [
-            (Side::Peer, &mut self.peer, is_peer_held_up),
-            (Side::Target, &mut self.target, is_target_held_up),
-        ];
-        // A file has one descriptor for each direction, and what it is watched for stays.
-        ends.into_iter()
-            .filter(|(_, end, _)| end.wire.family() != Family::File)
-            .filter_map(|(side, end, is_held_up)| Some((side, end.rewatch(is_held_up)?, &end.wire)))
+    /// Returns one of the ends.
+    pub fn end_mut(&mut self, side: Side) -> &mut End<W> {
+        match side {
+            Side::Peer => &mut self.peer,
+            Side::Target => &mut self.target,
+        }
     }
 
-    /// Gives both flows, the inbound one first.
+    /// Returns both flows, the inbound one first.
     pub fn flows(&self) -> (&Flow, &Flow) {
         (&self.inbound, &self.outbound)
     }
 
-    /// Takes over what epoll reported of one end.
-    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
+    /// Returns what epoll is to report of one end from now on.
+    pub fn wanted(&self, side: Side) -> Interest {
         match side {
-            Side::Peer => self.peer.on_events(events),
-            Side::Target => self.target.on_events(events),
+            Side::Peer => self.peer.wanted(self.inbound.is_held_up(&self.target)),
+            Side::Target => self.target.wanted(self.outbound.is_held_up(&self.peer)),
         }
     }
 
-    /// Gives the bytes delivered to the target and to the peer, without the header.
+    /// Takes over what epoll reported of one end.
+    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
+        self.end_mut(side).on_events(events);
+    }
+
+    /// Returns the bytes delivered to the target and to the peer, without the header.
     pub fn delivered_bytes(&self) -> (u64, u64) {
         let inbound = self.inbound.delivered_bytes();
         (
@@ -189,17 +127,17 @@ impl<W: Wire> Connection<W> {
         )
     }
 
-    /// Gives the length of the header for the target.
+    /// Returns the length of the header for the target.
     pub fn header_bytes(&self) -> u16 {
         self.header_bytes
     }
 
-    /// Tells when the last byte moved.
+    /// Returns when the last byte moved.
     pub fn active(&self) -> Moment {
         self.active
     }
 
-    /// Tells how far it has come.
+    /// Returns how far it has come.
     pub fn stage(&self) -> Stage {
         if self.is_half_closed() {
             Stage::HalfClosed
@@ -208,7 +146,7 @@ impl<W: Wire> Connection<W> {
         }
     }
 
-    /// Lets both directions go on as far as they can.
+    /// Lets both directions go on as far as they can; breaks when it is over.
     ///
     /// `kept`: the words by which the next process knows it, if that is to have it.
     pub fn advance(
@@ -216,91 +154,67 @@ impl<W: Wire> Connection<W> {
         shared: &mut Shared,
         kept: Option<Words<'_>>,
         now: Moment,
-    ) -> Outcome {
+    ) -> ControlFlow<Ending, Turn> {
         if self.pause_ends().is_some_and(|at| at <= now) {
             self.inbound.coalesce().resume();
             self.outbound.coalesce().resume();
         }
-        let (before, was_half_closed) = (self.delivered_bytes(), self.is_half_closed());
-        let is_last = self.outbound.state() == State::Finished;
-        let owner = owner(kept, true);
+        let before = (self.delivered_bytes(), self.is_half_closed());
+        let owner = |is_inbound| kept.map_or(Owner::NOBODY, |words| words.flow(is_inbound));
         let (peer, target) = (&mut self.peer, &mut self.target);
-        let inbound = (self.inbound).advance(peer, target, shared, owner, is_last);
+        let is_last = self.outbound.state() == State::Finished;
+        let inbound = (self.inbound).advance(peer, target, shared, owner(true), is_last);
         let is_last = self.inbound.state() == State::Finished;
-        let owner = self::owner(kept, false);
-        let outbound = (self.outbound).advance(target, peer, shared, owner, is_last);
-        let after = self.delivered_bytes();
-        if after != before || self.is_half_closed() != was_half_closed {
-            self.active = now;
-            self.is_owing = true;
-            self.book(after.0 - before.0 + after.1 - before.1, now);
+        let outbound = (self.outbound).advance(target, peer, shared, owner(false), is_last);
+        self.note_progress(before, now);
+        let broken = |side| move |errno| Ending::Broken(side, errno);
+        let inbound = inbound.map_err(broken(Side::Peer));
+        let outbound = outbound.map_err(broken(Side::Target));
+        match inbound.and_then(|inbound| outbound.map(|outbound| inbound.and(outbound))) {
+            Ok(turn) => (self.ending()).map_or(ControlFlow::Continue(turn), ControlFlow::Break),
+            Err(ending) => ControlFlow::Break(ending),
         }
+    }
+
+    /// Compares with how far it had come before this turn.
+    fn note_progress(&mut self, before: ((u64, u64), bool), now: Moment) {
+        let (was, is) = (before.0, self.delivered_bytes());
+        if (is, self.is_half_closed()) == before {
+            return;
+        }
+        self.active = now;
+        self.is_owing = true;
+        self.bulk.moved(is.0 - was.0 + is.1 - was.1, now);
         // Bytes of one direction answer those of the other.
-        if after.0 != before.0 {
+        if is.0 != was.0 {
             self.outbound.coalesce().answered();
         }
-        if after.1 != before.1 {
+        if is.1 != was.1 {
             self.inbound.coalesce().answered();
         }
-        let (inbound, outbound) = match (inbound, outbound) {
-            (Err(errno), _) => return Outcome::Over(Ending::Broken(Side::Peer, errno)),
-            (_, Err(errno)) => return Outcome::Over(Ending::Broken(Side::Target, errno)),
-            (Ok(inbound), Ok(outbound)) => (inbound, outbound),
-        };
-        match (self.ending(), inbound, outbound) {
-            (Some(ending), ..) => Outcome::Over(ending),
-            (None, Turn::Waiting, Turn::Waiting) => Outcome::Waiting,
-            _ => Outcome::Yielded,
-        }
     }
 
-    /// Tells whether so much is moved that others should not wait behind it.
+    /// Returns whether so much is moved that others should not wait behind it.
     pub fn is_bulk(&self) -> bool {
-        self.burst_bytes >= BULK_BYTES
-    }
-
-    /// Counts the bytes that one turn has moved.
-    fn book(&mut self, count: u64, now: Moment) {
-        if now - self.burst_begun > BULK_TIME {
-            self.burst_begun = now;
-            self.burst_bytes = 0;
-        }
-        if count >= MESSAGE_BYTES {
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            self.burst_bytes = self.burst_bytes.saturating_add(count);
-        }
+        self.bulk.is_bulk()
     }
 
     fn is_half_closed(&self) -> bool {
         self.inbound.is_over() || self.outbound.is_over()
     }
 
-    /// How it went, if both directions are over, or an end has failed that nobody reads any more.
     fn ending(&self) -> Option<Ending> {
-        let (inbound, outbound) = (self.inbound.state(), self.outbound.state());
-        let told = match (inbound, outbound) {
-            (State::Finished, State::Finished) => Some(Ending::Complete),
-            (State::Refused(errno), _)
-                if !is_disconnect(errno) || may_abort(&self.outbound, &self.peer, &self.target) =>
-            {
-                Some(Ending::Broken(Side::Target, errno))
-            }
-            (_, State::Refused(errno))
-                if !is_disconnect(errno) || may_abort(&self.inbound, &self.target, &self.peer) =>
-            {
-                Some(Ending::Broken(Side::Peer, errno))
-            }
-            _ => None,
+        let (inbound, outbound) = (&self.inbound, &self.outbound);
+        let view = |side, end, from, towards| View {
+            side,
+            end,
+            from,
+            towards,
         };
-        let failed = |side, end, is_unread| Some(Ending::Broken(side, failure(end, is_unread)?));
-        // What the target has sent before it failed still goes to the peer, and an abort drops what is on its way.
-        let is_over = || may_abort(&self.outbound, &self.peer, &self.target);
-        let is_target_unread = self.target.has_failed && is_over();
-        // A target that stands still must not keep the place of a peer that was reset, whose own place that is.
-        let is_peer_unread = self.inbound.is_over() || self.inbound.is_held_up(&self.target);
-        failed(Side::Target, &self.target, is_target_unread)
-            .or(told)
-            .or_else(|| failed(Side::Peer, &self.peer, is_peer_unread))
+        ending::of(
+            &view(Side::Peer, &self.peer, inbound, outbound),
+            &view(Side::Target, &self.target, outbound, inbound),
+        )
     }
 
     /// Returns how it ends if one of the ends has not answered for so long, though bytes are on their way to it, or if all
@@ -366,51 +280,7 @@ impl<W: Wire> Connection<W> {
     }
 }
 
-fn owner(kept: Option<Words<'_>>, is_inbound: bool) -> Owner {
-    kept.map_or(Owner::NOBODY, |words| words.flow(is_inbound))
-}
-
-/// Tells whether a write that fails so means that the other end is there no more, and what it has sent has an end.
-fn is_disconnect(errno: Errno) -> bool {
-    // Any other, such as ENOBUFS, is of a living socket: nothing more may ever come from it.
-    matches!(
-        errno,
-        Errno::EPIPE
-            | Errno::ECONNRESET
-            | Errno::ECONNABORTED
-            | Errno::ENOTCONN
-            | Errno::ETIMEDOUT
-            | Errno::EHOSTUNREACH
-            | Errno::ENETUNREACH
-    )
-}
-
-/// One direction was refused by `refuser`: tells whether it is time to abort. `other` is the opposite direction, which
-/// may still bring `sink` what the refuser has to say; what it has brought must arrive before the abort.
-fn may_abort<W: Wire>(other: &Flow, sink: &End<W>, refuser: &End<W>) -> bool {
-    match other.state() {
-        State::Finished => sink.wire.is_acknowledged(),
-        State::Refused(_) => true,
-        // Whoever closes our stdout is done with us, though stdin may be a terminal that never ends.
-        State::Open | State::Draining => refuser.wire.family() == Family::File,
-    }
-}
-
-/// A reset that no read will tell of, after the end was read, or soon.
-fn failure<W: Wire>(end: &End<W>, is_unread: bool) -> Option<Errno> {
-    if end.has_failed && is_unread {
-        end.failure.or_else(|| end.wire.take_error())
-    } else {
-        None
-    }
-}
-
 impl Connection<Stream> {
-    /// Gives both ends, the peer's first.
-    pub fn streams(&self) -> (&Stream, &Stream) {
-        (&self.peer.wire, &self.target.wire)
-    }
-
     /// Adds what the peer has sent already to the header, so that both go out in one segment of so many bytes.
     pub fn add_first_bytes(&mut self, segment_bytes: usize) {
         let Some(buffer) = self.inbound.buffer() else {
@@ -458,11 +328,11 @@ mod tests {
         connection
     }
 
-    fn run(connection: &mut Connection<Fake>, now: Moment) -> Outcome {
+    fn run(connection: &mut Connection<Fake>, now: Moment) -> ControlFlow<Ending, Turn> {
         let mut shared = Shared::new(Store::private().unwrap());
         loop {
             match connection.advance(&mut shared, None, now) {
-                Outcome::Yielded => {}
+                ControlFlow::Continue(Turn::Yielded) => {}
                 outcome => return outcome,
             }
         }
@@ -476,7 +346,7 @@ mod tests {
             Fake::sending(&[Ok(b"c"), Ok(b"")]),
             now,
         );
-        assert_eq!(run(&mut both, now), Outcome::Over(Ending::Complete));
+        assert_eq!(run(&mut both, now), ControlFlow::Break(Ending::Complete));
         assert_eq!(both.delivered_bytes(), (2, 1));
     }
 
@@ -484,7 +354,7 @@ mod tests {
     fn the_end_of_one_direction_leaves_the_other_open() {
         let now = Moment::now();
         let mut half = connection(Fake::sending(&[Ok(b"")]), Fake::sending(&[Ok(b"c")]), now);
-        assert_eq!(run(&mut half, now), Outcome::Waiting);
+        assert_eq!(run(&mut half, now), ControlFlow::Continue(Turn::Waiting));
         assert_eq!(
             (half.target.wire.finished(), half.peer.wire.finished()),
             (1, 0)
@@ -502,7 +372,7 @@ mod tests {
         );
         assert_eq!(
             run(&mut broken, now),
-            Outcome::Over(Ending::Broken(Side::Peer, Errno::ECONNRESET))
+            ControlFlow::Break(Ending::Broken(Side::Peer, Errno::ECONNRESET))
         );
     }
 
@@ -510,11 +380,11 @@ mod tests {
     fn a_target_that_ends_and_then_fails_ends_all() {
         let now = Moment::now();
         let mut half = connection(Fake::sending(&[]), Fake::sending(&[Ok(b"")]), now);
-        assert_eq!(run(&mut half, now), Outcome::Waiting);
+        assert_eq!(run(&mut half, now), ControlFlow::Continue(Turn::Waiting));
         half.target.wire = Fake::sending(&[]).hiding(Errno::ECONNRESET);
         half.on_events(Side::Target, EpollFlags::EPOLLERR);
         // What it has sent is on its way to the peer.
-        assert_eq!(run(&mut half, now), Outcome::Waiting);
+        assert_eq!(run(&mut half, now), ControlFlow::Continue(Turn::Waiting));
         assert_eq!(half.silenced(Duration::ZERO), None);
         half.peer.wire.is_acknowledged.set(true);
         let ending = Ending::Broken(Side::Target, Errno::ECONNRESET);
@@ -526,14 +396,14 @@ mod tests {
         let now = Moment::now();
         let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]);
         let mut broken = connection(Fake::sending(&[]), target, now);
-        assert_eq!(run(&mut broken, now), Outcome::Waiting);
+        assert_eq!(run(&mut broken, now), ControlFlow::Continue(Turn::Waiting));
         broken.target.wire = Fake::sending(&[]).hiding(Errno::EPIPE);
         broken.peer.wire = Fake::sending(&[Ok(b"too late"), Ok(b"")]);
         broken.peer.wire.is_acknowledged.set(true);
         broken.on_events(Side::Target, EpollFlags::EPOLLERR);
         broken.on_events(Side::Peer, EpollFlags::EPOLLIN);
         let ending = Ending::Broken(Side::Target, Errno::EPIPE);
-        assert_eq!(run(&mut broken, now), Outcome::Over(ending));
+        assert_eq!(run(&mut broken, now), ControlFlow::Break(ending));
     }
 
     #[test]
@@ -541,11 +411,11 @@ mod tests {
         let now = Moment::now();
         let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]).but_failing(Errno::EPIPE);
         let mut broken = connection(Fake::sending(&[Ok(b"too much")]), target, now);
-        assert_eq!(run(&mut broken, now), Outcome::Waiting);
+        assert_eq!(run(&mut broken, now), ControlFlow::Continue(Turn::Waiting));
         assert_eq!(broken.peer.wire.taken(), b"answer");
         broken.peer.wire.is_acknowledged.set(true);
         let ending = Ending::Broken(Side::Target, Errno::EPIPE);
-        assert_eq!(run(&mut broken, now), Outcome::Over(ending));
+        assert_eq!(run(&mut broken, now), ControlFlow::Break(ending));
     }
 
     #[test]
@@ -554,13 +424,22 @@ mod tests {
         let stream = Fake::sending(&[Ok(&b"x"[..]); 40]);
         let mut one_way = connection(stream, Fake::taking(&[9; 40]), start);
         let (limits, pause) = (Limits::default(), coalesce::PAUSE);
-        assert_eq!(run(&mut one_way, start), Outcome::Waiting);
+        assert_eq!(
+            run(&mut one_way, start),
+            ControlFlow::Continue(Turn::Waiting)
+        );
         let before = one_way.delivered_bytes().0;
         assert!(before < 40);
         assert_eq!(one_way.deadline(&limits), Some(start + pause));
-        assert_eq!(run(&mut one_way, start + pause / 2), Outcome::Waiting);
+        assert_eq!(
+            run(&mut one_way, start + pause / 2),
+            ControlFlow::Continue(Turn::Waiting)
+        );
         assert_eq!(one_way.delivered_bytes().0, before);
-        assert_eq!(run(&mut one_way, start + pause), Outcome::Waiting);
+        assert_eq!(
+            run(&mut one_way, start + pause),
+            ControlFlow::Continue(Turn::Waiting)
+        );
         assert!(one_way.delivered_bytes().0 > before);
     }
 
@@ -570,31 +449,12 @@ mod tests {
         let messages = [Ok(&b"x"[..]); 100];
         let ends = || Fake::sending(&messages);
         let mut dialogue = connection(ends(), ends(), now);
-        assert_eq!(run(&mut dialogue, now), Outcome::Waiting);
+        assert_eq!(
+            run(&mut dialogue, now),
+            ControlFlow::Continue(Turn::Waiting)
+        );
         assert_eq!(dialogue.delivered_bytes(), (100, 100));
         assert_eq!(dialogue.deadline(&Limits::default()), None);
-    }
-
-    #[test]
-    fn messages_are_no_bulk_transfer_however_fast_they_follow() {
-        let start = Moment::now();
-        let mut one = connection(Fake::default(), Fake::default(), start);
-        let turns = u64::from(BULK_BYTES) / MESSAGE_BYTES;
-        for _ in 0..10 * turns {
-            one.book(MESSAGE_BYTES - 1, start);
-        }
-        assert!(!one.is_bulk());
-        for turn in 0..2 * turns {
-            one.book(
-                MESSAGE_BYTES,
-                start + BULK_TIME / turns as u32 * 2 * turn as u32,
-            );
-        }
-        assert!(!one.is_bulk());
-        for _ in 0..turns {
-            one.book(MESSAGE_BYTES, start + 9 * BULK_TIME);
-        }
-        assert!(one.is_bulk());
     }
 
     #[test]
@@ -626,7 +486,7 @@ mod tests {
         };
         let mut half = connection(Fake::sending(&[Ok(b"")]), Fake::sending(&[]), start);
         assert_eq!(half.deadline(&limits), Some(start + 10 * second));
-        run(&mut half, start + second);
+        let _ = run(&mut half, start + second);
         assert_eq!(half.deadline(&limits), Some(start + 3 * second));
         assert_eq!(half.expired(&limits, start + 2 * second), None);
         assert_eq!(

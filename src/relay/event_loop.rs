@@ -1,8 +1,6 @@
-//! Waits for events and deadlines, and gives each session its turn.
+//! The main loop: listeners, signals, the control socket, and the sessions that are new or calm.
 //!
-//! One round: wait; take signals and connections, note what became ready; advance what became ready, what a
-//! deadline woke, what yielded. Sessions that yield go round in a ring, and new events are looked for between;
-//! those that move much, and what is too much for one thread, go to others.
+//! Those that move much, and what is too much for one thread, go to others.
 
 mod accept;
 mod balance;
@@ -14,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::connection::Limits;
 use super::inspection::Inspection;
@@ -22,6 +20,7 @@ use super::listeners::Listeners;
 use super::policy::busy_poll::BusyPoll;
 use super::policy::relief::Load;
 use super::report::{self, Reporter, Totals};
+use super::round::{self, Host};
 use super::session::{Closed, Session};
 use super::signals::Signals;
 use super::threads::Threads;
@@ -35,9 +34,6 @@ use crate::handover::Store;
 use crate::notify::{self, Notifier};
 use crate::peer::Peer;
 use crate::stream::{Listener, Stream};
-
-/// Events taken at one wake-up.
-const EVENTS: usize = 256;
 
 /// Times and switches of a loop.
 #[derive(Clone, Copy, Debug)]
@@ -173,71 +169,17 @@ impl Loop {
 
     /// Serves until a signal, the idle time, or the end of all there is to do.
     pub fn run(mut self) -> Result<Totals> {
-        let result = self.serve();
-        // What is open when nothing can be waited for any more is the next process's.
-        result.inspect_err(|_| self.worker.store().freeze())
-    }
-
-    fn serve(&mut self) -> Result<Totals> {
         self.notifier.ready();
-        let mut events = [EpollEvent::empty(); EVENTS];
-        let mut now = Moment::now();
-        loop {
-            self.report_closed(now);
-            self.tell_status(now);
-            self.ask_store(now);
-            if self.is_over(now) {
-                self.notifier.stopping("Stopping");
-                return Ok(self.reporter.totals);
-            }
-            let before = Moment::now();
-            let count = self.wait(&mut events, before)?;
-            now = Moment::now();
-            self.load.slept(now - before);
-            self.busy_poll.met(count, now);
-            let is_listener =
-                |event: &EpollEvent| matches!(Token::unpack(event.data()), Token::Listener(_));
-            self.is_quiet = !events[..count].iter().any(is_listener);
-            self.has_early &= !self.is_quiet;
-            for event in &events[..count] {
-                self.dispatch(Token::unpack(event.data()), event.events(), now);
-            }
-            self.listeners.resume(self.worker.epoll(), now);
-            if let Some(inspection) = &mut self.inspection {
-                inspection.resume(self.worker.epoll(), now);
-            }
-            self.worker.turn(now);
-            match self.mode {
-                Mode::Leaving => self.leave(now),
-                _ => {
-                    self.hand_over_bulk(now);
-                    self.seek_relief(now);
-                }
-            }
-        }
+        // What is open when nothing can be waited for any more is the next process's.
+        round::run(&mut self).inspect_err(|_| self.worker.store().freeze())?;
+        self.notifier.stopping("Stopping");
+        Ok(self.reporter.totals)
     }
 
     fn tell_status(&mut self, now: Moment) {
         let (open, totals) = (self.open(), self.reporter.totals);
         let text = || report::status(open, &self.gate.peers(), &totals);
         self.notifier.tick((open, totals), text, now);
-    }
-
-    fn wait(&mut self, events: &mut [EpollEvent], now: Moment) -> Result<usize> {
-        let timeout = self.worker.timeout(self.deadline(), now);
-        if timeout != EpollTimeout::ZERO {
-            let Some(until) = self.busy_poll.look_until(self.threads.turns(), now) else {
-                return self.worker.wait(events, timeout);
-            };
-            while Moment::now() < until {
-                match self.worker.wait(events, EpollTimeout::ZERO)? {
-                    0 => {}
-                    count => return Ok(count),
-                }
-            }
-            self.busy_poll.missed();
-        }
-        self.worker.wait(events, timeout)
     }
 
     fn open(&self) -> usize {
@@ -266,7 +208,36 @@ impl Loop {
         Some(self.idle_since + time)
     }
 
-    /// The next thing that is not a session's.
+    /// Reports what is over in the main loop's own worker.
+    fn report_closed(&mut self, now: Moment) {
+        for closed in self.worker.take_closed() {
+            self.account(&closed, now);
+        }
+    }
+
+    fn account(&mut self, closed: &Closed, now: Moment) {
+        // Nobody has asked the gate for whoever is behind stdin.
+        if closed.peer != Peer::Stdio {
+            self.gate.leave(&closed.peer);
+        }
+        self.reporter.closed(closed, self.worker.dialer(), now);
+        report::write_totals(self.worker.store(), &self.reporter.totals);
+        self.idle_since = now;
+    }
+}
+
+impl Host for Loop {
+    fn worker(&mut self) -> &mut Worker {
+        &mut self.worker
+    }
+
+    fn goes_on(&mut self, now: Moment) -> bool {
+        self.report_closed(now);
+        self.tell_status(now);
+        self.ask_store(now);
+        !self.is_over(now)
+    }
+
     fn deadline(&self) -> Option<Moment> {
         let drain = match self.mode {
             Mode::Draining(until) => Some(until),
@@ -282,7 +253,21 @@ impl Loop {
         others.into_iter().chain([drain]).flatten().min()
     }
 
-    fn dispatch(&mut self, token: Token, events: EpollFlags, now: Moment) {
+    fn poll_until(&mut self, now: Moment) -> Option<Moment> {
+        self.busy_poll.look_until(self.threads.turns(), now)
+    }
+
+    fn polled_in_vain(&mut self) {
+        self.busy_poll.missed();
+    }
+
+    fn woke(&mut self, count: usize, before: Moment, now: Moment) {
+        self.load.slept(now - before);
+        self.busy_poll.met(count, now);
+        self.is_quiet = true;
+    }
+
+    fn on_event(&mut self, token: Token, now: Moment) {
         match token {
             Token::Signal => {
                 let orders = self.signals.as_ref().map(Signals::take);
@@ -300,24 +285,27 @@ impl Loop {
                 self.report_closed(now);
                 self.inspect(now);
             }
-            Token::Listener(index) => self.accept(index, now),
-            Token::Session(key, side) => self.worker.on_events(key, side, events, now),
+            Token::Listener(index) => {
+                self.is_quiet = false;
+                self.accept(index, now);
+            }
+            // Its worker has it.
+            Token::Session(..) => {}
         }
     }
 
-    /// Books what is over in the main loop's own worker.
-    fn report_closed(&mut self, now: Moment) {
-        for over in self.worker.take_closed() {
-            self.account(&over, now);
+    fn after_turns(&mut self, now: Moment) {
+        self.has_early &= !self.is_quiet;
+        self.listeners.resume(self.worker.epoll(), now);
+        if let Some(inspection) = &mut self.inspection {
+            inspection.resume(self.worker.epoll(), now);
         }
-    }
-
-    fn account(&mut self, over: &Closed, now: Moment) {
-        if over.is_counted {
-            self.gate.leave(&over.peer);
+        match self.mode {
+            Mode::Leaving => self.leave(now),
+            _ => {
+                self.hand_over_bulk(now);
+                self.seek_relief(now);
+            }
         }
-        self.reporter.over(over, self.worker.dialer(), now);
-        report::write_totals(self.worker.store(), &self.reporter.totals);
-        self.idle_since = now;
     }
 }

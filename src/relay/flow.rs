@@ -8,67 +8,37 @@
 //! A flow reads only when it holds nothing, so what it holds is bounded by one read, and a failed read loses
 //! nothing that was read before. The end is sent on once, after the last byte.
 
-use std::sync::Arc;
-
 use nix::errno::Errno;
 
-use super::pipes::{Pipe, Pool};
+use super::end::End;
+use super::pipes::Pipe;
 use super::policy::coalesce::Coalesce;
 use super::policy::splice::Splice;
-use super::wire::{End, Received, Wire};
-use crate::handover::{Buffer, Owner, Store};
+use super::shared::Shared;
+use super::wire::{Received, Wire};
+use crate::handover::{Buffer, Owner};
 use crate::peer::Family;
 
-/// Operations of one flow before the others get their turn.
+/// Operations of one flow before the others get their turn. A request and its answer need two; more make no stream faster,
+/// as one operation moves up to a pipe full.
 const BUDGET: usize = 4;
 
-/// What all flows of a loop share.
-#[derive(Debug)]
-pub struct Shared {
-    store: Arc<Store>,
-    /// The buffer that bytes are copied through, while no flow holds it.
-    buffer: Option<Box<Buffer>>,
-    pool: Pool,
+/// What a turn of a flow, a connection or a session came to that is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Only an event or the deadline can change anything.
+    Waiting,
+    /// There is more to do after the others.
+    Yielded,
 }
 
-impl Shared {
-    /// Begins without a buffer and without pipes.
-    pub fn new(store: Arc<Store>) -> Shared {
-        Shared {
-            store,
-            buffer: None,
-            pool: Pool::default(),
+impl Turn {
+    /// Returns what two turns came to together.
+    pub fn and(self, other: Turn) -> Turn {
+        match (self, other) {
+            (Turn::Waiting, Turn::Waiting) => Turn::Waiting,
+            _ => Turn::Yielded,
         }
-    }
-
-    /// Gives what keeps connections for the next process.
-    pub fn store(&self) -> &Arc<Store> {
-        &self.store
-    }
-
-    /// Gives the pipes that nobody uses at the moment.
-    pub fn pool(&mut self) -> &mut Pool {
-        &mut self.pool
-    }
-
-    fn take_buffer(&mut self, owner: Owner) -> Result<Box<Buffer>, Errno> {
-        let mut buffer = match self.buffer.take() {
-            Some(buffer) => buffer,
-            None => self.store.buffer()?,
-        };
-        buffer.clear(owner);
-        Ok(buffer)
-    }
-
-    fn take_pipe(&mut self, owner: Owner) -> Option<Box<Pipe>> {
-        let mut pipe = self.pool.take(&self.store)?;
-        // The next process would go on with the connection, without what is in a pipe that it does not find.
-        if owner != Owner::NOBODY && pipe.keep().is_err() {
-            self.pool.give_back(pipe);
-            return None;
-        }
-        pipe.set_owner(owner);
-        Some(pipe)
     }
 }
 
@@ -97,15 +67,6 @@ pub enum Held {
     Piped(Box<Pipe>),
 }
 
-/// Why a flow stopped for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
-    /// Only an event can change anything.
-    Waiting,
-    /// There was more to do, and others come first.
-    Yielded,
-}
-
 /// One direction: what it holds and what it has delivered.
 #[derive(Debug)]
 pub struct Flow {
@@ -118,47 +79,24 @@ pub struct Flow {
 
 impl Default for Flow {
     fn default() -> Flow {
-        Flow {
-            state: State::Open,
-            held: Held::Nothing,
-            splice: Splice::default(),
-            coalesce: Coalesce::default(),
-            delivered_bytes: 0,
-        }
+        Flow::restore(State::Open, 0, Held::Nothing)
     }
-}
-
-/// What one operation came to.
-enum Step {
-    /// Something changed.
-    Moved,
-    /// The source or the sink must become ready first.
-    Blocked,
 }
 
 impl Flow {
     /// Begins with bytes to deliver that are not the source's.
     pub fn holding(header: Box<Buffer>) -> Flow {
-        Flow {
-            held: Held::Copied(header),
-            ..Flow::default()
-        }
-    }
-
-    /// Gives the buffer that it holds.
-    pub fn buffer(&mut self) -> Option<&mut Buffer> {
-        match &mut self.held {
-            Held::Copied(buffer) => Some(buffer),
-            _ => None,
-        }
+        Flow::restore(State::Open, 0, Held::Copied(header))
     }
 
     /// Goes on where another process has stopped.
     pub fn restore(state: State, delivered_bytes: u64, held: Held) -> Flow {
         let mut flow = Flow {
             state,
+            held: Held::Nothing,
+            splice: Splice::default(),
+            coalesce: Coalesce::default(),
             delivered_bytes,
-            ..Flow::default()
         };
         if !flow.is_over() {
             flow.held = held;
@@ -166,7 +104,15 @@ impl Flow {
         flow
     }
 
-    /// Tells how many bytes it holds.
+    /// Returns the buffer that it holds.
+    pub fn buffer(&mut self) -> Option<&mut Buffer> {
+        match &mut self.held {
+            Held::Copied(buffer) => Some(buffer),
+            _ => None,
+        }
+    }
+
+    /// Returns how many bytes it holds.
     pub fn held_bytes(&self) -> usize {
         match &self.held {
             Held::Nothing => 0,
@@ -192,32 +138,32 @@ impl Flow {
         }
     }
 
-    /// Gives the state.
+    /// Returns the state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Gives the bytes that the sink has taken.
+    /// Returns the bytes that the sink has taken.
     pub fn delivered_bytes(&self) -> u64 {
         self.delivered_bytes
     }
 
-    /// Tells whether nothing is left to do.
+    /// Returns whether nothing is left to do.
     pub fn is_over(&self) -> bool {
         matches!(self.state, State::Finished | State::Refused(_))
     }
 
-    /// Tells whether the source is left alone for a moment, so that small writes become larger.
+    /// Returns whether the source is left alone for a moment, so that small writes become larger.
     pub fn is_pausing(&self) -> bool {
         self.coalesce.is_pausing()
     }
 
-    /// Tells whether what it holds waits for room, so that nothing more is read.
+    /// Returns whether what it holds waits for room, so that nothing more is read.
     pub fn is_held_up<W>(&self, sink: &End<W>) -> bool {
         !matches!(self.held, Held::Nothing) && !sink.is_writable
     }
 
-    /// Gives what decides about small writes; the connection knows of answers and of the time.
+    /// Returns what decides about small writes; the connection knows of answers and of the time.
     pub fn coalesce(&mut self) -> &mut Coalesce {
         &mut self.coalesce
     }
@@ -236,15 +182,13 @@ impl Flow {
         is_last: bool,
     ) -> Result<Turn, Errno> {
         for _ in 0..BUDGET {
-            let step = match self.held {
-                Held::Nothing => match self.state {
-                    State::Open => self.take(source, sink, shared, owner)?,
-                    State::Draining => self.send_end(sink, is_last),
-                    State::Finished | State::Refused(_) => Step::Blocked,
-                },
+            let turn = match (&self.held, self.state) {
+                (Held::Nothing, State::Open) => self.take(source, sink, shared, owner)?,
+                (Held::Nothing, State::Draining) => self.send_end(sink, is_last),
+                (Held::Nothing, State::Finished | State::Refused(_)) => Turn::Waiting,
                 _ => self.deliver(source, sink, shared),
             };
-            if let Step::Blocked = step {
+            if turn == Turn::Waiting {
                 return Ok(Turn::Waiting);
             }
         }
@@ -258,95 +202,29 @@ impl Flow {
         sink: &mut End<W>,
         shared: &mut Shared,
         owner: Owner,
-    ) -> Result<Step, Errno> {
+    ) -> Result<Turn, Errno> {
         // Nothing is read ahead of a sink that is full, but of a source that has ended: it may have failed.
         let may_read = sink.is_writable && !self.coalesce.is_pausing();
         if !source.is_readable || !(may_read || source.is_ended) {
-            return Ok(Step::Blocked);
+            return Ok(Turn::Waiting);
         }
         // splice(2) never gets past an urgent byte: it takes what is before it, and then nothing ever again
         // (tcp_read_sock in net/ipv4/tcp.c). A read does.
         let length = (self.splice.splice_bytes()).filter(|_| !source.has_urgent);
-        let pipe = length.and_then(|length| Some((shared.take_pipe(owner)?, length)));
-        let is_spliced = pipe.is_some();
-        let result = match pipe {
-            Some((pipe, length)) => self.fill(source, pipe, length, shared),
-            None => self.copy(source, sink, shared, owner),
-        };
-        // In front of an urgent byte that no event has told of yet, splice(2) finds nothing, and even an end if there is one
-        // behind it. So whether a source has ended is asked of a read.
-        let is_in_doubt = result == Ok(0) || result == Err(Errno::EAGAIN) && source.is_ended;
-        if is_spliced && is_in_doubt {
-            self.splice = Splice::default();
-            return Ok(Step::Moved);
+        match length.and_then(|length| Some((shared.take_pipe(owner)?, length))) {
+            Some((pipe, length)) => self.take_spliced(source, pipe, length, shared),
+            None => self.take_copied(source, sink, shared, owner),
         }
-        match (result, source.failure) {
-            (Ok(0), _) => match hidden_error(source) {
-                Some(error) => Err(error),
-                None => {
-                    self.state = State::Draining;
-                    Ok(Step::Moved)
-                }
-            },
-            (Ok(_) | Err(Errno::EINTR), _) => Ok(Step::Moved),
-            (Err(Errno::EAGAIN), Some(error)) if source.is_ended => Err(error),
-            (Err(Errno::EAGAIN), _) => {
-                source.is_readable = false;
-                Ok(Step::Blocked)
-            }
-            (Err(error), None) => {
-                // It is told before the bytes that came before it (recvmmsg(2)): those are read first.
-                source.failure = Some(error);
-                source.is_ended = true;
-                source.has_failed = true;
-                Ok(Step::Moved)
-            }
-            (Err(error), Some(_)) => Err(error),
-        }
-    }
-
-    /// Copies through the shared buffer, and goes over to splice when the source fills it.
-    fn copy<W: Wire>(
-        &mut self,
-        source: &mut End<W>,
-        sink: &mut End<W>,
-        shared: &mut Shared,
-        owner: Owner,
-    ) -> Result<usize, Errno> {
-        let mut buffer = shared.take_buffer(owner)?;
-        let result = source.wire.read(&mut buffer);
-        if let Ok(Received { count, is_short }) = result {
-            let is_full = count == buffer.room();
-            (self.splice).after_read(is_full, source.wire.family(), sink.wire.family());
-            source.is_readable = is_full || is_short || source.is_ended || source.has_urgent;
-            if count > 0 && sink.is_writable {
-                self.write(source, sink, &mut buffer);
-            }
-        }
-        self.hold_or_give_back(buffer, shared);
-        result.map(|received| received.count)
-    }
-
-    /// Keeps a buffer for the bytes that are left in it; without any, or if nobody wants them, others get it.
-    fn hold_or_give_back(&mut self, mut buffer: Box<Buffer>, shared: &mut Shared) {
-        if buffer.held_bytes() > 0 && !self.is_over() {
-            self.held = Held::Copied(buffer);
-            return;
-        }
-        if buffer.held_bytes() > 0 {
-            buffer.clear(Owner::NOBODY);
-        }
-        shared.buffer.get_or_insert(buffer);
     }
 
     /// Moves what is there into a pipe.
-    fn fill<W: Wire>(
+    fn take_spliced<W: Wire>(
         &mut self,
         source: &mut End<W>,
         mut pipe: Box<Pipe>,
         length: usize,
         shared: &mut Shared,
-    ) -> Result<usize, Errno> {
+    ) -> Result<Turn, Errno> {
         let result = source.wire.fill(&mut pipe, length);
         if let Ok(count) = result {
             self.splice.after_splice(count, source.wire.family());
@@ -354,9 +232,82 @@ impl Flow {
         if pipe.held_bytes > 0 {
             self.held = Held::Piped(pipe);
         } else {
-            shared.pool.give_back(pipe);
+            shared.pool().give_back(pipe);
         }
-        result
+        match result {
+            // In front of an urgent byte that no event has told of yet, splice(2) finds nothing, and even an end if there is
+            // one behind it. So whether a source has ended is asked of a read.
+            Ok(0) => self.ask_a_read(),
+            Err(Errno::EAGAIN) if source.is_ended => self.ask_a_read(),
+            Err(Errno::EAGAIN) => {
+                source.is_readable = false;
+                Ok(Turn::Waiting)
+            }
+            Ok(_) | Err(Errno::EINTR) => Ok(Turn::Yielded),
+            Err(errno) => failed(source, errno),
+        }
+    }
+
+    fn ask_a_read(&mut self) -> Result<Turn, Errno> {
+        self.splice = Splice::default();
+        Ok(Turn::Yielded)
+    }
+
+    /// Copies through the shared buffer, and goes over to splice when the source fills it.
+    fn take_copied<W: Wire>(
+        &mut self,
+        source: &mut End<W>,
+        sink: &mut End<W>,
+        shared: &mut Shared,
+        owner: Owner,
+    ) -> Result<Turn, Errno> {
+        let mut buffer = shared.take_buffer(owner)?;
+        let result = source.wire.read(&mut buffer);
+        if let Ok(Received { count, is_short }) = result {
+            let is_full = count == buffer.room();
+            self.splice
+                .after_read(is_full, source.wire.family(), sink.wire.family());
+            // A short read has emptied the socket (epoll(7)), but for what stops one: see `is_short` and `has_urgent`. And
+            // an end is not a byte: it is there to be read after all of them.
+            source.is_readable = is_full || is_short || source.is_ended || source.has_urgent;
+            if count > 0 && sink.is_writable {
+                self.write(source, sink, &mut buffer);
+            }
+        }
+        self.hold_or_give_back(buffer, shared);
+        match result.map(|received| received.count) {
+            Ok(0) => self.end(source),
+            Ok(_) | Err(Errno::EINTR) => Ok(Turn::Yielded),
+            Err(Errno::EAGAIN) => match source.failure {
+                // All that came before the error was read by now.
+                Some(errno) if source.is_ended => Err(errno),
+                _ => {
+                    source.is_readable = false;
+                    Ok(Turn::Waiting)
+                }
+            },
+            Err(errno) => failed(source, errno),
+        }
+    }
+
+    /// The source has ended, unless the kernel knows better.
+    fn end<W: Wire>(&mut self, source: &End<W>) -> Result<Turn, Errno> {
+        match hidden_error(source) {
+            Some(errno) => Err(errno),
+            None => {
+                self.state = State::Draining;
+                Ok(Turn::Yielded)
+            }
+        }
+    }
+
+    /// Keeps a buffer for the bytes that are left in it; without any, or if nobody wants them, others get it.
+    fn hold_or_give_back(&mut self, buffer: Box<Buffer>, shared: &mut Shared) {
+        if buffer.held_bytes() > 0 && !self.is_over() {
+            self.held = Held::Copied(buffer);
+        } else {
+            shared.give_buffer(buffer);
+        }
     }
 
     /// Writes what is held.
@@ -365,9 +316,9 @@ impl Flow {
         source: &mut End<W>,
         sink: &mut End<W>,
         shared: &mut Shared,
-    ) -> Step {
+    ) -> Turn {
         if !sink.is_writable {
-            return Step::Blocked;
+            return Turn::Waiting;
         }
         match std::mem::take(&mut self.held) {
             Held::Nothing => {}
@@ -379,13 +330,13 @@ impl Flow {
                 let result = sink.wire.drain(&mut pipe);
                 self.delivered(source, sink, result);
                 if pipe.held_bytes == 0 {
-                    shared.pool.give_back(pipe);
+                    shared.pool().give_back(pipe);
                 } else if !self.is_over() {
                     self.held = Held::Piped(pipe);
                 }
             }
         }
-        Step::Moved
+        Turn::Yielded
     }
 
     fn write<W: Wire>(&mut self, source: &End<W>, sink: &mut End<W>, buffer: &mut Buffer) {
@@ -393,7 +344,7 @@ impl Flow {
         self.delivered(source, sink, result);
     }
 
-    /// Books what the sink took; a sink that fails ends this direction, and only this one: what it has still
+    /// Notes what the sink took; a sink that fails ends this direction, and only this one: what it has still
     /// sent towards us is read by the other flow.
     fn delivered<W: Wire>(
         &mut self,
@@ -421,11 +372,12 @@ impl Flow {
         }
     }
 
-    /// Half-closes onward.
-    fn send_end<W: Wire>(&mut self, sink: &mut End<W>, is_last: bool) -> Step {
+    /// Half-closes onward. The last end of a connection is sent by its close, which saves a call; but when the store has the
+    /// sockets as well, that is not the last close, and closing.rs makes up for it.
+    fn send_end<W: Wire>(&mut self, sink: &mut End<W>, is_last: bool) -> Turn {
         if is_last && sink.wire.family() != Family::File {
             self.state = State::Finished;
-            return Step::Moved;
+            return Turn::Yielded;
         }
         let result = sink.wire.finish();
         sink.is_finished = result.is_ok();
@@ -433,11 +385,23 @@ impl Flow {
             Ok(()) => State::Finished,
             Err(error) => State::Refused(error),
         };
-        Step::Moved
+        Turn::Yielded
     }
 }
 
-/// Gives the error that an end really was, where the kernel knows of one.
+/// A call on the source returned an error. recvmmsg(2) returns it before the bytes that came before it: those are read
+/// first, so only a second error, or nothing, or an end behind the first one, ends the flow.
+fn failed<W: Wire>(source: &mut End<W>, errno: Errno) -> Result<Turn, Errno> {
+    if source.failure.is_some() {
+        return Err(errno);
+    }
+    source.failure = Some(errno);
+    source.is_ended = true;
+    source.has_failed = true;
+    Ok(Turn::Yielded)
+}
+
+/// Returns the error that an end really was, where the kernel knows of one.
 fn hidden_error<W: Wire>(source: &End<W>) -> Option<Errno> {
     // A failed write has taken the error away from the socket, and left an end in its place (tcp(7)). But that is EPIPE if
     // the end had come before the reset (tcp_reset in net/ipv4/tcp_input.c): then all is there.
@@ -455,6 +419,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::handover::Store;
     use crate::relay::fake::Fake;
 
     fn advance(

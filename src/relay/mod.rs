@@ -6,12 +6,14 @@
 
 pub mod closing;
 pub mod connection;
+pub mod dialing;
+pub mod end;
+pub mod ending;
 pub mod event_loop;
 #[cfg(test)]
 mod fake;
 pub mod flow;
 pub mod inspection;
-pub mod interest;
 pub mod listeners;
 #[cfg(test)]
 mod model;
@@ -20,15 +22,18 @@ pub mod policy;
 pub mod record;
 pub mod report;
 pub mod restore;
+mod round;
 pub mod session;
 pub mod sessions;
+pub mod shared;
 pub mod signals;
 pub mod threads;
 pub mod token;
 pub mod wire;
 pub mod worker;
 
-pub use connection::{Ending, Limits};
+pub use connection::Limits;
+pub use ending::Ending;
 pub use event_loop::{Loop, LoopSettings};
 pub use report::Totals;
-pub use session::{Session, Summary};
+pub use session::Session;

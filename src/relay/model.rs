@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -14,12 +15,14 @@ use nix::sys::epoll::EpollFlags;
 use nix::unistd::{read, write};
 use proptest::prelude::*;
 
-use super::connection::{Connection, Ending, Outcome};
-use super::flow::Shared;
-use super::interest::Interest;
+use super::connection::Connection;
+use super::end::{End, Interest};
+use super::ending::Ending;
+use super::flow::Turn;
 use super::pipes::Pipe;
+use super::shared::Shared;
 use super::token::Side;
-use super::wire::{End, Received, Wire};
+use super::wire::{Received, Wire};
 use crate::clock::Moment;
 use crate::handover::{Buffer, Store};
 use crate::peer::Family;
@@ -95,7 +98,7 @@ impl Model {
             last: script.last,
             rooms: RefCell::new(script.rooms.iter().copied().collect()),
             family: script.family,
-            interest: Cell::new(Interest::new(script.family)),
+            interest: Cell::new(Interest::connected(script.family)),
             sent: Cell::new(0),
             taken: RefCell::default(),
             events: Cell::new(EpollFlags::EPOLLIN),
@@ -310,16 +313,20 @@ fn run(peer: &Script, target: &Script) -> (Option<Ending>, Connection<Model>) {
         let deadline = connection.deadline(&super::Limits::default());
         now = deadline.map_or(now, |at| at.max(now));
         let outcome = connection.advance(&mut shared, None, now);
-        for (_, interest, wire) in connection.rewatch() {
-            wire.change(interest);
+        for side in [Side::Peer, Side::Target] {
+            let wanted = connection.wanted(side);
+            let end = connection.end_mut(side);
+            if std::mem::replace(&mut end.interest, wanted) != wanted {
+                end.wire.change(wanted);
+            }
         }
         let (peer, target) = connection.ends();
         let events = peer.wire.events.get() | target.wire.events.get();
         let is_still =
             events.is_empty() && connection.deadline(&super::Limits::default()).is_none();
         match outcome {
-            Outcome::Over(ending) => return (Some(ending), connection),
-            Outcome::Waiting if is_still => return (None, connection),
+            ControlFlow::Break(ending) => return (Some(ending), connection),
+            ControlFlow::Continue(Turn::Waiting) if is_still => return (None, connection),
             _ => {}
         }
     }

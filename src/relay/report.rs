@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
-use super::connection::Ending;
-use super::session::{Closed, Summary};
+use super::ending::Ending;
+use super::session::Closed;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
@@ -143,16 +143,16 @@ impl Reporter {
     }
 
     /// Reports a session that is over.
-    pub fn over(&mut self, over: &Closed, dialer: &Dialer, now: Moment) {
-        match &over.result {
-            Ok(summary) => {
+    pub fn closed(&mut self, closed: &Closed, dialer: &Dialer, now: Moment) {
+        match &closed.result {
+            Ok(ending) => {
                 self.totals.served += 1;
-                self.totals.inbound_bytes += summary.inbound_bytes;
-                self.totals.outbound_bytes += summary.outbound_bytes;
-                self.totals.last = Some(summary.ending);
-                self.ended(over, summary, dialer, now);
+                self.totals.inbound_bytes += closed.inbound_bytes;
+                self.totals.outbound_bytes += closed.outbound_bytes;
+                self.totals.last = Some(*ending);
+                self.ended(closed, *ending, dialer, now);
             }
-            Err(error) => self.unreachable(over, error, dialer, now),
+            Err(error) => self.unreachable(closed, error, dialer, now),
         }
     }
 
@@ -167,38 +167,38 @@ impl Reporter {
         }
     }
 
-    fn ended(&mut self, over: &Closed, summary: &Summary, dialer: &Dialer, now: Moment) {
-        let event = match summary.ending {
+    fn ended(&mut self, closed: &Closed, ending: Ending, dialer: &Dialer, now: Moment) {
+        let event = match ending {
             Ending::Complete => event::CONNECTION_OVER,
             _ => event::CONNECTION_BROKEN,
         };
         // A program that relays its own stdin and stdout tells by its exit status.
-        if over.peer == Peer::Stdio {
+        if closed.peer == Peer::Stdio {
             return;
         }
         let Some(left_out) = admit(&mut self.ends, event, now) else {
             return;
         };
-        let (Closed { peer, target, .. }, ending) = (over, summary.ending);
-        let (inbound, outbound) = (summary.inbound_bytes, summary.outbound_bytes);
+        let Closed { peer, target, .. } = closed;
+        let (inbound, outbound) = (closed.inbound_bytes, closed.outbound_bytes);
         let mut fields = fields(*peer, target, dialer);
         fields.extend([
             ("inbound_bytes", inbound.to_string()),
             ("outbound_bytes", outbound.to_string()),
-            ("duration_usec", summary.duration.as_micros().to_string()),
+            ("duration_usec", closed.duration.as_micros().to_string()),
             ("end", ending.to_string()),
         ]);
-        let duration = summary.duration;
+        let duration = closed.duration;
         let message = format_args!(
             "{peer} to {target} {ending}: {inbound} bytes in, {outbound} bytes out, {duration:.3?}{left_out}"
         );
         event.log(fields, message);
     }
 
-    fn unreachable(&mut self, over: &Closed, error: &Error, dialer: &Dialer, now: Moment) {
+    fn unreachable(&mut self, closed: &Closed, error: &Error, dialer: &Dialer, now: Moment) {
         self.totals.unreachable += 1;
         if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
-            let (Closed { peer, target, .. }, report) = (over, error.report());
+            let (Closed { peer, target, .. }, report) = (closed, error.report());
             let mut fields = fields(*peer, target, dialer);
             fields.push(("reason", report.clone()));
             let message = format_args!("{peer} to {target} closed: {report}{left_out}");

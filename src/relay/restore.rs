@@ -8,11 +8,11 @@ use nix::errno::Errno;
 
 use super::closing::{self, Closing};
 use super::connection::Connection;
+use super::end::End;
 use super::flow::{Flow, Held, State};
 use super::pipes::Pipe;
 use super::record::{Record, read_peer};
 use super::session::Session;
-use super::wire::End;
 use crate::handover::{Inherited, Kept, Owner, Store};
 use crate::peer::{Family, Peer};
 use crate::stream::{Stream, Tuning};
@@ -153,8 +153,9 @@ mod tests {
     use crate::clock::Moment;
     use crate::connect::Dialer;
     use crate::handover::Words;
-    use crate::relay::flow::Shared;
+    use crate::relay::ending::Ending;
     use crate::relay::record::{PEER, STATES};
+    use crate::relay::shared::Shared;
     use crate::relay::token::Side;
 
     const PEER_NAME: Peer = Peer::Unix(Some(7));
@@ -177,7 +178,7 @@ mod tests {
     fn advance(session: &mut Session, store: &Arc<Store>) {
         session.on_events(Side::Peer, EpollFlags::EPOLLIN);
         let mut shared = Shared::new(store.clone());
-        session.advance(
+        let _ = session.advance(
             &Dialer::to_nobody(),
             &mut shared,
             Moment::now(),
@@ -243,7 +244,8 @@ mod tests {
     fn a_closed_session_leaves_nothing() {
         let store = Store::with_queues();
         let (old, mut client, _server) = session(&store);
-        let (_, closing) = old.close(super::super::Ending::Complete, Moment::now());
+        let target = Dialer::to_nobody().target.endpoint;
+        let (_, closing) = old.close(Ok(Ending::Complete), target, Moment::now());
         closing::close(&store, closing.into_iter().collect());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         assert!(next(&store).1.is_empty());

@@ -1,6 +1,7 @@
 //! One peer from accept to close: first its target is reached, then bytes are relayed.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,22 +9,25 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::closing::Closing;
-use super::connection::{Connection, Ending, Limits, Outcome, Stage};
-use super::flow::Shared;
+use super::connection::{Connection, Limits, Stage};
+use super::dialing::Dialing;
+use super::end::End;
+use super::ending::Ending;
+use super::flow::Turn;
 use super::inspection::Entry;
-use super::interest::Interest;
 use super::record;
+use super::shared::Shared;
 use super::token::Side;
-use super::wire::End;
 use crate::clock::Moment;
-use crate::connect::{Attempt, Caller, Dialer, Readiness};
+use crate::connect::{Caller, Dialer};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{Kept, Kind, Store, Words};
 use crate::peer::{Peer, inet_addr};
 use crate::stream::{Stream, Tuning};
 
-/// Fits into one segment of every network that carries IPv6 (RFC 8200, section 5), whatever the options of TCP.
+/// Fits into one segment of every network that carries IPv6 (RFC 8200, section 5), whatever the options of TCP: a header
+/// and a first request that fits beside it reach the target together, where a server may answer the first of two alone.
 const SEGMENT_BYTES: usize = 1024;
 
 /// One peer and how far it has come.
@@ -31,80 +35,25 @@ const SEGMENT_BYTES: usize = 1024;
 pub struct Session {
     /// Who it is.
     pub peer: Peer,
-    /// Whether the gate has counted it in.
-    pub is_counted: bool,
     /// When it was accepted.
     pub started: Moment,
     /// Whether it is in the ring of those that yielded.
     pub is_queued: bool,
-    /// Whether it has lived long enough for the options that short connections do without.
+    /// Whether its target has TCP keepalive, which short connections do without.
     pub has_keepalive: bool,
-    /// What the next process knows it by, if that is to have it.
+    /// What the next process finds of it, if that is to have it.
     kept: Option<Kept>,
     phase: Phase,
 }
 
 #[derive(Debug)]
 enum Phase {
-    /// The target is being connected; what epoll said of it meanwhile is kept.
-    Dialing {
-        peer: Box<End<Stream>>,
-        attempt: Box<Attempt>,
-        seen: EpollFlags,
-        /// Until then a peer that has closed is dialled for all the same.
-        grace: Option<Moment>,
-    },
+    /// The target is being connected.
+    Dialing(Box<Dialing>),
     /// Bytes are relayed.
     Relaying(Connection<Stream>),
-    /// Only while one phase becomes the next.
-    Gone,
-}
-
-fn readiness(seen: EpollFlags) -> Readiness {
-    if seen.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
-        Readiness::Failed
-    } else if seen.is_empty() {
-        Readiness::Waiting
-    } else {
-        Readiness::Ready
-    }
-}
-
-/// A peer that connects and closes at once is seen by a target that can be reached within that time, as one over TCP is.
-const GRACE: Duration = Duration::from_millis(100);
-
-/// Returns why nobody waits for the target any more: the peer was reset, or has closed and left nothing to be delivered.
-fn abandoned(peer: &End<Stream>, has_waited: bool) -> Option<Errno> {
-    if peer.has_failed {
-        return Some(peer.wire.take_error().unwrap_or(Errno::ECONNRESET));
-    }
-    (has_waited && peer.is_ended && peer.wire.is_abandoned()).then_some(Errno::EPIPE)
-}
-
-/// What a turn of a session came to.
-#[derive(Debug)]
-pub enum Progress {
-    /// Only an event or the deadline can change anything.
-    Waiting,
-    /// There is more to do after the others.
-    Yielded,
-    /// It is over.
-    Over(Ending),
-    /// The target cannot be reached.
-    Unreachable(Error),
-}
-
-/// How a session went, for the log.
-#[derive(Clone, Copy, Debug)]
-pub struct Summary {
-    /// Why it is over.
-    pub ending: Ending,
-    /// Bytes that the target took.
-    pub inbound_bytes: u64,
-    /// Bytes that the peer took.
-    pub outbound_bytes: u64,
-    /// From accept to close.
-    pub duration: Duration,
+    /// Only while the one becomes the other.
+    Between,
 }
 
 /// A session that is over.
@@ -114,18 +63,21 @@ pub struct Closed {
     pub peer: Peer,
     /// Where it went, or should have gone.
     pub target: Endpoint,
-    /// Whether the gate has counted it in.
-    pub is_counted: bool,
-    /// How it went, or why its target could not be reached.
-    pub result: Result<Summary>,
+    /// How its connection ended, or why its target could not be reached.
+    pub result: Result<Ending>,
+    /// Bytes that the target took.
+    pub inbound_bytes: u64,
+    /// Bytes that the peer took.
+    pub outbound_bytes: u64,
+    /// From accept to close.
+    pub duration: Duration,
 }
 
 impl Session {
-    fn new(peer: Peer, phase: Phase, now: Moment) -> Session {
+    fn new(peer: Peer, phase: Phase, started: Moment) -> Session {
         Session {
             peer,
-            is_counted: false,
-            started: now,
+            started,
             is_queued: false,
             has_keepalive: false,
             kept: None,
@@ -144,14 +96,8 @@ impl Session {
         match dialer.dial(&peer, destination, caller, now) {
             Ok(attempt) => {
                 let stream = dialer.tuning.limit_writes(stream, peer.cid());
-                let end = Box::new(End::new(stream));
-                let phase = Phase::Dialing {
-                    peer: end,
-                    attempt: Box::new(attempt),
-                    seen: EpollFlags::empty(),
-                    grace: Some(now + GRACE),
-                };
-                Ok(Session::new(peer, phase, now))
+                let dialing = Box::new(Dialing::new(stream, attempt, now));
+                Ok(Session::new(peer, Phase::Dialing(dialing), now))
             }
             Err(error) => {
                 stream.abort();
@@ -192,21 +138,21 @@ impl Session {
                 connection.set_owners(kept.words());
             }
             (None, Phase::Relaying(connection)) => {
-                let (peer_stream, target) = connection.streams();
+                let (peer_end, target) = connection.ends();
                 let write = |words: Words<'_>| {
                     record::write_peer(words, peer, started);
                     record::write_progress(words, connection);
                     // Before it is found: no process may go on with it and without the bytes that it holds.
                     connection.set_owners(words);
                 };
-                let descriptors = [peer_stream.input(), target.input()];
+                let descriptors = [peer_end.wire.input(), target.wire.input()];
                 self.kept = Some(store.keep(Kind::Connection, write, &descriptors)?);
             }
-            (None, Phase::Dialing { peer: end, .. }) => {
+            (None, Phase::Dialing(dialing)) => {
                 let write = |words: Words<'_>| record::write_peer(words, peer, started);
-                self.kept = Some(store.keep(Kind::Peer, write, &[end.wire.input()])?);
+                self.kept = Some(store.keep(Kind::Peer, write, &[dialing.peer().input()])?);
             }
-            (Some(_), Phase::Dialing { .. }) | (_, Phase::Gone) => {}
+            (Some(_), Phase::Dialing(_)) | (_, Phase::Between) => {}
         }
         Ok(())
     }
@@ -216,9 +162,17 @@ impl Session {
         self.kept.as_ref()
     }
 
-    /// Gives the connection, once the target is reached.
+    /// Returns the connection, once the target is reached.
     pub fn connection(&self) -> Option<&Connection<Stream>> {
         match &self.phase {
+            Phase::Relaying(connection) => Some(connection),
+            _ => None,
+        }
+    }
+
+    /// Returns the connection, once the target is reached.
+    pub fn connection_mut(&mut self) -> Option<&mut Connection<Stream>> {
+        match &mut self.phase {
             Phase::Relaying(connection) => Some(connection),
             _ => None,
         }
@@ -227,128 +181,73 @@ impl Session {
     /// Takes over what epoll reported of one side.
     pub fn on_events(&mut self, side: Side, events: EpollFlags) {
         match &mut self.phase {
-            Phase::Dialing { peer, .. } if side == Side::Peer => peer.on_events(events),
-            Phase::Dialing { seen, .. } => *seen |= events,
+            Phase::Dialing(dialing) => dialing.on_events(side, events),
             Phase::Relaying(connection) => connection.on_events(side, events),
-            Phase::Gone => {}
+            Phase::Between => {}
         }
     }
 
-    /// Gives those streams of which epoll is to report something else from now on.
-    pub fn rewatch(&mut self) -> impl Iterator<Item = (Side, Interest, &Stream)> {
-        let connection = match &mut self.phase {
-            Phase::Relaying(connection) => Some(connection),
-            _ => None,
-        };
-        connection.into_iter().flat_map(Connection::rewatch)
-    }
-
-    /// Goes on as far as possible. `watch` is told of each new stream to the target.
+    /// Goes on as far as possible; breaks when it is over. `watch` is called with each new stream to the target.
     pub fn advance(
         &mut self,
         dialer: &Dialer,
         shared: &mut Shared,
         now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
-    ) -> Progress {
-        if let Phase::Dialing {
-            peer,
-            attempt,
-            seen,
-            grace,
-        } = &mut self.phase
-        {
-            *grace = grace.filter(|&until| now < until);
-            if let Some(errno) = abandoned(peer, grace.is_none()) {
-                return Progress::Over(Ending::Broken(Side::Peer, errno));
-            }
-            match attempt.advance(dialer, readiness(*seen), now, watch) {
-                Ok(None) => {
-                    *seen = EpollFlags::empty();
-                    return Progress::Waiting;
-                }
-                Err(error) => return Progress::Unreachable(error),
-                Ok(Some(target)) => {
-                    let store = shared.store();
-                    if let Err(errno) = self.connected(target, dialer, store, now) {
-                        let operation = "get memory for a header";
-                        return Progress::Unreachable(Error::system(operation)(errno));
-                    }
-                    if store.keeps_at_once() {
-                        // One that is not kept is served as well.
-                        let _ = self.keep(store).inspect_err(|&errno| store.report(errno));
-                    }
-                    if let Phase::Relaying(connection) = &mut self.phase {
-                        // Not before it is kept: no process may pass them on without the header.
-                        connection.add_first_bytes(SEGMENT_BYTES);
-                    }
-                }
+    ) -> ControlFlow<Result<Ending>, Turn> {
+        if let Phase::Dialing(dialing) = &mut self.phase {
+            let Some(target) = dialing.advance(dialer, now, watch)? else {
+                return ControlFlow::Continue(Turn::Waiting);
+            };
+            if let Err(errno) = self.connected(target, dialer, shared.store(), now) {
+                let error = Error::system("get memory for a header")(errno);
+                return ControlFlow::Break(Err(error));
             }
         }
-        let Phase::Relaying(connection) = &mut self.phase else {
-            return Progress::Waiting;
-        };
-        let words = self.kept.as_ref().map(Kept::words);
-        let outcome = connection.advance(shared, words, now);
-        if let Some(words) = words {
-            record::write_progress(words, connection);
-        }
-        match outcome {
-            Outcome::Waiting => Progress::Waiting,
-            Outcome::Yielded => Progress::Yielded,
-            Outcome::Over(ending) => Progress::Over(ending),
-        }
+        self.relay_on(shared, now).map_break(Ok)
     }
 
+    /// The target is reached. The order matters to a kill: the header is in a buffer first, then the connection is kept with
+    /// it, and only then may anything be sent, so that no process passes bytes of the peer on without the header.
     fn connected(
         &mut self,
         target: Stream,
         dialer: &Dialer,
-        store: &Store,
+        store: &Arc<Store>,
         now: Moment,
     ) -> std::result::Result<(), Errno> {
-        if let Phase::Dialing { peer, seen, .. } = std::mem::replace(&mut self.phase, Phase::Gone) {
-            target.reset_on_close(true);
-            let mut target = End::new(target);
-            // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
-            let behind = if dialer.target.is_mux() {
-                EpollFlags::EPOLLIN
-            } else {
-                EpollFlags::empty()
-            };
-            target.on_events(seen | behind);
-            let header = dialer.header(&self.peer, &peer.wire);
-            let connection = match header.is_empty() {
-                true => Connection::new(*peer, target, now),
-                false => {
-                    let mut buffer = store.buffer()?;
-                    buffer.load(&header);
-                    Connection::holding((*peer, target), buffer, now)
-                }
-            };
+        if let Phase::Dialing(dialing) = std::mem::replace(&mut self.phase, Phase::Between) {
+            let connection = dialing.connected(target, dialer, &self.peer, store, now)?;
             self.phase = Phase::Relaying(connection);
+        }
+        if store.keeps_at_once() {
+            // One that is not kept is served as well.
+            let _ = self.keep(store).inspect_err(|&errno| store.report(errno));
+        }
+        if let Phase::Relaying(connection) = &mut self.phase {
+            connection.add_first_bytes(SEGMENT_BYTES);
         }
         Ok(())
     }
 
-    /// Gives both ends, the peer's first, once the target is reached.
-    pub fn streams(&self) -> Option<(&Stream, &Stream)> {
-        match &self.phase {
-            Phase::Relaying(connection) => Some(connection.streams()),
-            _ => None,
+    fn relay_on(&mut self, shared: &mut Shared, now: Moment) -> ControlFlow<Ending, Turn> {
+        let Phase::Relaying(connection) = &mut self.phase else {
+            return ControlFlow::Continue(Turn::Waiting);
+        };
+        let words = self.kept.as_ref().map(Kept::words);
+        let turn = connection.advance(shared, words, now);
+        if let Some(words) = words {
+            record::write_progress(words, connection);
         }
-    }
-
-    /// Tells whether it has moved bytes since then.
-    pub fn is_busy(&self, since: Moment) -> bool {
-        matches!(&self.phase, Phase::Relaying(connection) if connection.active() >= since)
+        turn
     }
 
     /// Sets what only connections of some age need, once the target is reached.
     pub fn set_keepalive(&mut self, tuning: &Tuning) {
-        let Some((_, target)) = self.streams() else {
+        let Some(connection) = self.connection() else {
             return;
         };
+        let target = &connection.ends().1.wire;
         if let Err(errno) = tuning.apply_keepalive(target.input(), target.family()) {
             let cause = errno.desc();
             log::debug!("cannot set keepalive for {}: {cause}", self.peer);
@@ -356,42 +255,25 @@ impl Session {
         self.has_keepalive = true;
     }
 
-    /// Returns how it ends if one of its ends has not answered for so long, though bytes are on their way to it.
-    pub fn silenced(&mut self, limit: Duration) -> Option<Ending> {
-        match &mut self.phase {
-            Phase::Relaying(connection) => connection.silenced(limit),
-            _ => None,
-        }
-    }
-
-    /// Tells whether one of its ends may still have to acknowledge something.
-    pub fn is_owing(&self) -> bool {
-        matches!(&self.phase, Phase::Relaying(connection) if connection.is_owing())
-    }
-
-    /// Gives the peer's stream.
-    pub fn peer_stream(&self) -> Option<&Stream> {
-        match &self.phase {
-            Phase::Dialing { peer, .. } => Some(&peer.wire),
-            Phase::Relaying(connection) => Some(connection.streams().0),
-            Phase::Gone => None,
-        }
-    }
-
-    /// Gives where a TCP peer connected to.
+    /// Returns where a TCP peer connected to.
     pub fn destination(&self) -> Option<SocketAddr> {
-        inet_addr(&self.peer_stream()?.local_address().ok()?)
+        let stream = match &self.phase {
+            Phase::Dialing(dialing) => dialing.peer(),
+            Phase::Relaying(connection) => &connection.ends().0.wire,
+            Phase::Between => return None,
+        };
+        inet_addr(&stream.local_address().ok()?)
     }
 
-    /// Gives its numbers.
+    /// Returns its numbers.
     pub fn entry(&self, destination: Option<SocketAddr>) -> Entry {
-        let (stage, bytes, active) = match &self.phase {
-            Phase::Relaying(connection) => (
+        let (stage, bytes, active) = match self.connection() {
+            Some(connection) => (
                 connection.stage(),
                 connection.delivered_bytes(),
                 connection.active(),
             ),
-            _ => (Stage::Connecting, (0, 0), self.started),
+            None => (Stage::Connecting, (0, 0), self.started),
         };
         Entry {
             peer: self.peer,
@@ -403,64 +285,45 @@ impl Session {
         }
     }
 
-    /// Tells whether so much is moved that others should not wait behind it.
-    pub fn is_bulk(&self) -> bool {
-        matches!(&self.phase, Phase::Relaying(connection) if connection.is_bulk())
-    }
-
-    /// Tells when it must be looked at even if nothing became ready.
+    /// Returns when it must be looked at even if nothing became ready.
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match &self.phase {
-            Phase::Dialing {
-                peer,
-                attempt,
-                grace,
-                ..
-            } => {
-                let grace = grace.filter(|_| peer.is_ended);
-                grace.into_iter().chain(attempt.deadline()).min()
-            }
+            Phase::Dialing(dialing) => dialing.deadline(),
             Phase::Relaying(connection) => connection.deadline(limits),
-            Phase::Gone => None,
+            Phase::Between => None,
         }
     }
 
-    /// Tells which limit of a relayed connection has passed, if one has.
-    pub fn expired(&mut self, limits: &Limits, now: Moment) -> Option<Ending> {
-        match &mut self.phase {
-            Phase::Relaying(connection) => connection.expired(limits, now),
-            _ => None,
-        }
-    }
-
-    /// Closes both ends, unless all is complete so that neither takes it for a clean end, and says how it went.
+    /// Closes both ends, unless all is complete so that neither takes it for a clean end, and says how it went. One that
+    /// never came to relay is aborted.
     ///
     /// Of one that is kept the sockets are left, to be closed with others.
-    pub fn close(self, ending: Ending, now: Moment) -> (Summary, Option<Closing>) {
-        let mut summary = Summary {
-            ending,
+    pub fn close(
+        self,
+        result: Result<Ending>,
+        target: Endpoint,
+        now: Moment,
+    ) -> (Closed, Option<Closing>) {
+        let mut closed = Closed {
+            peer: self.peer,
+            target,
             inbound_bytes: 0,
             outbound_bytes: 0,
             duration: now - self.started,
+            result,
         };
-        let mut closing = None;
-        match (self.phase, self.kept) {
-            (Phase::Dialing { .. }, _) => {}
-            (Phase::Relaying(connection), kept) => {
-                (summary.inbound_bytes, summary.outbound_bytes) = connection.delivered_bytes();
-                let (ends, is_abort) = (connection.into_ends(), ending != Ending::Complete);
-                // The last close resets, whoever it is done by and whenever, but for this.
-                if !is_abort {
-                    ends.iter().for_each(|end| end.wire.reset_on_close(false));
-                }
-                match kept {
-                    Some(kept) => closing = Some(Closing::new(kept, ends.into(), is_abort)),
-                    None => drop(ends),
-                }
-            }
-            (Phase::Gone, _) => {}
+        let Phase::Relaying(connection) = self.phase else {
+            return (closed, None);
+        };
+        (closed.inbound_bytes, closed.outbound_bytes) = connection.delivered_bytes();
+        let is_abort = !matches!(closed.result, Ok(Ending::Complete));
+        let ends = connection.into_ends();
+        // The last close resets, whoever it is done by and whenever, but for this.
+        if !is_abort {
+            ends.iter().for_each(|end| end.wire.reset_on_close(false));
         }
-        (summary, closing)
+        let closing = (self.kept).map(|kept| Closing::new(kept, ends.into(), is_abort));
+        (closed, closing)
     }
 }
 
@@ -471,6 +334,6 @@ mod tests {
     #[test]
     fn a_connection_costs_little_memory() {
         // Two descriptors, its place in the table, and nothing on the heap besides, while it is idle.
-        assert_eq!(size_of::<Session>(), 192);
+        assert_eq!(size_of::<Session>(), 184);
     }
 }

@@ -22,6 +22,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection::Limits;
 use super::inspection::Entry;
+use super::round::{self, Host};
 use super::session::{Closed, Session};
 use super::token::Token;
 use super::worker::Worker;
@@ -76,10 +77,8 @@ enum Order {
 pub enum Return {
     /// A session has ended.
     Closed(Closed),
-    /// The main loop wanted it back.
-    Released(Box<Session>),
-    /// It moves much.
-    Bulk(Box<Session>),
+    /// One that moves much, or that the main loop wanted back.
+    Session(Box<Session>),
 }
 
 /// One thread, as the main loop sees it. Dropping the order's sender ends it.
@@ -244,6 +243,7 @@ impl Threads {
             returns: self.return_sender.clone(),
             main: self.waker.clone(),
             turns: self.turns.clone(),
+            is_over: false,
         };
         let handle = thread::Builder::new()
             .name(job.name().into())
@@ -286,35 +286,16 @@ struct ThreadLoop {
     returns: Sender<(Job, Return)>,
     main: Arc<EventFd>,
     turns: Arc<AtomicU64>,
+    /// The main loop wants nothing any more.
+    is_over: bool,
 }
 
 impl ThreadLoop {
     fn run(mut self) {
-        let mut events = [EpollEvent::empty(); 64];
-        loop {
-            let timeout = self.worker.timeout(None, Moment::now());
-            let count = self.worker.wait(&mut events, timeout);
-            let count = count.unwrap_or_else(|error| {
-                // Nothing can be waited for any more. The next process goes on with all connections.
-                log::error!("{}", error.report());
-                std::process::abort()
-            });
-            self.turns.fetch_add(1, Ordering::Relaxed);
-            let now = Moment::now();
-            for event in &events[..count] {
-                match Token::unpack(event.data()) {
-                    Token::Session(key, side) => {
-                        self.worker.on_events(key, side, event.events(), now)
-                    }
-                    _ => {
-                        if !self.take_orders(now) {
-                            return;
-                        }
-                    }
-                }
-            }
-            self.worker.turn(now);
-            self.report();
+        if let Err(error) = round::run(&mut self) {
+            // Nothing can be waited for any more. The next process goes on with all connections.
+            log::error!("{}", error.report());
+            std::process::abort()
         }
     }
 
@@ -337,14 +318,8 @@ impl ThreadLoop {
     }
 
     fn release_all(&mut self) {
-        let released = self.worker.release_all().into_iter();
-        self.give_back(released.map(|session| Return::Released(Box::new(session))));
-    }
-
-    fn report(&mut self) {
-        let over = self.worker.take_closed().map(Return::Closed);
-        let bulk = self.worker.take_bulk();
-        self.give_back(over.chain(bulk.map(|session| Return::Bulk(Box::new(session)))));
+        let released = self.worker.release_all();
+        self.give_back(released.into_iter().map(session));
     }
 
     fn give_back(&self, returns: impl Iterator<Item = Return>) {
@@ -357,6 +332,35 @@ impl ThreadLoop {
         if has_news {
             wake(&self.main);
         }
+    }
+}
+
+fn session(session: Session) -> Return {
+    Return::Session(Box::new(session))
+}
+
+impl Host for ThreadLoop {
+    fn worker(&mut self) -> &mut Worker {
+        &mut self.worker
+    }
+
+    fn goes_on(&mut self, _now: Moment) -> bool {
+        !self.is_over
+    }
+
+    fn woke(&mut self, _count: usize, _before: Moment, _now: Moment) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Only its waker is watched besides sessions.
+    fn on_event(&mut self, _token: Token, now: Moment) {
+        self.is_over = !self.take_orders(now);
+    }
+
+    fn after_turns(&mut self, _now: Moment) {
+        let closed = self.worker.take_closed().map(Return::Closed);
+        let bulk = self.worker.take_bulk().into_iter().map(session);
+        self.give_back(closed.chain(bulk));
     }
 }
 

@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{SpliceFFlags, splice};
-use nix::sys::epoll::EpollFlags;
 
-use super::interest::Interest;
 use super::pipes::Pipe;
 use crate::handover::Buffer;
 use crate::peer::Family;
@@ -52,7 +50,7 @@ impl Wire for Stream {
         let (count, is_short) = match Stream::family(self) {
             // A terminal gives a line at a time, a pipe may give a packet.
             Family::File => (buffer.read(self.input())?, true),
-            // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_urgent`], and a unix socket
+            // epoll(7): on a stream socket a short read has emptied it; but see [`End::has_urgent`](super::end::End), and a unix socket
             // stops behind bytes that descriptors were passed with.
             _ => buffer.receive(self.input())?,
         };
@@ -116,69 +114,6 @@ impl Wire for Stream {
 
 fn flags() -> SpliceFFlags {
     SpliceFFlags::SPLICE_F_NONBLOCK | SpliceFFlags::SPLICE_F_MOVE
-}
-
-/// An end of a connection with what epoll said of it and no call has disproved since.
-#[derive(Debug)]
-pub struct End<W> {
-    /// The descriptor.
-    pub wire: W,
-    /// A read may give something.
-    pub is_readable: bool,
-    /// A write may take something.
-    pub is_writable: bool,
-    /// The other end has ended its direction, or failed: read until that is seen.
-    pub is_ended: bool,
-    /// A short read may have left bytes: it stops at urgent ones (tcp(7)).
-    pub has_urgent: bool,
-    /// It has failed, or may have: there is an error to be taken, by a read or otherwise.
-    pub has_failed: bool,
-    /// An error that was told, and that no read will tell again.
-    pub failure: Option<Errno>,
-    /// It was told that no more bytes will come.
-    pub is_finished: bool,
-    /// What epoll is asked to report.
-    pub interest: Interest,
-}
-
-impl<W: Wire> End<W> {
-    /// Begins with a connected wire: there is room to write, and the first event tells of bytes to read.
-    pub fn new(wire: W) -> End<W> {
-        let interest = Interest::new(wire.family());
-        End {
-            wire,
-            is_readable: false,
-            is_writable: true,
-            is_ended: false,
-            has_urgent: false,
-            has_failed: false,
-            failure: None,
-            is_finished: false,
-            interest,
-        }
-    }
-
-    /// Tells what epoll is to report from now on, if that is something else. `is_held_up`: what was read here waits for
-    /// room at the other end, and more is not read before.
-    pub fn rewatch(&mut self, is_held_up: bool) -> Option<Interest> {
-        let interest = Interest {
-            input: !self.is_readable || self.interest.input && !is_held_up,
-            room: !self.is_writable || self.interest.room,
-        };
-        (std::mem::replace(&mut self.interest, interest) != interest).then_some(interest)
-    }
-
-    /// Takes over what epoll reported.
-    pub fn on_events(&mut self, events: EpollFlags) {
-        let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
-        self.is_ended |= events.intersects(ended);
-        self.has_urgent |= events.contains(EpollFlags::EPOLLPRI);
-        self.has_failed |= events.contains(EpollFlags::EPOLLERR);
-        self.is_readable |= events.intersects(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI | ended);
-        // A write to what has failed must be tried, too, to learn of it.
-        self.is_writable |=
-            events.intersects(EpollFlags::EPOLLOUT | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR);
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! The sessions of one thread and what moves them: an epoll instance, deadlines, buffer and pipes.
 //!
 //! The main loop has one for all that is new, and each thread beside it has one. Whoever owns a worker waits with its
-//! epoll, passes the events of sessions on, and collects what is over.
+//! epoll ([`round`](super::round)), and collects what is over.
 
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +12,14 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::closing::{self, Closing};
-use super::connection::{Ending, Limits};
-use super::flow::Shared;
+use super::connection::{Connection, Limits};
+use super::end::Interest;
+use super::ending::Ending;
+use super::flow::Turn;
 use super::inspection::Entry;
-use super::interest::Interest;
-use super::session::{Closed, Progress, Session};
+use super::session::{Closed, Session};
 use super::sessions::Sessions;
+use super::shared::Shared;
 use super::token::{Key, Side, Token};
 use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queue};
@@ -25,8 +28,9 @@ use crate::handover::Store;
 use crate::peer::Peer;
 use crate::stream::Stream;
 
-/// A connection of that age gets TCP keepalive towards its target; most are over before.
-const CHECKED_AGE: Duration = Duration::from_secs(10);
+/// A connection of that age gets TCP keepalive towards its target, and is looked at for a dead end as often. Most are over
+/// before: of the 23 calls of a short one, keepalive would be four more.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A pipe that nobody has used for so long goes.
 const IDLE_PIPE: Duration = Duration::from_secs(2);
@@ -41,11 +45,12 @@ pub struct Worker {
     /// Those of its sessions that wait for room at the target.
     queue: Queue,
     limits: Limits,
-    over: Vec<Closed>,
+    closed: Vec<Closed>,
     /// Sockets of those that are over and were kept, which are closed together.
     closings: Vec<Closing>,
     /// Those that move much; none where they may stay.
     bulk: Option<Vec<Key>>,
+    /// When old sessions are looked at.
     next_check: Option<Moment>,
     /// When pipes go that nobody has used.
     next_trim: Option<Moment>,
@@ -68,7 +73,7 @@ impl Worker {
             dialer,
             queue: Queue::default(),
             limits,
-            over: Vec::new(),
+            closed: Vec::new(),
             closings: Vec::new(),
             bulk: (!keeps_bulk).then(Vec::new),
             next_check: None,
@@ -76,12 +81,12 @@ impl Worker {
         })
     }
 
-    /// Gives the epoll instance, to watch other things with.
+    /// Returns the epoll instance, to watch other things with.
     pub fn epoll(&self) -> &Epoll {
         &self.epoll
     }
 
-    /// Waits for events, and tells how many there are.
+    /// Waits for events, and returns how many there are.
     pub fn wait(&self, events: &mut [EpollEvent], timeout: EpollTimeout) -> Result<usize> {
         match self.epoll.wait(events, timeout) {
             Ok(count) => Ok(count),
@@ -90,12 +95,17 @@ impl Worker {
         }
     }
 
-    /// Gives what its sessions connect with.
+    /// Returns what its sessions connect with.
     pub fn dialer(&self) -> &Arc<Dialer> {
         &self.dialer
     }
 
-    /// Tells how many sessions there are.
+    /// Returns what keeps connections for the next process.
+    pub fn store(&self) -> &Arc<Store> {
+        self.shared.store()
+    }
+
+    /// Returns how many sessions there are.
     pub fn open(&self) -> usize {
         self.sessions.count()
     }
@@ -106,12 +116,11 @@ impl Worker {
         stream: Stream,
         peer: Peer,
         destination: Option<SocketAddr>,
-        is_counted: bool,
         now: Moment,
     ) {
         let key = self.sessions.next_key();
-        let interest = Interest::new(stream.family());
-        let session = match interest.add(&self.epoll, &stream, key, Side::Peer) {
+        let interest = Interest::connected(stream.family());
+        let session = match interest.add(&self.epoll, &stream, Token::Session(key, Side::Peer)) {
             Ok(()) => {
                 let caller = Caller {
                     queue: self.queue.clone(),
@@ -125,17 +134,18 @@ impl Worker {
             }
         };
         match session {
-            Ok(mut session) => {
-                session.is_counted = is_counted;
+            Ok(session) => {
                 self.sessions.insert(session);
                 self.check_later(now);
                 self.advance(key, now);
             }
-            Err(error) => self.over.push(Closed {
+            Err(error) => self.closed.push(Closed {
                 peer,
                 target: self.dialer.target_of(destination),
-                is_counted,
                 result: Err(error),
+                inbound_bytes: 0,
+                outbound_bytes: 0,
+                duration: Duration::ZERO,
             }),
         }
     }
@@ -145,12 +155,13 @@ impl Worker {
         let key = self.sessions.next_key();
         let watched = session.connection().map_or(Ok(()), |connection| {
             let (peer, target) = connection.ends();
-            (peer.interest).add(&self.epoll, &peer.wire, key, Side::Peer)?;
-            (target.interest).add(&self.epoll, &target.wire, key, Side::Target)
+            for (end, side) in [(peer, Side::Peer), (target, Side::Target)] {
+                (end.interest).add(&self.epoll, &end.wire, Token::Session(key, side))?;
+            }
+            Ok(())
         });
         if let Err(error) = watched {
-            let over = self.end(session, Err(error), now);
-            return self.over.push(over);
+            return self.end(session, Err(error), now);
         }
         // What was ready before is reported to the new epoll instance, but for a file, which always is.
         session.on_events(Side::Peer, EpollFlags::EPOLLIN);
@@ -161,7 +172,7 @@ impl Worker {
         self.check_later(now);
     }
 
-    /// Notes what epoll reported of a session, and gives it its turn.
+    /// Takes over what epoll reported of a session, and gives it its turn.
     pub fn on_events(&mut self, key: Key, side: Side, events: EpollFlags, now: Moment) {
         if let Some(session) = self.sessions.get(key) {
             session.on_events(side, events);
@@ -207,7 +218,7 @@ impl Worker {
         }
     }
 
-    /// Tells how long its owner may wait for events, and no longer than until `other`.
+    /// Returns how long its owner may wait for events, and no longer than until `other`.
     pub fn timeout(&self, other: Option<Moment>, now: Moment) -> EpollTimeout {
         if self.sessions.queued() > 0 {
             return EpollTimeout::ZERO;
@@ -228,10 +239,10 @@ impl Worker {
 
     /// Takes those that are over.
     pub fn take_closed(&mut self) -> impl Iterator<Item = Closed> + use<> {
-        std::mem::take(&mut self.over).into_iter()
+        std::mem::take(&mut self.closed).into_iter()
     }
 
-    /// Tells whether there are some that move bulk data. Those that nobody takes are found again when they move more.
+    /// Returns whether there are some that move bulk data. Those that nobody takes are found again when they move more.
     pub fn has_bulk(&self) -> bool {
         self.bulk.as_ref().is_some_and(|keys| !keys.is_empty())
     }
@@ -242,16 +253,12 @@ impl Worker {
     }
 
     /// Takes those out that move bulk data.
-    pub fn take_bulk(&mut self) -> impl Iterator<Item = Session> + use<> {
+    pub fn take_bulk(&mut self) -> Vec<Session> {
         let keys = self.bulk.as_mut().map(std::mem::take).unwrap_or_default();
-        let sessions: Vec<Session> = keys
-            .into_iter()
-            .filter_map(|key| self.release(key))
-            .collect();
-        sessions.into_iter()
+        self.release_each(keys)
     }
 
-    /// Gives the numbers of all sessions.
+    /// Returns the numbers of all sessions.
     pub fn entries(&self) -> Vec<Entry> {
         let entry = |session: &Session| session.entry(self.destination(session));
         self.sessions.iter().map(entry).collect()
@@ -261,8 +268,7 @@ impl Worker {
     pub fn close_all(&mut self, now: Moment) {
         let sessions: Vec<Session> = self.sessions.drain().collect();
         for session in sessions {
-            let over = self.end(session, Ok(Ending::Stopped), now);
-            self.over.push(over);
+            self.end(session, Ok(Ending::Stopped), now);
         }
         self.close_kept();
     }
@@ -271,23 +277,41 @@ impl Worker {
         closing::close(self.shared.store(), std::mem::take(&mut self.closings));
     }
 
-    /// Gives the sessions that have moved bytes since then.
+    /// Returns the sessions that have moved bytes since then.
     pub fn busy(&self, since: Moment) -> Vec<Key> {
-        self.sessions.keys_of(|session| session.is_busy(since))
+        let is_busy = |connection: &Connection<Stream>| connection.active() >= since;
+        (self.sessions).keys_of(|session| session.connection().is_some_and(is_busy))
     }
 
     /// Lets all sessions go.
     pub fn release_all(&mut self) -> Vec<Session> {
         let keys = self.sessions.keys_of(|_| true);
-        keys.into_iter()
-            .filter_map(|key| self.release(key))
-            .collect()
+        self.release_each(keys)
     }
 
-    /// Makes sure that the next process has every session, with all that is to be known of it. Gives those that it will not
+    fn release_each(&mut self, keys: Vec<Key>) -> Vec<Session> {
+        let sessions = keys.into_iter().filter_map(|key| self.release(key));
+        sessions.collect()
+    }
+
+    /// Lets a session go, which nobody watches then.
+    pub fn release(&mut self, key: Key) -> Option<Session> {
+        let session = self.sessions.remove(key)?;
+        if let Some(connection) = session.connection() {
+            let (peer, target) = connection.ends();
+            let inputs = [&peer.wire, &target.wire].map(Stream::input).into_iter();
+            for fd in inputs.chain(peer.wire.separate_output()) {
+                // A file was never watched; nothing else can fail for a descriptor that is open.
+                let _ = self.epoll.delete(fd);
+            }
+        }
+        Some(session)
+    }
+
+    /// Makes sure that the next process has every session, with all that is to be known of it. Returns those that it will not
     /// have, which are closed, and why.
     pub fn keep_all(&mut self, now: Moment) -> Vec<(Key, Errno)> {
-        let store = self.shared.store().clone();
+        let store = self.store().clone();
         let keep = |(key, session): (Key, &mut Session)| Some((key, session.keep(&store).err()?));
         let unkept: Vec<(Key, Errno)> = self.sessions.with_keys().filter_map(keep).collect();
         for (key, errno) in &unkept {
@@ -307,87 +331,79 @@ impl Worker {
         self.sessions.iter_mut()
     }
 
-    /// Gives what keeps connections for the next process.
-    pub fn store(&self) -> &Arc<Store> {
-        self.shared.store()
-    }
-
-    /// Lets a session go, which nobody watches then.
-    pub fn release(&mut self, key: Key) -> Option<Session> {
-        let session = self.sessions.remove(key)?;
-        if let Some((peer, target)) = session.streams() {
-            for fd in [
-                Some(peer.input()),
-                peer.separate_output(),
-                Some(target.input()),
-            ] {
-                // A file was never watched; nothing else can fail for a descriptor that is open.
-                let _ = fd.map(|fd| self.epoll.delete(fd));
-            }
-        }
-        Some(session)
-    }
-
     fn advance(&mut self, key: Key, now: Moment) {
         let Some(session) = self.sessions.get(key) else {
             return;
         };
         let epoll = &self.epoll;
         let mut watch = |stream: &Stream| {
-            Interest::connecting(stream.family()).add(epoll, stream, key, Side::Target)
+            let interest = Interest::connecting(stream.family());
+            interest.add(epoll, stream, Token::Session(key, Side::Target))
         };
-        let progress = session.advance(&self.dialer, &mut self.shared, now, &mut watch);
-        let watched = (session.rewatch())
-            .try_for_each(|(side, interest, stream)| interest.change(epoll, stream, key, side));
-        let (is_bulk, is_owing) = (session.is_bulk(), session.is_owing());
-        match (progress, watched) {
-            (Progress::Waiting, Ok(())) => {}
-            (Progress::Yielded, Ok(())) => self.sessions.queue(key),
-            (Progress::Over(ending), _) => return self.close(key, Ok(ending), now),
-            (Progress::Unreachable(error), _) | (_, Err(error)) => {
-                return self.close(key, Err(error), now);
+        match session.advance(&self.dialer, &mut self.shared, now, &mut watch) {
+            ControlFlow::Continue(Turn::Waiting) => {}
+            ControlFlow::Continue(Turn::Yielded) => self.sessions.queue(key),
+            ControlFlow::Break(result) => return self.close(key, result, now),
+        }
+        if let Err(error) = self.update_interest(key) {
+            return self.close(key, Err(error), now);
+        }
+        self.sort(key, now);
+        self.sessions.arm(key, &self.limits);
+    }
+
+    /// Asks epoll for what follows from the state of both ends, where that has changed.
+    fn update_interest(&mut self, key: Key) -> Result<()> {
+        let session = self.sessions.get(key);
+        let Some(connection) = session.and_then(Session::connection_mut) else {
+            return Ok(());
+        };
+        for side in [Side::Peer, Side::Target] {
+            let wanted = connection.wanted(side);
+            let end = connection.end_mut(side);
+            if wanted != end.interest {
+                wanted.modify(&self.epoll, &end.wire, Token::Session(key, side))?;
+                end.interest = wanted;
             }
         }
-        if let (true, Some(bulk)) = (is_bulk, &mut self.bulk) {
+        Ok(())
+    }
+
+    /// Sees which connections are for other threads, and which are to be looked at when they are old.
+    fn sort(&mut self, key: Key, now: Moment) {
+        let session = self.sessions.get(key);
+        let Some(connection) = session.and_then(|session| session.connection()) else {
+            return;
+        };
+        if let (true, Some(bulk)) = (connection.is_bulk(), &mut self.bulk) {
             bulk.push(key);
         }
-        if is_owing {
+        if connection.is_owing() {
             self.check_later(now);
         }
-        self.sessions.arm(key, &self.limits);
     }
 
     /// Looks at a session whose deadline may have passed.
     fn wake(&mut self, key: Key, now: Moment) {
-        let Some(session) = self.sessions.get(key) else {
-            return;
-        };
-        if let Some(ending) = session.expired(&self.limits, now) {
-            return self.close(key, Ok(ending), now);
+        let session = self.sessions.get(key);
+        let connection = session.and_then(Session::connection_mut);
+        match connection.and_then(|connection| connection.expired(&self.limits, now)) {
+            Some(ending) => self.close(key, Ok(ending), now),
+            None => self.advance(key, now),
         }
-        self.advance(key, now);
     }
 
     fn close(&mut self, key: Key, result: Result<Ending>, now: Moment) {
         if let Some(session) = self.sessions.remove(key) {
-            let over = self.end(session, result, now);
-            self.over.push(over);
+            self.end(session, result, now);
         }
     }
 
-    /// Closes a session. One that never came to relay is closed as if the program stopped: by abort.
-    fn end(&mut self, session: Session, result: Result<Ending>, now: Moment) -> Closed {
-        let (peer, is_counted) = (session.peer, session.is_counted);
+    fn end(&mut self, session: Session, result: Result<Ending>, now: Moment) {
         let target = self.dialer.target_of(self.destination(&session));
-        let ending = *result.as_ref().unwrap_or(&Ending::Stopped);
-        let (summary, closing) = session.close(ending, now);
+        let (closed, closing) = session.close(result, target, now);
         self.closings.extend(closing);
-        Closed {
-            peer,
-            target,
-            is_counted,
-            result: result.map(|_| summary),
-        }
+        self.closed.push(closed);
     }
 
     /// Asks the socket where its peer connected to, if the target follows from that.
@@ -398,7 +414,7 @@ impl Worker {
 
     fn check_later(&mut self, now: Moment) {
         if self.dialer.tuning.keepalive.is_some() {
-            self.next_check.get_or_insert(now + CHECKED_AGE);
+            self.next_check.get_or_insert(now + CHECK_INTERVAL);
         }
     }
 
@@ -412,12 +428,15 @@ impl Worker {
         };
         let (mut silent, mut is_due) = (Vec::new(), false);
         for (key, session) in self.sessions.with_keys() {
-            if !session.has_keepalive && session.started + CHECKED_AGE <= now {
+            if !session.has_keepalive && session.started + CHECK_INTERVAL <= now {
                 session.set_keepalive(&tuning);
             }
-            match session.silenced(limit) {
-                Some(ending) => silent.push((key, ending)),
-                None => is_due |= !session.has_keepalive || session.is_owing(),
+            let has_keepalive = session.has_keepalive;
+            let connection = session.connection_mut();
+            match connection.map(|connection| (connection.silenced(limit), connection.is_owing())) {
+                Some((Some(ending), _)) => silent.push((key, ending)),
+                Some((None, is_owing)) => is_due |= !has_keepalive || is_owing,
+                None => is_due = true,
             }
         }
         for (key, ending) in silent {

@@ -63,7 +63,7 @@ impl Loop {
                 if let Some(near) = self.gate.near(&peer) {
                     log::warn!("{near}");
                 }
-                self.worker.begin(stream, peer, destination, true, now);
+                self.worker.begin(stream, peer, destination, now);
             }
             Err(refusal) => {
                 stream.abort();

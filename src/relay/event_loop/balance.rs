@@ -2,6 +2,7 @@
 
 use super::{Loop, Mode};
 use crate::clock::Moment;
+use crate::relay::connection::Connection;
 use crate::relay::policy::relief;
 use crate::relay::session::Session;
 use crate::relay::threads::{Job, Return};
@@ -13,12 +14,12 @@ impl Loop {
     /// Takes what another thread gives back.
     pub(super) fn take_back(&mut self, one: Return, now: Moment) {
         match (one, self.mode) {
-            (Return::Closed(over), _) => self.account(&over, now),
-            (Return::Bulk(session), Mode::Serving | Mode::Draining(_)) => {
+            (Return::Closed(closed), _) => self.account(&closed, now),
+            (Return::Session(session), Mode::Serving | Mode::Draining(_)) if is_bulk(&session) => {
                 self.give(Job::Bulk, *session, now);
             }
-            // The threads have been asked for all they have, and are given nothing any more.
-            (Return::Bulk(session) | Return::Released(session), mode) => {
+            // Else the threads have been asked for all they have, and are given nothing any more.
+            (Return::Session(session), mode) => {
                 self.worker.adopt(*session, now);
                 if mode == Mode::Closing {
                     self.worker.close_all(now);
@@ -69,4 +70,8 @@ impl Loop {
             }
         }
     }
+}
+
+fn is_bulk(session: &Session) -> bool {
+    session.connection().is_some_and(Connection::is_bulk)
 }

@@ -66,15 +66,14 @@ impl Loop {
 
     fn restore_one(&mut self, restored: Restored, now: Moment) {
         match restored {
-            Restored::Relaying(mut session) => {
+            Restored::Relaying(session) => {
                 self.gate.enter_again(&session.peer);
-                session.is_counted = true;
                 self.worker.adopt(*session, now);
             }
             Restored::Connecting(stream, peer) => {
                 self.gate.enter_again(&peer);
                 let destination = stream.local_address().ok().and_then(|a| inet_addr(&a));
-                self.worker.begin(stream, peer, destination, true, now);
+                self.worker.begin(stream, peer, destination, now);
             }
         }
     }

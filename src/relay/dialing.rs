@@ -1,0 +1,133 @@
+//! A peer whose target is still being connected: nothing is read from it, and what epoll says is kept for later.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+
+use super::connection::Connection;
+use super::end::End;
+use super::ending::Ending;
+use super::token::Side;
+use crate::clock::Moment;
+use crate::connect::{Attempt, Dialer, Readiness};
+use crate::error::Result;
+use crate::handover::Store;
+use crate::peer::Peer;
+use crate::stream::Stream;
+
+/// A peer that connects and closes at once is seen by a target that can be reached within that time, as one over TCP is.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The peer's end, and the attempt to reach its target.
+#[derive(Debug)]
+pub struct Dialing {
+    peer: End<Stream>,
+    attempt: Attempt,
+    /// What epoll said of the stream to the target since the last step.
+    seen: EpollFlags,
+    /// Until then a peer that has closed is dialled for all the same.
+    grace: Option<Moment>,
+}
+
+impl Dialing {
+    /// Begins to wait for the attempt.
+    pub fn new(peer: Stream, attempt: Attempt, now: Moment) -> Dialing {
+        Dialing {
+            peer: End::new(peer),
+            attempt,
+            seen: EpollFlags::empty(),
+            grace: Some(now + GRACE),
+        }
+    }
+
+    /// Returns the peer's stream.
+    pub fn peer(&self) -> &Stream {
+        &self.peer.wire
+    }
+
+    /// Takes over what epoll reported of one side.
+    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
+        match side {
+            Side::Peer => self.peer.on_events(events),
+            Side::Target => self.seen |= events,
+        }
+    }
+
+    /// Goes on as far as possible: returns the target once it is connected, and breaks when that is not to be any more.
+    /// `watch` is called with each new stream to the target.
+    pub fn advance(
+        &mut self,
+        dialer: &Dialer,
+        now: Moment,
+        watch: &mut dyn FnMut(&Stream) -> Result<()>,
+    ) -> ControlFlow<Result<Ending>, Option<Stream>> {
+        self.grace = self.grace.filter(|&until| now < until);
+        if let Some(errno) = self.abandoned() {
+            return ControlFlow::Break(Ok(Ending::Broken(Side::Peer, errno)));
+        }
+        match (self.attempt).advance(dialer, readiness(self.seen), now, watch) {
+            Ok(Some(target)) => ControlFlow::Continue(Some(target)),
+            Ok(None) => {
+                self.seen = EpollFlags::empty();
+                ControlFlow::Continue(None)
+            }
+            Err(error) => ControlFlow::Break(Err(error)),
+        }
+    }
+
+    /// Returns why nobody waits for the target any more: the peer was reset, or has closed and left nothing to be delivered.
+    fn abandoned(&self) -> Option<Errno> {
+        let peer = &self.peer;
+        if peer.has_failed {
+            return Some(peer.wire.take_error().unwrap_or(Errno::ECONNRESET));
+        }
+        let has_waited = self.grace.is_none();
+        (has_waited && peer.is_ended && peer.wire.is_abandoned()).then_some(Errno::EPIPE)
+    }
+
+    /// Becomes a connection, which begins with a header for the target if there is to be one.
+    ///
+    /// Errors: there is no memory for the header.
+    pub fn connected(
+        self,
+        target: Stream,
+        dialer: &Dialer,
+        name: &Peer,
+        store: &Arc<Store>,
+        now: Moment,
+    ) -> std::result::Result<Connection<Stream>, Errno> {
+        target.reset_on_close(true);
+        let mut target = End::new(target);
+        target.on_events(self.seen);
+        if dialer.target.is_mux() {
+            // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
+            target.on_events(EpollFlags::EPOLLIN);
+        }
+        let header = dialer.header(name, &self.peer.wire);
+        if header.is_empty() {
+            return Ok(Connection::new(self.peer, target, now));
+        }
+        let mut buffer = store.buffer()?;
+        buffer.load(&header);
+        Ok(Connection::holding((self.peer, target), buffer, now))
+    }
+
+    /// Returns when it must be looked at even if nothing became ready.
+    pub fn deadline(&self) -> Option<Moment> {
+        let grace = self.grace.filter(|_| self.peer.is_ended);
+        grace.into_iter().chain(self.attempt.deadline()).min()
+    }
+}
+
+fn readiness(seen: EpollFlags) -> Readiness {
+    if seen.intersects(EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP) {
+        Readiness::Failed
+    } else if seen.is_empty() {
+        Readiness::Waiting
+    } else {
+        Readiness::Ready
+    }
+}

@@ -1,0 +1,122 @@
+//! Why connections are over: in words, and how it is found out from two flows and two ends.
+//!
+//! A direction that its sink refuses ends alone, because what the sink has sent before may still be on its way: it is read
+//! and delivered first. Only then is the connection aborted, and an abort drops what is not acknowledged, so that is waited
+//! for as well.
+
+use nix::errno::Errno;
+
+use super::end::End;
+use super::flow::{Flow, State};
+use super::token::Side;
+use super::wire::Wire;
+use crate::peer::Family;
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Both directions ended, and every byte was taken.
+    Complete,
+    /// An end failed or refused bytes.
+    Broken(Side, Errno),
+    /// No byte moved for the idle time.
+    Idle,
+    /// The second direction did not end in time after the first.
+    HalfClosed,
+    /// The program stops, and the drain time is over.
+    Stopped,
+    /// The program is restarted, and the next process cannot have it.
+    NotKept(Errno),
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Complete => write!(f, "complete"),
+            Ending::Broken(Side::Peer, errno) => write!(f, "aborted by the peer: {}", errno.desc()),
+            Ending::Broken(Side::Target, errno) => {
+                write!(f, "aborted by the target: {}", errno.desc())
+            }
+            Ending::Idle => write!(f, "closed: no byte within --idle-timeout"),
+            Ending::HalfClosed => write!(f, "closed: no second end within --half-close-timeout"),
+            Ending::Stopped => write!(f, "closed: still open after --drain-timeout"),
+            Ending::NotKept(errno) => {
+                write!(f, "closed: cannot be handed over: {}", errno.desc())
+            }
+        }
+    }
+}
+
+/// One end of a connection, with the flow from it and the flow towards it.
+pub struct View<'a, W> {
+    /// Which one.
+    pub side: Side,
+    /// The end itself.
+    pub end: &'a End<W>,
+    /// What it sends.
+    pub from: &'a Flow,
+    /// What it is sent.
+    pub towards: &'a Flow,
+}
+
+/// Returns how a connection went, if both directions are over, or an end has failed that nobody reads any more.
+pub fn of<W: Wire>(peer: &View<'_, W>, target: &View<'_, W>) -> Option<Ending> {
+    // What the target has sent before it failed still goes to the peer, and an abort drops what is on its way.
+    let is_target_unread = || target.end.has_failed && may_abort(target, peer.end);
+    // A target that stands still must not keep the place of a peer that was reset, whose own place that is.
+    let is_peer_unread = || peer.from.is_over() || peer.from.is_held_up(target.end);
+    failure(target, is_target_unread)
+        .or_else(|| complete(peer, target))
+        .or_else(|| refusal(target, peer.end))
+        .or_else(|| refusal(peer, target.end))
+        .or_else(|| failure(peer, is_peer_unread))
+}
+
+fn complete<W>(peer: &View<'_, W>, target: &View<'_, W>) -> Option<Ending> {
+    let states = (peer.from.state(), target.from.state());
+    (states == (State::Finished, State::Finished)).then_some(Ending::Complete)
+}
+
+/// An end that took nothing more, and has nothing more to say.
+fn refusal<W: Wire>(refuser: &View<'_, W>, other: &End<W>) -> Option<Ending> {
+    let State::Refused(errno) = refuser.towards.state() else {
+        return None;
+    };
+    let is_due = !is_disconnect(errno) || may_abort(refuser, other);
+    is_due.then_some(Ending::Broken(refuser.side, errno))
+}
+
+/// A reset that no read will tell of, after the end was read, or soon.
+fn failure<W: Wire>(failed: &View<'_, W>, is_unread: impl FnOnce() -> bool) -> Option<Ending> {
+    if !failed.end.has_failed || !is_unread() {
+        return None;
+    }
+    let errno = failed.end.failure.or_else(|| failed.end.wire.take_error());
+    errno.map(|errno| Ending::Broken(failed.side, errno))
+}
+
+/// Returns whether a write that fails so means that the other end is there no more, and what it has sent has an end.
+fn is_disconnect(errno: Errno) -> bool {
+    // Any other, such as ENOBUFS, is of a living socket: nothing more may ever come from it.
+    matches!(
+        errno,
+        Errno::EPIPE
+            | Errno::ECONNRESET
+            | Errno::ECONNABORTED
+            | Errno::ENOTCONN
+            | Errno::ETIMEDOUT
+            | Errno::EHOSTUNREACH
+            | Errno::ENETUNREACH
+    )
+}
+
+/// Returns whether it is time to abort because of an end that refused bytes or failed: what it has still sent is out, and
+/// the other end has acknowledged that.
+fn may_abort<W: Wire>(cause: &View<'_, W>, other: &End<W>) -> bool {
+    match cause.from.state() {
+        State::Finished => other.wire.is_acknowledged(),
+        State::Refused(_) => true,
+        // Whoever closes our stdout is done with us, though stdin may be a terminal that never ends.
+        State::Open | State::Draining => cause.end.wire.family() == Family::File,
+    }
+}

@@ -1,0 +1,97 @@
+//! When a connection moves so much that others should not wait behind it, and goes to a thread for bulk.
+//!
+//! With eight streams beside one dialogue its round trip at the 99th percentile was 60 ms on the loop alone, and 0.6 to 3.5
+//! ms with bulk in threads. Messages of 4 KiB reach the same rate, but nobody waits long behind one, and the main loop
+//! answers them in half the time, because it looks for the next one ([`busy_poll`](super::busy_poll)): 120 µs became 55.
+
+use crate::clock::Moment;
+
+/// A connection that moves so many pages within such a time is a bulk transfer: 50 MiB a second.
+const BULK_PAGES: u16 = 256;
+const WINDOW_MILLISECONDS: u16 = 20;
+/// What moves less in a turn does not count.
+const MESSAGE_BYTES: u64 = 16 << 10;
+
+const PAGE_BYTES: u64 = 4096;
+
+/// Counts what one connection moves within a window. Four bytes, as each idle connection has one.
+#[derive(Clone, Copy, Debug)]
+pub struct BulkDetector {
+    /// Milliseconds of the clock, which wrap around: two windows that are 65 seconds apart may be taken for one.
+    window_start: u16,
+    window_pages: u16,
+}
+
+impl BulkDetector {
+    /// Begins with a window in which nothing has moved.
+    pub fn new(now: Moment) -> BulkDetector {
+        BulkDetector {
+            window_start: milliseconds(now),
+            window_pages: 0,
+        }
+    }
+
+    /// Learns how many bytes a turn has moved.
+    pub fn moved(&mut self, count: u64, now: Moment) {
+        if milliseconds(now).wrapping_sub(self.window_start) > WINDOW_MILLISECONDS {
+            *self = BulkDetector::new(now);
+        }
+        if count >= MESSAGE_BYTES {
+            let pages = u16::try_from(count / PAGE_BYTES).unwrap_or(u16::MAX);
+            self.window_pages = self.window_pages.saturating_add(pages);
+        }
+    }
+
+    /// Returns whether the last window was one of bulk.
+    pub fn is_bulk(self) -> bool {
+        self.window_pages >= BULK_PAGES
+    }
+}
+
+fn milliseconds(at: Moment) -> u16 {
+    (at.nanoseconds() / 1_000_000) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn after(turns: &[(u64, u64)]) -> BulkDetector {
+        let start = Moment::now();
+        let mut detector = BulkDetector::new(start);
+        for &(milliseconds, count) in turns {
+            detector.moved(count, start + Duration::from_millis(milliseconds));
+        }
+        detector
+    }
+
+    #[test]
+    fn a_mebibyte_within_a_window_is_bulk() {
+        assert!(after(&[(0, 1 << 19), (15, 1 << 19)]).is_bulk());
+        assert!(!after(&[(0, 1 << 19), (40, 1 << 19)]).is_bulk());
+    }
+
+    /// However fast they follow, and however many there are.
+    #[test]
+    fn messages_are_no_bulk_transfer() {
+        let turns = u64::from(BULK_PAGES) * PAGE_BYTES / MESSAGE_BYTES;
+        assert!(!after(&vec![(1, MESSAGE_BYTES - 1); 10 * turns as usize]).is_bulk());
+        assert!(after(&vec![(1, MESSAGE_BYTES); turns as usize]).is_bulk());
+    }
+
+    #[test]
+    fn calm_ends_it() {
+        assert!(!after(&[(0, 1 << 20), (30, 1)]).is_bulk());
+    }
+
+    #[test]
+    fn the_clock_may_wrap_around() {
+        let end = Moment::from_nanoseconds(u64::from(u16::MAX) * 1_000_000 + 500_000);
+        let mut detector = BulkDetector::new(end);
+        detector.moved(1 << 19, end);
+        detector.moved(1 << 19, end + Duration::from_millis(10));
+        assert!(detector.is_bulk());
+    }
+}
