@@ -10,7 +10,7 @@
 //!    peer at once. A header ([`proxy_protocol`]) tells the target who it is, if that is wanted.
 //! 5. [`relay::connection::Connection`] is two [`relay::flow::Flow`]s. Each moves bytes one way, sends the end on after
 //!    the last byte, and knows nothing of the other; a limit or an error ends both.
-//! 6. What it came to is a [`relay::Summary`]: one log entry, and both sockets closed.
+//! 6. Why it is over is an [`relay::Ending`]: one log entry, and both sockets closed. [`relay`] has the table of all states.
 //!
 //! Accept=yes and stdin/stdout ([`programs::connect`]) use the same loop, without listeners.
 //!
