@@ -13,8 +13,8 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 
 /// Lines that may wait.
 const CAPACITY: usize = 1024;
-/// How long the end of the program waits for lines to be written.
-const FLUSH_TIME: Duration = Duration::from_secs(1);
+/// How long the end of the program waits for lines to be written: where processors are busy the thread gets its turn late.
+const FLUSH_TIME: Duration = Duration::from_secs(5);
 
 static BACKGROUND: OnceLock<Background> = OnceLock::new();
 
