@@ -20,6 +20,8 @@ const SETTINGS: &str =
     "VSOCK_BRIDGE_PREFIX=fd00:1:2:3::/64\nVSOCK_BRIDGE_NAMES=\"web=3 www=3 hyper=host\"\n";
 /// getent(1): a key was not found.
 const NOT_FOUND: i32 = 2;
+/// AI_ADDRCONFIG, see getaddrinfo(3).
+const NEEDS_IPV6: &str = "getent asks for IPv6 addresses only where a device has one";
 
 /// A machine that resolves names with the module.
 struct Machine {
@@ -105,11 +107,8 @@ fn names_of_machines_have_their_address() {
     // AF_INET6 and AF_UNSPEC take other functions of the module.
     for database in ["ahostsv6", "ahosts"] {
         let (status, lines) = machine.getent(&[database, "3.vsock"]);
-        assert_eq!(
-            (status, &*lines[0]),
-            (0, "fd00:1:2:3::3 STREAM web.vsock"),
-            "{database}"
-        );
+        assert_eq!(status, 0, "{database}: {NEEDS_IPV6}");
+        assert_eq!(lines[0], "fd00:1:2:3::3 STREAM web.vsock", "{database}");
         assert!(
             lines.iter().all(|line| line.starts_with("fd00:1:2:3::3 ")),
             "{lines:?}"
@@ -212,7 +211,7 @@ fn a_machine_has_more_names_than_the_first_buffer_holds() {
     };
     for database in ["hosts", "ahosts", "ahostsv6"] {
         let (status, lines) = machine.getent(&[database, "name-499.vsock"]);
-        assert_eq!(status, 0, "{database}");
+        assert_eq!(status, 0, "{database}: {NEEDS_IPV6}");
         assert!(lines[0].contains("name-0.vsock"), "{lines:?}");
     }
     let (_, lines) = machine.getent(&["hosts", "3.vsock"]);

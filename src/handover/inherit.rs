@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn those_that_there_is_no_room_for_are_aborted_and_the_others_go_on() {
-        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let store = Store::with_queues();
         let clients: Vec<_> = (0..5).map(|_| keep(&store, &listener)).collect();
         let (_, inherited) = adopt(store.stored(), 6).unwrap();
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn one_whose_bytes_were_in_a_pipe_that_is_lost_is_aborted() {
-        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let store = Store::with_queues();
         let (robbed, client) = keep(&store, &listener);
         let (_goes_on, other) = keep(&store, &listener);
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn what_was_written_down_and_not_put_in_leaves_its_place() {
-        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let store = Store::with_queues();
         let _client = keep(&store, &listener);
         for table in [Table::Records, Table::Pipes] {
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn the_dead_need_no_room() {
-        let listener = TcpListener::bind("[::1]:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let store = Store::with_queues();
         let _first = keep(&store, &listener);
         for _ in 0..300 {

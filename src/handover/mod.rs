@@ -272,7 +272,7 @@ mod tests {
     #[test]
     fn a_ledger_of_another_format_is_refused_and_its_connections_are_aborted() {
         use std::io::Read;
-        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, _) = listener.accept().unwrap();
         let store = Store::with_queues();

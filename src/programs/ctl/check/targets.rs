@@ -235,7 +235,7 @@ mod tests {
         let path = directory.path().join("bridge.conf");
         fs::write(&path, "# c\nVSOCK_BRIDGE_TO=nonsense\n").unwrap();
         let mut units = units("[::1]:445");
-        units[1].environment_files = vec!["/nonexistent".into(), path.clone()];
+        units[1].environment_files = vec![directory.path().join("missing"), path.clone()];
         let text = &check(&units, &listeners())[0].text;
         assert!(
             text.starts_with(&format!("{}:2: ", path.display())),
