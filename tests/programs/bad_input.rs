@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use crate::common::bridge::Bridge;
 use crate::common::place::{Kind, Place, stream};
 use crate::common::program::Finished;
-use crate::common::skipped;
+use crate::common::{own_folder, skipped};
 use socket2::{Domain, Socket, Type};
 
 /// Checks for one line with all the words.
@@ -132,7 +132,7 @@ fn a_socket_has_no_stream() {
     expect_refused_descriptor(datagram(Domain::IPV4), &remedy);
     expect_refused_descriptor(UnixDatagram::unbound().unwrap(), &remedy);
     let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-    let directory = tempfile::tempdir().unwrap();
+    let directory = own_folder();
     let path = directory.path().join("socket");
     packets
         .bind(&socket2::SockAddr::unix(path).unwrap())

@@ -6,7 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 
 use crate::common::bridge::Bridge;
 use crate::common::place::{Kind, Place};
-use crate::common::skipped;
+use crate::common::{own_folder, skipped};
 
 /// What the bridge of a listener with that target has to say.
 fn expect_refused(bridge: Bridge, target: &str, listener: &str) {
@@ -74,7 +74,7 @@ fn one_of_two_listeners_is_the_target_it_is_refused() {
 #[test]
 fn another_path_leads_to_the_socket_of_the_listener_it_is_refused() {
     let listener = Place::listening(Kind::Unix);
-    let folder = tempfile::tempdir().unwrap();
+    let folder = own_folder();
     let link = folder.path().join("link");
     std::os::unix::fs::symlink(&listener.text, &link).unwrap();
     let link = link.to_str().unwrap();

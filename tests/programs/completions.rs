@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::common::own_etc::OwnEtc;
 use crate::common::program::{command, finish};
-use crate::common::skipped;
+use crate::common::{own_folder, skipped};
 
 const VSOCKCTL: &str = env!("CARGO_BIN_EXE_vsockctl");
 const CONNECT: &str = env!("CARGO_BIN_EXE_vsock-connect");
@@ -119,7 +119,7 @@ fn complete(shell: &str, arguments: &[&str], script: &str) {
     etc.write("vsock-bridge/vsock-bridge.conf", SETTINGS);
     let programs = Path::new(VSOCKCTL).parent().unwrap().display();
     let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
-    let home = tempfile::tempdir().unwrap();
+    let home = own_folder();
     for (line, expected) in LINES {
         let mut command = etc.command(shell);
         command.args(arguments).args(["-c", script]);

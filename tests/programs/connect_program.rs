@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::connect::{connect, piped};
 use crate::common::content::{Content, End, read_to_end};
+use crate::common::own_folder;
 use crate::common::place::{Kind, Place, pair_of_sockets, stream};
 use crate::common::program::{Finished, Program, finish};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -184,7 +185,7 @@ fn wrong_options_exit_2_with_one_line() {
 
 #[test]
 fn what_cannot_be_reached_exits_255_with_one_line() {
-    let missing = tempfile::tempdir().unwrap();
+    let missing = own_folder();
     let missing = missing.path().join("missing");
     let expect = |host: &str, words: &[&str]| {
         let words = [words, &[host]].concat();

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::process::Stdio;
 
-use crate::common::program::{Finished, Program, command, finish};
-use crate::common::skipped;
+use crate::common::program::{Finished, Program, command, finish, with_own_settings};
+use crate::common::{own_folder, skipped};
 
 const PREFIX: &str = "fd00:1:2:3::/64";
 
 fn vsockctl(arguments: &[&str]) -> Finished {
     let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
-    vsockctl.args(arguments);
+    with_own_settings(&mut vsockctl).args(arguments);
     finish(vsockctl)
 }
 
@@ -235,7 +235,7 @@ fn rules_are_of_the_prefix_and_not_loaded() {
 
 #[test]
 fn nft_is_missing_or_fails_rules_say_so_and_exit_1() {
-    let place = tempfile::tempdir().unwrap();
+    let place = own_folder();
     for (is_there, said) in [(false, "package nftables"), (true, "no reason given")] {
         if is_there {
             std::os::unix::fs::symlink("/bin/false", place.path().join("nft")).unwrap();
@@ -278,7 +278,10 @@ fn wrong_command_lines_exit_2() {
 #[test]
 fn a_subcommand_is_missing_the_usage_is_shown_and_exits_2() {
     for arguments in [&[][..], &["prefix"]] {
-        let finished = vsockctl(arguments);
+        // With settings in the environment something is not missing, to the parser of options.
+        let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+        vsockctl.args(arguments);
+        let finished = finish(vsockctl);
         assert_eq!((finished.code, &*finished.stdout), (2, ""), "{finished:#?}");
         let has = |word| finished.stderr.iter().any(|line| line.contains(word));
         assert!(has("Usage: vsockctl") && has("--help"), "{finished:#?}");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::common::program::{command, finish};
-use crate::common::skipped;
+use crate::common::{own_folder, skipped};
 use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
@@ -53,7 +53,7 @@ fn each_folder_gives_the_expected_tree() {
     cases.sort();
     assert!(cases.len() > 10);
     for case in cases {
-        let output = tempfile::tempdir().unwrap();
+        let output = own_folder();
         let mut generator = generator(&case, output.path());
         let credentials = case.join("credentials");
         if credentials.exists() {
@@ -68,7 +68,7 @@ fn each_folder_gives_the_expected_tree() {
 
 /// A root with a configuration file, and a machine id that must not be used in its place.
 fn root_with(config: &[u8]) -> TempDir {
-    let root = tempfile::tempdir().unwrap();
+    let root = own_folder();
     fs::create_dir_all(root.path().join("etc/vsock-bridge")).unwrap();
     fs::write(root.path().join("etc/machine-id"), MACHINE_ID).unwrap();
     fs::write(root.path().join(CONFIG), config).unwrap();
@@ -77,7 +77,7 @@ fn root_with(config: &[u8]) -> TempDir {
 
 /// Runs it and gives the lines of the drop-in that say where to listen.
 fn listen_streams(root: &Path) -> Vec<String> {
-    let output = tempfile::tempdir().unwrap();
+    let output = own_folder();
     let finished = finish(generator(root, output.path()));
     assert_eq!(finished.code, 0, "{finished:#?}");
     let text = fs::read_to_string(output.path().join(DROP_IN)).unwrap_or_default();
@@ -217,7 +217,7 @@ fn the_directory_for_units_cannot_be_written_exit_0() {
 #[test]
 fn the_environment_of_the_service_manager_changes_nothing() {
     let root = root_with(b"VSOCK_BRIDGE_PREFIX=fd00:1::/64\n");
-    let output = tempfile::tempdir().unwrap();
+    let output = own_folder();
     let mut generator = generator(root.path(), output.path());
     generator
         .env("VSOCK_BRIDGE_PREFIX", "fd00:2::/64")
@@ -233,7 +233,7 @@ fn the_environment_of_the_service_manager_changes_nothing() {
 #[test]
 fn only_the_first_directory_is_written_to() {
     let root = root_with(b"VSOCK_BRIDGE_PREFIX=fd00:1::/64\n");
-    let output = tempfile::tempdir().unwrap();
+    let output = own_folder();
     finish(generator(root.path(), output.path()));
     let files: Vec<_> = tree(output.path(), root.path()).into_keys().collect();
     assert_eq!(files, [Path::new(DROP_IN)]);
@@ -243,7 +243,7 @@ fn only_the_first_directory_is_written_to() {
 #[test]
 fn a_wrong_line_is_named_with_file_and_number() {
     let root = root_with(b"# first\nnonsense\nVSOCK_BRIDGE_PREFIX=fd00:1::/64\n");
-    let output = tempfile::tempdir().unwrap();
+    let output = own_folder();
     let mut script = command("script");
     let line = format!(
         "{} --root {} {}",

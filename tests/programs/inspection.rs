@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::common::bridge::Bridge;
 use crate::common::content::{Content, read_to_end};
 use crate::common::place::{Kind, Place, ping};
-use crate::common::{DEADLINE, eventually, skipped};
+use crate::common::{DEADLINE, eventually, own_folder, skipped};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use socket2::Socket;
@@ -28,7 +28,7 @@ struct Folder(TempDir);
 
 impl Folder {
     fn new() -> Folder {
-        Folder(tempfile::tempdir().unwrap())
+        Folder(own_folder())
     }
 
     fn given_to(&self, bridge: Bridge) -> Bridge {

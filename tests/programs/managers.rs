@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use crate::common::own_run::OwnRun;
 use crate::common::program::{Finished, command, finish};
-use crate::common::skipped;
+use crate::common::{DEADLINE, own_folder, skipped};
+use socket2::SockRef;
 use tempfile::TempDir;
 
 /// A machine with a /run of its own and no tools but those that a test gives it.
@@ -28,7 +29,7 @@ impl Machine {
             return None;
         };
         let machined = run.service("machined").join("io.systemd.Machine");
-        let tools = tempfile::tempdir().unwrap();
+        let tools = own_folder();
         Some(Machine {
             run,
             tools,
@@ -275,10 +276,11 @@ fn machinectl_gives_no_cid_exits_255_with_one_line() {
 
 /// Answers one question as machined does, and gives the question.
 fn answer_with(listener: &UnixListener, act: impl FnOnce(&mut UnixStream)) -> String {
+    // accept(2) keeps to it as well (socket(7)).
+    let socket = SockRef::from(listener);
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
     let (mut stream, _) = listener.accept().unwrap();
-    stream
-        .set_read_timeout(Some(crate::common::DEADLINE))
-        .unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let mut question = Vec::new();
     while !question.ends_with(b"\0") {
         let mut byte = [0];

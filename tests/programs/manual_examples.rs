@@ -9,7 +9,7 @@ use crate::common::examples::{Display, Step, displays, named_by_cases, root};
 use crate::common::own_etc::OwnEtc;
 use crate::common::place::{Kind, Place};
 use crate::common::program::{command, finish};
-use crate::common::skipped;
+use crate::common::{own_folder, skipped};
 
 const BRIDGE: &str = env!("CARGO_BIN_EXE_vsock-bridge");
 const CONFIG: &str = "vsock-bridge/vsock-bridge.conf";
@@ -67,7 +67,7 @@ fn units_pass_verification() {
     {
         return skipped("systemd-analyze is not installed");
     }
-    let folder = tempfile::tempdir().unwrap();
+    let folder = own_folder();
     install_units(folder.path());
     let units: Vec<Display> = displays().into_iter().filter(Display::is_unit).collect();
     let mut names = BTreeSet::new();
@@ -123,7 +123,7 @@ fn write_unit(path: &Path, text: &str) {
 
 #[test]
 fn ssh_takes_its_configurations() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = own_folder();
     let file = folder.path().join("config");
     let parts: Vec<Display> = (displays().into_iter())
         .filter(Display::is_ssh_configuration)
@@ -222,7 +222,7 @@ fn the_generator_writes_what_is_shown() {
     let Some(etc) = machine(false) else { return };
     let prefix = shell(&etc, "vsockctl --quiet prefix show");
     let own = prefix.trim_end().trim_end_matches("/64");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = own_folder();
     let output = folder.path().join("generator").display().to_string();
     let mut printed = Vec::new();
     let mut expected = Vec::new();

@@ -3,10 +3,10 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use crate::common::DEADLINE;
 use crate::common::bridge::Bridge;
 use crate::common::place::{Kind, Place, ping};
 use crate::common::store::Store;
+use crate::common::{DEADLINE, own_folder};
 use tempfile::TempDir;
 
 /// The socket on which systemd listens.
@@ -18,7 +18,7 @@ struct Notifications {
 
 impl Notifications {
     fn new() -> Notifications {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = own_folder();
         let path = directory.path().join("notify").to_str().unwrap().to_owned();
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -38,7 +38,7 @@ impl Notifications {
         Notifications {
             socket,
             path: format!("@{name}"),
-            _directory: tempfile::tempdir().unwrap(),
+            _directory: own_folder(),
         }
     }
 

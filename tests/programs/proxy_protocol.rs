@@ -14,7 +14,7 @@ use crate::common::content::{Content, End, read_to_end};
 use crate::common::pair::{Accept, Pair};
 use crate::common::place::{Kind, Place, ping, reset};
 use crate::common::program::{Program, command};
-use crate::common::{eventually, skipped};
+use crate::common::{eventually, own_folder, skipped};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ppp::HeaderResult;
@@ -219,7 +219,7 @@ fn header_and_first_bytes_are_one_write() {
                 .listener(&listener);
             let mut client = listener.connect();
             client.write_all(b"first bytes").unwrap();
-            let directory = tempfile::tempdir().unwrap();
+            let directory = own_folder();
             let calls = directory.path().join("calls");
             let mut bridge = traced(bridge, &calls);
             let mut server = target.accept();
@@ -295,7 +295,7 @@ impl Receiver {
             skipped(&format!("{program} is not installed"));
             return None;
         }
-        let directory = tempfile::tempdir().unwrap();
+        let directory = own_folder();
         let in_directory = |text: &str| text.replace("DIR", directory.path().to_str().unwrap());
         let file = directory.path().join("configuration");
         std::fs::write(&file, in_directory(configuration)).unwrap();

@@ -6,8 +6,8 @@ use std::thread;
 
 use crate::common::bridge::Bridge;
 use crate::common::place::{Kind, Place};
-use crate::common::skipped;
 use crate::common::store::Store;
+use crate::common::{own_folder, skipped};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -46,7 +46,7 @@ fn count_calls(store: Option<Store>) {
     // The first connection does not inherit the listener's options.
     exchange(&listener, &target);
 
-    let directory = tempfile::tempdir().unwrap();
+    let directory = own_folder();
     let summary = directory.path().join("summary");
     let mut tracer = Command::new("strace")
         // The standard library makes sure of a descriptor before it closes it, in debug builds.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use crate::common::bridge::Bridge;
 use crate::common::content::{End, read_to_end};
 use crate::common::own_etc::OwnEtc;
-use crate::common::place::{Kind, Place, ping, stream};
+use crate::common::place::{Kind, Place, own_name, ping, stream};
 use crate::common::program::Program;
-use crate::common::{eventually, skipped};
+use crate::common::{eventually, own_folder, skipped};
 use socket2::Socket;
 
 /// Connects to a bridge whose target fails; checks that the client is told and that one line names the peer, the
@@ -58,7 +58,7 @@ fn nothing_listens_accept_yes_client_is_reset_and_exit_1() {
         assert_eq!(finished.code, 1, "{finished:#?}");
         let peer = match client.local_addr().unwrap().as_socket() {
             Some(address) => address.to_string(),
-            None => format!("uid {}", nix::unistd::getuid()),
+            None => own_name(),
         };
         let about = |line: &&String| line.contains(&peer);
         assert_eq!(
@@ -263,7 +263,9 @@ fn the_first_of_those_that_wait_for_room_is_reset_the_next_is_served() {
     wait_for_dialing(&bridge);
     let mut next = listener.connect();
     eventually("it is taken", || listener.has_nobody_waiting());
+    let before = bridge.descriptors();
     crate::common::place::reset(first);
+    eventually("it is closed", || bridge.descriptors() < before);
     drop((target.accept(), waiting));
     ping(&mut next, &mut target.accept());
     drop(next);
@@ -374,7 +376,7 @@ fn name_that_resolves_client_is_served_at_whichever_address_answers() {
 /// Starts a program with that folder as /etc.
 fn with(etc: &OwnEtc) -> String {
     format!(
-        "unshare --map-root-user --mount sh -c 'mount --bind {} /etc && exec \"$0\" \"$@\"'",
+        "unshare --map-root-user --mount sh -c 'mount --bind \"{}\" /etc && exec \"$0\" \"$@\"'",
         etc.path("").display()
     )
 }
@@ -473,7 +475,7 @@ fn names_ipv6_localhost() -> bool {
 
 #[test]
 fn unix_path_is_missing_client_is_reset_and_the_line_asks_for_the_service() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = own_folder();
     let path = directory.path().join("missing");
     let target = path.to_str().unwrap();
     expect_refused(

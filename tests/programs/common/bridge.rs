@@ -6,9 +6,10 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::place::Place;
-use super::program::{Finished, Program, command, finish};
+use super::program::{Finished, Program, command, finish, with_own_settings};
 
 /// What LISTEN_PID is set to.
 #[derive(Debug)]
@@ -27,6 +28,13 @@ pub fn works(script: &str) -> bool {
     let mut shell = command("sh");
     shell.arg("-c").arg(script);
     finish(shell).code == 0
+}
+
+/// How many connections a bridge can promise where that is fewer than it does by itself, and has a line in its log.
+fn connections_possible() -> Option<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let possible = hard.saturating_sub(128) / 2;
+    (possible < 4096).then_some(possible)
 }
 
 #[derive(Debug)]
@@ -158,7 +166,10 @@ impl Bridge {
         shell
             .arg(env!("CARGO_BIN_EXE_vsock-bridge"))
             .args(&self.arguments);
-        shell.env("LISTEN_FDS", self.descriptors.len().to_string());
+        with_own_settings(&mut shell).env("LISTEN_FDS", self.descriptors.len().to_string());
+        if let Some(limit) = connections_possible() {
+            shell.env("VSOCK_BRIDGE_MAX_CONNECTIONS", limit.to_string());
+        }
         for (name, value) in &self.variables {
             match value {
                 Some(value) => shell.env(name, value),

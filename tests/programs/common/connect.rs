@@ -3,14 +3,13 @@
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 
-use super::program::{Program, command};
+use super::program::{Program, command, with_own_settings};
 
-/// Begins a command with a prefix that depends on nothing of this machine.
+/// Begins a command that depends on no settings of this machine.
 pub fn connect<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
     let mut connect = command(env!("CARGO_BIN_EXE_vsock-connect"));
-    connect
+    with_own_settings(&mut connect)
         .args(arguments)
-        .env("VSOCK_BRIDGE_PREFIX", "fd00:1:2:3::/64")
         // Bounds the search for a name where no resolver answers (resolv.conf(5)).
         .env("RES_OPTIONS", "timeout:1 attempts:1");
     connect

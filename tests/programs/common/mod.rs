@@ -13,6 +13,8 @@ pub mod store;
 
 use std::time::{Duration, Instant};
 
+use tempfile::TempDir;
+
 /// How long anything that a test waits for may take. Never reached by a test that passes.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -23,6 +25,16 @@ pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
         assert!(Instant::now() < until, "not within {DEADLINE:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Makes a folder for one test, whose path fits into the address of a unix socket (unix(7)) and is one word to shells and
+/// configuration files: in TMPDIR if that has such a path, else in /tmp.
+pub fn own_folder() -> TempDir {
+    let wished = std::env::temp_dir();
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-".contains(byte);
+    let bytes = wished.as_os_str().as_encoded_bytes();
+    let fits = bytes.len() <= 60 && bytes.iter().all(is_plain);
+    tempfile::tempdir_in(if fits { &*wished } else { "/tmp".as_ref() }).unwrap()
 }
 
 /// Says why a test does nothing on this machine.

@@ -8,6 +8,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::bridge::{Bridge, DROP_RIGHTS};
+use super::own_folder;
 use super::program::{command, finish};
 
 /// Empty at first. There is nothing else in /run, and so no systemd.
@@ -16,7 +17,7 @@ pub struct OwnRun(TempDir);
 impl OwnRun {
     /// None when nothing can be mounted here.
     pub fn new() -> Option<OwnRun> {
-        let run = OwnRun(tempfile::tempdir().unwrap());
+        let run = OwnRun(own_folder());
         (finish(run.command("true")).code == 0).then_some(run)
     }
 

@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tempfile::TempDir;
 
-use super::DEADLINE;
 use super::content::{End, read_to_end};
+use super::{DEADLINE, own_folder};
 
 /// What kind of socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +66,7 @@ impl Place {
 
     /// A unix socket of that name in a directory of its own.
     pub fn named(name: &str) -> Place {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = own_folder();
         let path = directory.path().join(name);
         let address = SockAddr::unix(&path).unwrap();
         let socket = stream(Kind::Unix);
@@ -82,7 +82,7 @@ impl Place {
 
     /// A unix socket at a path that does not fit into its address, with a last name that does not either.
     pub fn far() -> Place {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = own_folder();
         let folder = directory.path().join("f".repeat(120));
         std::fs::create_dir(&folder).unwrap();
         let socket = stream(Kind::Unix);
@@ -107,7 +107,9 @@ impl Place {
             Kind::Tcp4
         };
         let socket = stream(kind);
-        socket.bind(&address.into()).unwrap();
+        socket.bind(&address.into()).unwrap_or_else(|error| {
+            panic!("{address} is no address here, see ip address show lo: {error}")
+        });
         let address = socket.local_addr().unwrap();
         let text = address.as_socket().unwrap().to_string();
         Place {
@@ -137,7 +139,7 @@ impl Place {
     pub fn expect_refusal(&self) -> String {
         let mut socket = stream(self.kind);
         let name = match self.kind {
-            Kind::Unix => format!("uid {}", nix::unistd::getuid()),
+            Kind::Unix => own_name(),
             Kind::Tcp6 => bind(&socket, "[::1]:0"),
             Kind::Tcp4 => bind(&socket, "127.0.0.1:0"),
         };
@@ -178,6 +180,14 @@ impl Place {
     /// The listening socket for another process, as systemd keeps and passes it.
     pub fn descriptor(&self) -> OwnedFd {
         self.socket.try_clone().unwrap().into()
+    }
+}
+
+/// Names this user as a client over a unix socket in a log. Many users may be nobody (user_namespaces(7)).
+pub fn own_name() -> String {
+    match nix::unistd::getuid().as_raw() {
+        65534 => "unix".to_owned(),
+        uid => format!("uid {uid}"),
     }
 }
 

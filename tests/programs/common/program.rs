@@ -24,6 +24,13 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// Has one of our programs find prefix and names in its environment, and so read nothing in the /etc of this machine.
+pub fn with_own_settings(command: &mut Command) -> &mut Command {
+    command
+        .env("VSOCK_BRIDGE_PREFIX", "fd00:1:2:3::/64")
+        .env("VSOCK_BRIDGE_NAMES", "")
+}
+
 pub struct Program {
     child: Child,
     lines: Receiver<String>,

@@ -9,6 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
 use vsock_bridge::sys;
 
+use super::own_folder;
+
 /// Keeps what it is sent until it is dropped; its thread ends with the test.
 #[derive(Debug)]
 pub struct Store {
@@ -27,7 +29,7 @@ impl Store {
     /// Reads nothing before it is told to.
     pub fn asleep() -> (Store, Sender<()>) {
         let (wake, woken) = channel();
-        let directory = tempfile::tempdir().unwrap();
+        let directory = own_folder();
         let path = directory.path().join("notify").to_str().unwrap().to_owned();
         let socket = UnixDatagram::bind(&path).unwrap();
         let (sender, kept) = channel();
