@@ -59,6 +59,6 @@ pub fn hand_over(output: BorrowedFd<'_>, stream: Stream) -> Result<()> {
     let socket = stream
         .into_blocking()
         .map_err(Error::system("make the connected socket blocking"))?;
-    sys::send_descriptor(output, socket.as_fd())
+    sys::send_packet_in_time(output, &[0], &[socket.as_fd()])
         .map_err(Error::system("pass the connected socket over stdout"))
 }

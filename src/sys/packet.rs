@@ -8,76 +8,6 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, ControlMessage, MsgFlags};
 use nix::{libc, setsockopt_impl, sockopt_impl};
 
-/// Sends one byte with one descriptor over a unix socket (SCM_RIGHTS, unix(7)).
-pub fn send_descriptor(socket: BorrowedFd<'_>, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
-    let byte = [IoSlice::new(&[0])];
-    let descriptors = [descriptor.as_raw_fd()];
-    let message = [ControlMessage::ScmRights(&descriptors)];
-    socket::sendmsg::<()>(
-        socket.as_raw_fd(),
-        &byte,
-        &message,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )
-    .map(drop)
-}
-
-/// Receives what [`send_descriptor`] sent; none when the other end closed without sending one.
-pub fn receive_descriptor(socket: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
-    let received = receive_packet(socket, &mut [0], libc::MSG_CMSG_CLOEXEC)?;
-    Ok(received.1.into_iter().next())
-}
-
-/// Receives bytes, and the descriptors that the process has room for; gives how many bytes there were.
-///
-/// Without room for all of them the kernel installs some and says MSG_CTRUNC (unix(7)); those must be owned by somebody,
-/// or they stay open for ever.
-fn receive_packet(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-    flags: libc::c_int,
-) -> Result<(usize, Vec<OwnedFd>), Errno> {
-    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
-    let mut part = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len(),
-    };
-    // SAFETY: all of it is numbers and pointers, for which zero is a value.
-    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
-    message.msg_iov = &mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = space.as_mut_ptr().cast();
-    message.msg_controllen = space.capacity() as _;
-    // SAFETY: the message names `bytes` and `space`, which live longer than the call, with their true lengths.
-    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) };
-    let count = Errno::result(count)? as usize;
-    let mut descriptors = Vec::new();
-    // SAFETY: the kernel has written headers into `space`, and their length into the message, which is not changed since.
-    let mut header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
-    while let Some(control) = header {
-        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-            // SAFETY: no memory is read, only a length computed.
-            let head = unsafe { libc::CMSG_LEN(0) } as usize;
-            #[allow(clippy::unnecessary_cast, reason = "it is u32 with musl")]
-            let count = (control.cmsg_len as usize).saturating_sub(head) / size_of::<RawFd>();
-            // SAFETY: the data of the header is so many numbers, in `space`, which need not be aligned.
-            let number = |place| unsafe {
-                libc::CMSG_DATA(control)
-                    .cast::<RawFd>()
-                    .add(place)
-                    .read_unaligned()
-            };
-            // SAFETY: the kernel has just installed these descriptors for us, and nobody else has them.
-            descriptors
-                .extend((0..count).map(|place| unsafe { OwnedFd::from_raw_fd(number(place)) }));
-        }
-        // SAFETY: as for the first header.
-        header = unsafe { libc::CMSG_NXTHDR(&message, control).as_ref() };
-    }
-    Ok((count, descriptors))
-}
-
 /// What a packet can carry (SCM_MAX_FD).
 pub const DESCRIPTORS_MAX: usize = 253;
 /// Bytes of the largest packet.
@@ -124,10 +54,55 @@ fn send_message(
 /// Each look is at the next packet, from the one that [`peek_from_start`] sets.
 pub fn peek_packet(socket: BorrowedFd<'_>) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
     let mut bytes = vec![0; PACKET_BYTES];
-    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT | libc::MSG_PEEK;
-    let (count, descriptors) = receive_packet(socket, &mut bytes, flags)?;
+    let (count, descriptors) = peek(socket, &mut bytes)?;
     bytes.truncate(count);
     Ok((bytes, descriptors))
+}
+
+/// Looks at bytes, and at the descriptors that the process has room for; gives how many bytes there were.
+///
+/// Without room for all of them the kernel installs some and says MSG_CTRUNC (unix(7)); those must be owned by somebody,
+/// or they stay open for ever.
+fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Errno> {
+    let mut space = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
+    let mut part = libc::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all of it is numbers and pointers, for which zero is a value.
+    let mut message: libc::msghdr = unsafe { MaybeUninit::zeroed().assume_init() };
+    message.msg_iov = &mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = space.as_mut_ptr().cast();
+    message.msg_controllen = space.capacity() as _;
+    let flags = libc::MSG_CMSG_CLOEXEC | libc::MSG_DONTWAIT | libc::MSG_PEEK;
+    // SAFETY: the message names `bytes` and `space`, which live longer than the call, with their true lengths.
+    let count = unsafe { libc::recvmsg(socket.as_raw_fd(), &mut message, flags) };
+    let count = Errno::result(count)? as usize;
+    let mut descriptors = Vec::new();
+    // SAFETY: the kernel has written headers into `space`, and their length into the message, which is not changed since.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&message).as_ref() };
+    while let Some(control) = header {
+        if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+            // SAFETY: no memory is read, only a length computed.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            #[allow(clippy::unnecessary_cast, reason = "it is u32 with musl")]
+            let count = (control.cmsg_len as usize).saturating_sub(head) / size_of::<RawFd>();
+            // SAFETY: the data of the header is so many numbers, in `space`, which need not be aligned.
+            let number = |place| unsafe {
+                libc::CMSG_DATA(control)
+                    .cast::<RawFd>()
+                    .add(place)
+                    .read_unaligned()
+            };
+            // SAFETY: the kernel has just installed these descriptors for us, and nobody else has them.
+            descriptors
+                .extend((0..count).map(|place| unsafe { OwnedFd::from_raw_fd(number(place)) }));
+        }
+        // SAFETY: as for the first header.
+        header = unsafe { libc::CMSG_NXTHDR(&message, control).as_ref() };
+    }
+    Ok((count, descriptors))
 }
 
 /// Takes the first packet out of a socket; its descriptors are closed.
@@ -156,35 +131,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_descriptor_sent_is_the_descriptor_received() {
+    fn a_descriptor_sent_is_the_descriptor_that_is_seen() {
         let pair = || {
-            socket::socketpair(
-                AddressFamily::Unix,
-                SockType::Stream,
-                None,
-                SockFlag::SOCK_CLOEXEC,
-            )
-            .unwrap()
+            let flags = SockFlag::SOCK_CLOEXEC;
+            socket::socketpair(AddressFamily::Unix, SockType::Stream, None, flags).unwrap()
         };
         let (here, there) = pair();
         let (sent, other) = pair();
-        send_descriptor(here.as_fd(), sent.as_fd()).unwrap();
-        let received = receive_descriptor(there.as_fd()).unwrap().unwrap();
-        nix::unistd::write(&received, b"x").unwrap();
+        send_packet(here.as_fd(), b"x", &[sent.as_fd()]).unwrap();
+        let (bytes, descriptors) = peek_packet(there.as_fd()).unwrap();
+        assert_eq!((&bytes[..], descriptors.len()), (&b"x"[..], 1));
+        nix::unistd::write(&descriptors[0], b"y").unwrap();
         let mut byte = [0];
         assert_eq!(nix::unistd::read(&other, &mut byte), Ok(1));
-    }
-
-    #[test]
-    fn an_end_that_closes_without_sending_gives_none() {
-        let (here, there) = socket::socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .unwrap();
-        drop(here);
-        assert!(receive_descriptor(there.as_fd()).unwrap().is_none());
+        drop_packet(there.as_fd()).unwrap();
+        assert_eq!(peek_packet(there.as_fd()).unwrap_err(), Errno::EAGAIN);
     }
 }

@@ -1,10 +1,10 @@
 //! vsock-connect and vsock-bridge at the socket of a VMM: `CONNECT port` and `OK number`, and then not a byte is lost.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use crate::common::bridge::Bridge;
-use crate::common::connect::{connect, piped};
+use crate::common::connect::{connect, passed, piped};
 use crate::common::content::{Content, End, read_to_end};
 use crate::common::place::{Kind, Place, pair_of_sockets, ping};
 use crate::common::program::Program;
@@ -152,10 +152,7 @@ fn fdpass_passes_the_stream_from_its_first_byte() {
     let mut vm = vmm(&place, "22");
     vm.write_all(b"OK 5\nSSH-2.0-x\r\n").unwrap();
     assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
-    let passed = vsock_bridge::sys::receive_descriptor(ours.as_fd())
-        .unwrap()
-        .unwrap();
-    let mut client = Socket::from(passed);
+    let mut client = Socket::from(passed(&ours));
     client.write_all(b"SSH-2.0-y\r\n").unwrap();
     let mut bytes = [0; 11];
     vm.read_exact(&mut bytes).unwrap();

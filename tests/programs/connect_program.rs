@@ -1,10 +1,10 @@
 //! vsock-connect: every form of HOST that needs no AF_VSOCK, exit status, waiting, and handing the socket over.
 
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use crate::common::connect::{connect, piped};
+use crate::common::connect::{connect, passed, piped};
 use crate::common::content::{Content, End, read_to_end};
 use crate::common::own_folder;
 use crate::common::place::{Kind, Place, pair_of_sockets, stream};
@@ -242,9 +242,7 @@ fn fdpass_hands_one_blocking_socket_over_and_exits_and_the_connection_goes_on() 
         let mut program = Program::start(command);
         let mut server = place.accept();
         assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
-        let passed = vsock_bridge::sys::receive_descriptor(ours.as_fd())
-            .unwrap()
-            .unwrap();
+        let passed = passed(&ours);
         let flags = OFlag::from_bits_retain(fcntl(&passed, FcntlArg::F_GETFL).unwrap());
         assert!(!flags.contains(OFlag::O_NONBLOCK));
         // One byte came with it, and then nothing more.
@@ -307,9 +305,8 @@ fn fdpass_with_one_pair_of_sockets_and_a_program_that_is_silent_hands_the_socket
     command.stdout(OwnedFd::from(theirs));
     let mut program = Program::start(command);
     let mut server = place.accept();
-    let passed = vsock_bridge::sys::receive_descriptor(ours.as_fd()).unwrap();
     assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
-    crate::common::place::ping(&mut Socket::from(passed.unwrap()), &mut server);
+    crate::common::place::ping(&mut Socket::from(passed(&ours)), &mut server);
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Starts vsock-connect.
 
 use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
+
+use vsock_bridge::sys;
 
 use super::program::{Program, command, with_own_settings};
 
@@ -20,4 +23,12 @@ pub fn piped<S: AsRef<OsStr>>(arguments: &[S]) -> Program {
     let mut connect = connect(arguments);
     connect.stdin(Stdio::piped()).stdout(Stdio::piped());
     Program::start(connect)
+}
+
+/// Takes the descriptor that a program which is over has passed, with the one byte that it came with.
+pub fn passed(socket: impl AsFd) -> OwnedFd {
+    let (bytes, mut descriptors) = sys::peek_packet(socket.as_fd()).unwrap();
+    assert_eq!((bytes.len(), descriptors.len()), (1, 1));
+    sys::drop_packet(socket.as_fd()).unwrap();
+    descriptors.remove(0)
 }
