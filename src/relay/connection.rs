@@ -356,7 +356,10 @@ mod tests {
         let mut half = connection(Fake::sending(&[Ok(b"")]), Fake::sending(&[Ok(b"c")]), now);
         assert_eq!(run(&mut half, now), ControlFlow::Continue(Turn::Waiting));
         assert_eq!(
-            (half.target.wire.finished(), half.peer.wire.finished()),
+            (
+                half.target.wire.finished.get(),
+                half.peer.wire.finished.get()
+            ),
             (1, 0)
         );
         assert_eq!(half.delivered_bytes(), (0, 1));
@@ -409,7 +412,7 @@ mod tests {
     #[test]
     fn a_target_that_takes_no_more_is_read_to_its_end_and_that_arrives_before_the_abort() {
         let now = Moment::now();
-        let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]).but_failing(Errno::EPIPE);
+        let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]).failing(Errno::EPIPE);
         let mut broken = connection(Fake::sending(&[Ok(b"too much")]), target, now);
         assert_eq!(run(&mut broken, now), ControlFlow::Continue(Turn::Waiting));
         assert_eq!(broken.peer.wire.taken(), b"answer");

@@ -1,138 +1,343 @@
-//! A wire of the tests: a script of what it sends, and of how much it takes at each write.
+//! A wire of the tests, which answers each call with what its script says, as the kernel may.
+//!
+//! A script says what the wire sends and how much it takes, with short counts, EAGAIN, EINTR, ends and errors at any place.
+//! Events come as from an edge-triggered epoll: once, after the call that met the edge, and never again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::epoll::EpollFlags;
+use nix::unistd::{read, write};
 
+use super::end::Interest;
 use super::pipes::Pipe;
 use super::wire::{Received, Wire};
 use crate::handover::Buffer;
 use crate::peer::Family;
 
-/// Sends and takes by script; when a script is over, it would block.
-#[derive(Debug, Default)]
+/// What the next read meets.
+#[derive(Clone, Debug)]
+pub enum Arrival {
+    Bytes(Vec<u8>),
+    Nothing,
+    Interrupt,
+    /// An urgent byte, which is not delivered: a read stops in front of it once, splice(2) always (tcp(7)).
+    Urgent,
+    /// An error that the next call knows nothing of.
+    Error(Errno),
+    /// An end that may not be the last arrival.
+    End,
+}
+
+/// How the stream goes on after all arrivals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    /// Neither bytes nor an end.
+    Silence,
+    End,
+    /// An error, which the kernel tells once; then an end.
+    Error,
+    /// An error that comes before the last bytes (recvmmsg(2)).
+    EarlyError,
+    /// An end that the socket knows to be an error (vsock).
+    HiddenError,
+}
+
+/// What the next write meets.
+#[derive(Clone, Copy, Debug)]
+pub enum Room {
+    Bytes(usize),
+    None,
+    Interrupt,
+    Broken(Errno),
+}
+
+#[derive(Clone, Debug)]
+pub struct Script {
+    pub arrivals: Vec<Arrival>,
+    pub last: Last,
+    pub rooms: Vec<Room>,
+    /// What writes meet after that.
+    pub rooms_end: Room,
+    pub family: Family,
+}
+
+/// A wire that follows a script.
+#[derive(Debug)]
 pub struct Fake {
-    input: RefCell<VecDeque<Result<Vec<u8>, Errno>>>,
-    room: RefCell<VecDeque<usize>>,
-    taken: RefCell<Vec<u8>>,
-    write_error: Option<Errno>,
-    hidden: Option<Errno>,
-    finished: usize,
-    input_refused: Cell<bool>,
+    arrivals: RefCell<VecDeque<Arrival>>,
+    last: Last,
+    rooms: RefCell<VecDeque<Room>>,
+    rooms_end: Room,
+    family: Family,
+    /// Whether a read may have left bytes though there was room for more.
+    is_short: bool,
+    interest: Cell<Interest>,
+    /// What reads and splices have taken from it.
+    pub sent: RefCell<Vec<u8>>,
+    pub taken: RefCell<Vec<u8>>,
+    /// Edges that epoll has to report.
+    pub events: Cell<EpollFlags>,
+    has_told_error: Cell<bool>,
+    has_told_end: Cell<bool>,
+    /// What is behind an end, once.
+    hidden: Cell<Option<Errno>>,
+    pub broken: Cell<Option<Errno>>,
+    pub finished: Cell<usize>,
+    pub is_input_refused: Cell<bool>,
     pub is_acknowledged: Cell<bool>,
     pub stillness: Cell<Option<Duration>>,
 }
 
 impl Fake {
-    /// Sends these chunks; an empty one is the end.
+    pub fn new(script: Script) -> Fake {
+        Fake {
+            arrivals: RefCell::new(script.arrivals.into()),
+            last: script.last,
+            rooms: RefCell::new(script.rooms.into()),
+            rooms_end: script.rooms_end,
+            interest: Cell::new(Interest::connected(script.family)),
+            family: script.family,
+            is_short: false,
+            sent: RefCell::default(),
+            taken: RefCell::default(),
+            events: Cell::new(EpollFlags::EPOLLIN),
+            has_told_error: Cell::new(false),
+            has_told_end: Cell::new(false),
+            hidden: Cell::new(None),
+            broken: Cell::new(None),
+            finished: Cell::new(0),
+            is_input_refused: Cell::new(false),
+            is_acknowledged: Cell::new(false),
+            stillness: Cell::new(None),
+        }
+    }
+
+    /// A vsock wire that sends these chunks, of which an empty one is an end, and takes everything.
     pub fn sending(chunks: &[Result<&[u8], Errno>]) -> Fake {
-        let input = chunks
-            .iter()
-            .map(|chunk| chunk.map(<[u8]>::to_vec))
-            .collect();
+        let arrival = |chunk: &Result<&[u8], Errno>| match *chunk {
+            Ok([]) => Arrival::End,
+            Ok(bytes) => Arrival::Bytes(bytes.to_vec()),
+            Err(Errno::EINTR) => Arrival::Interrupt,
+            Err(errno) => Arrival::Error(errno),
+        };
+        let script = Script {
+            arrivals: chunks.iter().map(arrival).collect(),
+            last: Last::Silence,
+            rooms: Vec::new(),
+            rooms_end: Room::Bytes(usize::MAX),
+            family: Family::Vsock,
+        };
         Fake {
-            input: RefCell::new(input),
-            room: RefCell::new([usize::MAX; 100].into()),
-            ..Fake::default()
+            is_short: true,
+            ..Fake::new(script)
         }
     }
 
-    /// Takes that many bytes at each write; 0 would block.
+    /// Takes that many bytes at each write, and none after that; 0 would block.
     pub fn taking(room: &[usize]) -> Fake {
+        let room = room.iter().map(|&count| match count {
+            0 => Room::None,
+            count => Room::Bytes(count),
+        });
         Fake {
-            room: RefCell::new(room.iter().copied().collect()),
-            ..Fake::default()
+            rooms: RefCell::new(room.collect()),
+            rooms_end: Room::None,
+            ..Fake::sending(&[])
         }
     }
 
     /// Fails at each write.
-    pub fn failing(error: Errno) -> Fake {
-        Fake::default().but_failing(error)
-    }
-
-    /// Fails at each write.
-    pub fn but_failing(self, error: Errno) -> Fake {
-        Fake {
-            write_error: Some(error),
-            ..self
-        }
+    pub fn failing(self, errno: Errno) -> Fake {
+        self.broken.set(Some(errno));
+        self
     }
 
     /// Has an error behind its end.
-    pub fn hiding(self, error: Errno) -> Fake {
-        Fake {
-            hidden: Some(error),
-            ..self
-        }
+    pub fn hiding(self, errno: Errno) -> Fake {
+        self.hidden.set(Some(errno));
+        self
     }
 
     pub fn taken(&self) -> Vec<u8> {
         self.taken.borrow().clone()
     }
 
-    pub fn finished(&self) -> usize {
-        self.finished
-    }
-
-    pub fn is_input_refused(&self) -> bool {
-        self.input_refused.get()
-    }
-
-    /// Chunks that were not read.
+    /// Arrivals that were not read.
     pub fn unread(&self) -> usize {
-        self.input.borrow().len()
+        self.arrivals.borrow().len()
+    }
+
+    fn report(&self, events: EpollFlags) {
+        self.events.set(self.events.get() | events);
+    }
+
+    /// What is there is reported at once.
+    pub fn change(&self, interest: Interest) {
+        self.interest.set(interest);
+        self.report_arrival();
+        if interest.room {
+            self.report(EpollFlags::EPOLLOUT);
+        }
+    }
+
+    /// The edge at which the next read will find something.
+    fn report_arrival(&self) {
+        let is_over = self.arrivals.borrow().is_empty();
+        match self.last {
+            _ if !is_over && !self.interest.get().input => {}
+            _ if self.is_at_urgent() => self.report(EpollFlags::EPOLLIN | EpollFlags::EPOLLPRI),
+            _ if !is_over => self.report(EpollFlags::EPOLLIN),
+            Last::Silence => {}
+            Last::End => self.report(EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
+            _ => self.report(EpollFlags::EPOLLIN | EpollFlags::EPOLLERR | EpollFlags::EPOLLHUP),
+        }
+    }
+
+    fn is_at_urgent(&self) -> bool {
+        matches!(self.arrivals.borrow().front(), Some(Arrival::Urgent))
+    }
+
+    /// What a splice of so many gets.
+    fn arrive_spliced(&self, length: usize) -> Result<Vec<u8>, Errno> {
+        if !self.is_at_urgent() {
+            return self.arrive(length);
+        }
+        let is_open = |arrival: &Arrival| matches!(arrival, Arrival::Nothing);
+        if self.last == Last::End && !self.arrivals.borrow().iter().any(is_open) {
+            return Ok(Vec::new());
+        }
+        self.report_arrival();
+        Err(Errno::EAGAIN)
+    }
+
+    /// What a read of so many gets.
+    fn arrive(&self, room: usize) -> Result<Vec<u8>, Errno> {
+        let mut arrivals = self.arrivals.borrow_mut();
+        while matches!(arrivals.front(), Some(Arrival::Urgent)) {
+            arrivals.pop_front();
+        }
+        if self.last == Last::EarlyError
+            && arrivals.len() <= 1
+            && !self.has_told_error.replace(true)
+        {
+            return Err(Errno::ECONNRESET);
+        }
+        match arrivals.pop_front() {
+            Some(Arrival::Bytes(mut bytes)) if bytes.len() > room => {
+                let rest = bytes.split_off(room);
+                arrivals.push_front(Arrival::Bytes(rest));
+                Ok(bytes)
+            }
+            Some(Arrival::Bytes(bytes)) => {
+                drop(arrivals);
+                if bytes.len() < room {
+                    self.report_arrival();
+                }
+                Ok(bytes)
+            }
+            Some(Arrival::Nothing) => {
+                drop(arrivals);
+                self.report_arrival();
+                Err(Errno::EAGAIN)
+            }
+            Some(Arrival::Interrupt) => Err(Errno::EINTR),
+            Some(Arrival::Error(errno)) => Err(errno),
+            Some(Arrival::End) => Ok(Vec::new()),
+            Some(Arrival::Urgent) | None => match self.last {
+                Last::Silence => Err(Errno::EAGAIN),
+                Last::Error if !self.has_told_error.replace(true) => Err(Errno::ECONNRESET),
+                _ => {
+                    self.has_told_end.set(true);
+                    Ok(Vec::new())
+                }
+            },
+        }
+    }
+
+    fn send(&self, bytes: Vec<u8>) -> Vec<u8> {
+        self.sent.borrow_mut().extend(&bytes);
+        bytes
+    }
+
+    /// How many bytes a write of so many brings away.
+    fn make_room(&self, count: usize) -> Result<usize, Errno> {
+        if let Some(errno) = self.broken.get() {
+            return Err(errno);
+        }
+        match self
+            .rooms
+            .borrow_mut()
+            .pop_front()
+            .unwrap_or(self.rooms_end)
+        {
+            Room::Bytes(room) => Ok(count.min(room)),
+            Room::None => {
+                if self.interest.get().room {
+                    self.report(EpollFlags::EPOLLOUT);
+                }
+                Err(Errno::EAGAIN)
+            }
+            Room::Interrupt => Err(Errno::EINTR),
+            Room::Broken(errno) => {
+                self.broken.set(Some(errno));
+                Err(errno)
+            }
+        }
     }
 }
 
 impl Wire for Fake {
     fn read(&self, buffer: &mut Buffer) -> Result<Received, Errno> {
-        let chunk = self
-            .input
-            .borrow_mut()
-            .pop_front()
-            .unwrap_or(Err(Errno::EAGAIN))?;
-        let count = buffer.load(&chunk);
+        let bytes = self.send(self.arrive(buffer.room())?);
         Ok(Received {
-            count,
-            is_short: true,
+            count: buffer.load(&bytes),
+            is_short: self.is_short,
         })
     }
 
     fn write(&self, buffer: &mut Buffer) -> Result<usize, Errno> {
-        if let Some(error) = self.write_error {
-            return Err(error);
-        }
-        match self.room.borrow_mut().pop_front() {
-            None | Some(0) => Err(Errno::EAGAIN),
-            Some(room) => {
-                let bytes = buffer.unload(room);
-                self.taken.borrow_mut().extend(&bytes);
-                Ok(bytes.len())
-            }
-        }
+        let bytes = buffer.unload(self.make_room(buffer.held_bytes())?);
+        self.taken.borrow_mut().extend(&bytes);
+        Ok(bytes.len())
     }
 
-    fn fill(&self, _: &mut Pipe, _: usize) -> Result<usize, Errno> {
-        Err(Errno::EINVAL)
+    fn fill(&self, pipe: &mut Pipe, length: usize) -> Result<usize, Errno> {
+        // A user with many pipes gets small ones (pipe(7)), in which no burst lasts.
+        let room = fcntl(pipe.input(), FcntlArg::F_GETPIPE_SZ)? as usize;
+        let bytes = self.send(self.arrive_spliced(length.min(room))?);
+        assert_eq!(write(pipe.input(), &bytes), Ok(bytes.len()));
+        pipe.held_bytes += bytes.len();
+        Ok(bytes.len())
     }
 
-    fn drain(&self, _: &mut Pipe) -> Result<usize, Errno> {
-        Err(Errno::EINVAL)
+    fn drain(&self, pipe: &mut Pipe) -> Result<usize, Errno> {
+        let mut bytes = vec![0; self.make_room(pipe.held_bytes)?];
+        assert_eq!(read(pipe.output(), &mut bytes), Ok(bytes.len()));
+        pipe.held_bytes -= bytes.len();
+        self.taken.borrow_mut().extend(&bytes);
+        Ok(bytes.len())
     }
 
     fn finish(&mut self) -> Result<(), Errno> {
-        self.finished += 1;
-        Ok(())
+        self.finished.set(self.finished.get() + 1);
+        match self.broken.get() {
+            Some(errno) => Err(errno),
+            None => Ok(()),
+        }
     }
 
     fn refuse_input(&self) {
-        self.input_refused.set(true);
+        self.is_input_refused.set(true);
     }
 
     fn take_error(&self) -> Option<Errno> {
-        self.hidden
+        let is_hidden = self.last == Last::HiddenError && self.has_told_end.get();
+        let told = is_hidden && !self.has_told_error.replace(true);
+        told.then_some(Errno::ECONNRESET).or(self.hidden.get())
     }
 
     fn is_acknowledged(&self) -> bool {
@@ -148,6 +353,6 @@ impl Wire for Fake {
     }
 
     fn family(&self) -> Family {
-        Family::Vsock
+        self.family
     }
 }

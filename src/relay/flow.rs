@@ -449,7 +449,7 @@ mod tests {
             Ok(Turn::Waiting)
         );
         assert_eq!(
-            (sink.wire.taken(), sink.wire.finished()),
+            (sink.wire.taken(), sink.wire.finished.get()),
             (b"ab".to_vec(), 0)
         );
         sink.is_writable = true;
@@ -458,12 +458,12 @@ mod tests {
             Ok(Turn::Waiting)
         );
         assert_eq!(
-            (sink.wire.taken(), sink.wire.finished()),
+            (sink.wire.taken(), sink.wire.finished.get()),
             (b"abc".to_vec(), 1)
         );
         assert_eq!((flow.state(), flow.delivered_bytes()), (State::Finished, 3));
         advance(&mut flow, &mut source, &mut sink).unwrap();
-        assert_eq!(sink.wire.finished(), 1);
+        assert_eq!(sink.wire.finished.get(), 1);
     }
 
     #[test]
@@ -495,7 +495,7 @@ mod tests {
             Err(Errno::ECONNRESET)
         );
         assert_eq!(
-            (sink.wire.taken(), sink.wire.finished()),
+            (sink.wire.taken(), sink.wire.finished.get()),
             (b"abc".to_vec(), 0)
         );
     }
@@ -508,7 +508,7 @@ mod tests {
             advance(&mut Flow::default(), &mut source, &mut sink),
             Err(Errno::ECONNRESET)
         );
-        assert_eq!(sink.wire.finished(), 0);
+        assert_eq!(sink.wire.finished.get(), 0);
     }
 
     #[test]
@@ -531,7 +531,7 @@ mod tests {
     fn a_sink_that_refuses_ends_this_direction_and_tells_the_source() {
         let (mut source, mut sink) = (
             End::new(Fake::sending(&[Ok(b"abc"), Ok(b"d")])),
-            End::new(Fake::failing(Errno::EPIPE)),
+            End::new(Fake::taking(&[]).failing(Errno::EPIPE)),
         );
         let mut flow = Flow::default();
         assert_eq!(
@@ -539,20 +539,20 @@ mod tests {
             Ok(Turn::Waiting)
         );
         assert_eq!(flow.state(), State::Refused(Errno::EPIPE));
-        assert!(source.wire.is_input_refused());
-        assert_eq!((flow.delivered_bytes(), sink.wire.finished()), (0, 0));
+        assert!(source.wire.is_input_refused.get());
+        assert_eq!((flow.delivered_bytes(), sink.wire.finished.get()), (0, 0));
     }
 
     #[test]
     fn an_end_after_a_failed_write_to_the_same_wire_is_an_error() {
         let mut peer = End::new(Fake::sending(&[Ok(b"abc")]));
-        let mut target = End::new(Fake::sending(&[Ok(b"")]).but_failing(Errno::ECONNRESET));
+        let mut target = End::new(Fake::sending(&[Ok(b"")]).failing(Errno::ECONNRESET));
         advance(&mut Flow::default(), &mut peer, &mut target).unwrap();
         assert_eq!(
             advance(&mut Flow::default(), &mut target, &mut peer),
             Err(Errno::ECONNRESET)
         );
-        assert_eq!(peer.wire.finished(), 0);
+        assert_eq!(peer.wire.finished.get(), 0);
     }
 
     #[test]
