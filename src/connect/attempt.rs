@@ -63,11 +63,7 @@ enum State {
     /// An address is to be tried now.
     Next,
     /// The kernel is connecting; the stream becomes writable when it is done.
-    Connecting {
-        stream: Stream,
-        since: Moment,
-        deadline: Moment,
-    },
+    Connecting(Connecting),
     /// Connected to a VMM, and the line each way is not yet through.
     Handshaking {
         stream: Stream,
@@ -78,6 +74,23 @@ enum State {
     Pausing { until: Moment },
     /// There was no room, or others wait for it already; the turn comes by a call, or at that time.
     Queued { until: Moment },
+}
+
+#[derive(Debug)]
+struct Connecting {
+    stream: Stream,
+    since: Moment,
+    deadline: Moment,
+}
+
+/// What one step came to.
+enum Step {
+    /// Only an event or the deadline can change anything.
+    Waiting,
+    /// Another step can be taken.
+    Moved,
+    /// The target is reached.
+    Connected(Stream),
 }
 
 impl Attempt {
@@ -108,28 +121,29 @@ impl Attempt {
         }
     }
 
-    /// Gives the stream to watch for readiness.
+    /// Returns the stream to watch for readiness.
     pub fn stream(&self) -> Option<&Stream> {
         match &self.state {
-            State::Connecting { stream, .. } | State::Handshaking { stream, .. } => Some(stream),
+            State::Connecting(Connecting { stream, .. }) | State::Handshaking { stream, .. } => {
+                Some(stream)
+            }
             _ => None,
         }
     }
 
-    /// Tells when [`Attempt::advance`] must be called even if nothing became ready.
+    /// Returns when [`Attempt::advance`] must be called even if nothing became ready.
     pub fn deadline(&self) -> Option<Moment> {
         match &self.state {
             State::Next => None,
-            State::Connecting { deadline, .. } | State::Handshaking { deadline, .. } => {
-                Some(*deadline)
-            }
+            State::Connecting(Connecting { deadline, .. })
+            | State::Handshaking { deadline, .. } => Some(*deadline),
             State::Pausing { until } | State::Queued { until } => Some(*until),
         }
     }
 
-    /// Goes as far as possible without blocking; gives the stream when the target is connected.
+    /// Goes as far as possible without blocking; returns the stream when the target is connected.
     ///
-    /// `watch` is told of each new stream.
+    /// `watch` is called with each new stream.
     /// Errors: why the last address could not be reached, when no address and no time is left.
     pub fn advance(
         &mut self,
@@ -139,99 +153,104 @@ impl Attempt {
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Result<Option<Stream>> {
         loop {
-            let outcome = match std::mem::replace(&mut self.state, State::Next) {
-                State::Pausing { until } if now < until => {
-                    return self.wait(State::Pausing { until });
-                }
-                State::Pausing { .. } => {
-                    self.begin_round(dialer, now);
-                    Ok(None)
-                }
-                State::Queued { .. } => {
-                    let until = self.turn(dialer, now);
-                    if now < until {
-                        return self.wait(State::Queued { until });
-                    }
-                    self.begin_round(dialer, now);
-                    Ok(None)
-                }
-                State::Next if self.has_others_before(now) => {
-                    self.line_up(dialer, now);
-                    Ok(None)
-                }
-                State::Next => {
-                    let address = self.address(dialer);
-                    match address.open(self.source, &dialer.tuning, dialer.timeout) {
-                        Ok((stream, is_connected)) => {
-                            watch(&stream)?;
-                            readiness = if is_connected {
-                                Readiness::Ready
-                            } else {
-                                Readiness::Waiting
-                            };
-                            let deadline = self.patience(dialer, now);
-                            // Others were served since `now`, which says nothing of the target.
-                            let since = Moment::now();
-                            match address.is_prompt() {
-                                true => self.keep_place(since),
-                                false => self.found_room(now),
-                            }
-                            self.state = State::Connecting {
-                                stream,
-                                since,
-                                deadline,
-                            };
-                            Ok(None)
-                        }
-                        Err(error) => Err(error),
-                    }
-                }
-                State::Connecting {
-                    stream,
-                    since,
-                    deadline,
-                } if readiness != Readiness::Waiting
-                    || now >= deadline && stream.is_connected() =>
-                {
-                    if self.address(dialer).is_prompt() {
-                        self.found_room(now);
-                        self.learn(now - since);
-                    }
-                    let deadline = self.share(dialer, since);
-                    self.connected(dialer, stream, readiness, (deadline, now))
-                }
-                State::Handshaking {
-                    stream,
-                    handshake,
-                    deadline,
-                } if now < self.answer_due(dialer, deadline) => {
-                    match self.shake(dialer, stream, handshake, deadline, now) {
-                        Ok(None) => return Ok(None),
-                        outcome => outcome,
-                    }
-                }
-                state @ State::Connecting { deadline, .. } if now < deadline => {
-                    return self.wait(state);
-                }
-                State::Connecting { .. } => {
-                    let address = self.address(dialer);
-                    let error = address.silence(dialer.timeout);
-                    self.is_short |= address.is_prompt();
-                    Err(error)
-                }
-                State::Handshaking { .. } => Err(self.address(dialer).silence(dialer.timeout)),
-            };
-            match outcome {
-                Ok(Some(stream)) => return Ok(Some(stream)),
-                Ok(None) => {}
+            match self.step(dialer, &mut readiness, now, watch) {
+                Ok(Step::Waiting) => return Ok(None),
+                Ok(Step::Moved) => {}
+                Ok(Step::Connected(stream)) => return Ok(Some(stream)),
                 Err(error) => self.failed(dialer, error, now)?,
             }
         }
     }
 
-    fn wait(&mut self, state: State) -> Result<Option<Stream>> {
+    /// Errors: why this address could not be reached.
+    fn step(
+        &mut self,
+        dialer: &Dialer,
+        readiness: &mut Readiness,
+        now: Moment,
+        watch: &mut dyn FnMut(&Stream) -> Result<()>,
+    ) -> Result<Step> {
+        match std::mem::replace(&mut self.state, State::Next) {
+            State::Next if self.has_others_before(now) => {
+                self.line_up(dialer, now);
+                Ok(Step::Moved)
+            }
+            State::Next => {
+                *readiness = self.open(dialer, now, watch)?;
+                Ok(Step::Moved)
+            }
+            state @ State::Pausing { until } if now < until => self.wait(state),
+            State::Pausing { .. } => self.begin_round(dialer, now),
+            State::Queued { .. } => match self.turn(dialer, now) {
+                until if now < until => self.wait(State::Queued { until }),
+                _ => self.begin_round(dialer, now),
+            },
+            State::Connecting(connecting) => self.connect_on(dialer, connecting, *readiness, now),
+            State::Handshaking {
+                stream,
+                handshake,
+                deadline,
+            } => self.handshake(dialer, stream, handshake, deadline, now),
+        }
+    }
+
+    /// Begins to connect to the address whose turn it is.
+    fn open(
+        &mut self,
+        dialer: &Dialer,
+        now: Moment,
+        watch: &mut dyn FnMut(&Stream) -> Result<()>,
+    ) -> Result<Readiness> {
+        let address = self.address(dialer);
+        let is_prompt = address.is_prompt();
+        let (stream, is_connected) = address.open(self.source, &dialer.tuning, dialer.timeout)?;
+        watch(&stream)?;
+        let deadline = self.patience(dialer, now);
+        // Others were served since `now`, which says nothing of the target.
+        let since = Moment::now();
+        match is_prompt {
+            true => self.keep_place(since),
+            false => self.found_room(now),
+        }
+        self.state = State::Connecting(Connecting {
+            stream,
+            since,
+            deadline,
+        });
+        Ok(match is_connected {
+            true => Readiness::Ready,
+            false => Readiness::Waiting,
+        })
+    }
+
+    fn connect_on(
+        &mut self,
+        dialer: &Dialer,
+        connecting: Connecting,
+        readiness: Readiness,
+        now: Moment,
+    ) -> Result<Step> {
+        let is_late = now >= connecting.deadline;
+        // The event of a connection that was made in time may be behind many others.
+        if readiness != Readiness::Waiting || is_late && connecting.stream.is_connected() {
+            if self.address(dialer).is_prompt() {
+                self.found_room(now);
+                self.learn(now - connecting.since);
+            }
+            return self.connected(dialer, connecting, readiness, now);
+        }
+        if !is_late {
+            return self.wait(State::Connecting(connecting));
+        }
+        let address = self.address(dialer);
+        let (error, is_prompt) = (address.silence(dialer.timeout), address.is_prompt());
+        self.is_short |= is_prompt;
+        Err(error)
+    }
+
+    fn wait(&mut self, state: State) -> Result<Step> {
         self.state = state;
-        Ok(None)
+        Ok(Step::Waiting)
     }
 
     fn addresses<'a>(&'a self, dialer: &'a Dialer) -> &'a [Address] {
@@ -244,13 +263,14 @@ impl Attempt {
         &self.addresses(dialer)[self.next]
     }
 
-    /// Gives the address to try its part of what is left of the round, so that a silent first one leaves time for the others.
+    /// Returns until when the address is tried: for its part of what is left of the round, so that a silent first one leaves
+    /// time for the others.
     fn share(&self, dialer: &Dialer, now: Moment) -> Moment {
         let left = self.round_ends - now;
         now + left / (self.addresses(dialer).len() - self.next) as u32
     }
 
-    fn begin_round(&mut self, dialer: &Dialer, now: Moment) {
+    fn begin_round(&mut self, dialer: &Dialer, now: Moment) -> Result<Step> {
         self.next = 0;
         self.is_short = false;
         if self.caller.is_some() {
@@ -259,16 +279,17 @@ impl Attempt {
         if now < self.retry_until || self.place.is_some() {
             self.round_ends = now + dialer.timeout;
         }
+        Ok(Step::Moved)
     }
 
     /// The kernel has ended the attempt: with a connection or with an error.
     fn connected(
         &mut self,
         dialer: &Dialer,
-        stream: Stream,
+        Connecting { stream, since, .. }: Connecting,
         readiness: Readiness,
-        (deadline, now): (Moment, Moment),
-    ) -> Result<Option<Stream>> {
+        now: Moment,
+    ) -> Result<Step> {
         let address = self.address(dialer);
         if readiness == Readiness::Failed {
             if let Some(errno) = stream.take_error() {
@@ -284,30 +305,37 @@ impl Attempt {
                 stream.abort();
                 Err(address.refusal(Errno::ECONNREFUSED))
             }
-            Address::Mux(_, port) => self.wait(State::Handshaking {
-                stream,
-                handshake: Handshake::new(*port, dialer.mux_answer),
-                deadline,
-            }),
-            _ => Ok(Some(stream)),
+            Address::Mux(_, port) => {
+                self.state = State::Handshaking {
+                    stream,
+                    handshake: Handshake::new(*port, dialer.mux_answer),
+                    deadline: self.share(dialer, since),
+                };
+                Ok(Step::Moved)
+            }
+            _ => Ok(Step::Connected(stream)),
         }
     }
 
-    fn shake(
+    /// Goes on with the line each way.
+    fn handshake(
         &mut self,
         dialer: &Dialer,
         stream: Stream,
         mut handshake: Handshake,
         deadline: Moment,
         now: Moment,
-    ) -> Result<Option<Stream>> {
+    ) -> Result<Step> {
         let address = self.address(dialer);
+        if now >= self.answer_due(dialer, deadline) {
+            return Err(address.silence(dialer.timeout));
+        }
         match handshake.advance(&stream) {
             Ok(Progress::Accepted) => {
                 if let Some(caller) = &self.caller {
                     caller.queue.serve(now);
                 }
-                Ok(Some(stream))
+                Ok(Step::Connected(stream))
             }
             Ok(Progress::Waiting) => {
                 let deadline = self.answer_due(dialer, deadline);
@@ -364,13 +392,15 @@ impl Drop for Attempt {
     /// Nothing was sent to a target that is not wanted any more: it is to take that for no clean end.
     fn drop(&mut self) {
         match std::mem::replace(&mut self.state, State::Next) {
-            State::Connecting { stream, .. } | State::Handshaking { stream, .. } => stream.abort(),
+            State::Connecting(Connecting { stream, .. }) | State::Handshaking { stream, .. } => {
+                stream.abort();
+            }
             _ => {}
         }
     }
 }
 
-/// Tells whether something was short for the moment: room in a unix socket's queue (EAGAIN, connect(2)), descriptors, memory.
+/// Returns whether something was short for the moment: room in a unix socket's queue (EAGAIN, connect(2)), descriptors, memory.
 fn is_shortage(error: &Error) -> bool {
     use Errno::{EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
     matches!(
@@ -382,7 +412,7 @@ fn is_shortage(error: &Error) -> bool {
     )
 }
 
-/// Tells whether the target may be about to come up.
+/// Returns whether the target may be about to come up.
 fn is_transient(error: &Error) -> bool {
     match error {
         Error::ConnectTimeout { .. } => true,
