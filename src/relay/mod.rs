@@ -71,8 +71,10 @@ pub mod session;
 pub mod sessions;
 pub mod shared;
 pub mod signals;
+mod thread_loop;
 pub mod threads;
 pub mod token;
+pub mod waker;
 pub mod wire;
 pub mod worker;
 

@@ -18,13 +18,13 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::connection::Limits;
 use super::inspection::Entry;
-use super::round::{self, Host};
 use super::session::{Closed, Session};
+use super::thread_loop::ThreadLoop;
 use super::token::Token;
+use super::waker::Waker;
 use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
@@ -65,7 +65,7 @@ impl Job {
 
 /// What the main loop wants of a thread.
 #[derive(Debug)]
-enum Order {
+pub(super) enum Order {
     Adopt(Box<Session>),
     Tell(Sender<Vec<Entry>>),
     ReleaseAll,
@@ -85,7 +85,7 @@ pub enum Return {
 #[derive(Debug)]
 struct Thread {
     orders: Option<Sender<Order>>,
-    waker: Arc<EventFd>,
+    waker: Arc<Waker>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -120,7 +120,7 @@ pub struct Threads {
     relief: Group,
     returns: Receiver<(Job, Return)>,
     return_sender: Sender<(Job, Return)>,
-    waker: Arc<EventFd>,
+    waker: Arc<Waker>,
     /// Wake-ups of all of them.
     turns: Arc<AtomicU64>,
     limits: Limits,
@@ -131,7 +131,7 @@ impl Threads {
     /// Begins without threads.
     pub fn new(limits: Limits, processors: usize) -> Result<Threads> {
         let (return_sender, returns) = channel();
-        let waker = Arc::new(waker()?);
+        let waker = Arc::new(Waker::new()?);
         Ok(Threads {
             bulk: Group::default(),
             relief: Group::default(),
@@ -145,7 +145,7 @@ impl Threads {
     }
 
     /// Gives the descriptor that is readable when there are results.
-    pub fn waker(&self) -> &EventFd {
+    pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
@@ -188,7 +188,7 @@ impl Threads {
 
     /// Takes what the threads give back.
     pub fn returns(&mut self) -> Vec<Return> {
-        clear(&self.waker);
+        self.waker.clear();
         let returns: Vec<(Job, Return)> = self.returns.try_iter().collect();
         for (job, _) in &returns {
             self.group(*job).open -= 1;
@@ -227,7 +227,7 @@ impl Threads {
 
     fn start_one(&self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> Result<Thread> {
         let (sender, orders) = channel();
-        let own_waker = Arc::new(waker()?);
+        let own_waker = Arc::new(Waker::new()?);
         let keeps_bulk = job == Job::Bulk;
         let worker = Worker::new(dialer.clone(), store.clone(), self.limits, keeps_bulk)?;
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Waker.pack());
@@ -264,119 +264,17 @@ impl Thread {
     fn send(&self, order: Order) {
         // The thread ends only after its sender is gone.
         let _ = self.orders.as_ref().map(|orders| orders.send(order));
-        wake(&self.waker);
+        self.waker.wake();
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
         self.orders = None;
-        wake(&self.waker);
+        self.waker.wake();
         // A panic aborts the process; there is no other way for the thread to fail.
         let _ = self.handle.take().map(JoinHandle::join);
     }
-}
-
-/// What runs in a thread.
-struct ThreadLoop {
-    job: Job,
-    worker: Worker,
-    orders: Receiver<Order>,
-    waker: Arc<EventFd>,
-    returns: Sender<(Job, Return)>,
-    main: Arc<EventFd>,
-    turns: Arc<AtomicU64>,
-    /// The main loop wants nothing any more.
-    is_over: bool,
-}
-
-impl ThreadLoop {
-    fn run(mut self) {
-        if let Err(error) = round::run(&mut self) {
-            // Nothing can be waited for any more. The next process goes on with all connections.
-            log::error!("{}", error.report());
-            std::process::abort()
-        }
-    }
-
-    /// Carries out what waits; false when there will be no more.
-    fn take_orders(&mut self, now: Moment) -> bool {
-        clear(&self.waker);
-        loop {
-            match self.orders.try_recv() {
-                Ok(Order::Adopt(session)) => self.worker.adopt(*session, now),
-                Ok(Order::Tell(sender)) => {
-                    // Whoever asked may have given up.
-                    let _ = sender.send(self.worker.entries());
-                }
-                Ok(Order::ReleaseAll) => self.release_all(),
-                Ok(Order::CloseAll) => self.worker.close_all(now),
-                Err(std::sync::mpsc::TryRecvError::Empty) => return true,
-                Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
-            }
-        }
-    }
-
-    fn release_all(&mut self) {
-        let released = self.worker.release_all();
-        self.give_back(released.into_iter().map(session));
-    }
-
-    fn give_back(&self, returns: impl Iterator<Item = Return>) {
-        let mut has_news = false;
-        for one in returns {
-            has_news = true;
-            // The main loop outlives the threads.
-            let _ = self.returns.send((self.job, one));
-        }
-        if has_news {
-            wake(&self.main);
-        }
-    }
-}
-
-fn session(session: Session) -> Return {
-    Return::Session(Box::new(session))
-}
-
-impl Host for ThreadLoop {
-    fn worker(&mut self) -> &mut Worker {
-        &mut self.worker
-    }
-
-    fn goes_on(&mut self, _now: Moment) -> bool {
-        !self.is_over
-    }
-
-    fn woke(&mut self, _count: usize, _before: Moment, _now: Moment) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Only its waker is watched besides sessions.
-    fn on_event(&mut self, _token: Token, now: Moment) {
-        self.is_over = !self.take_orders(now);
-    }
-
-    fn after_turns(&mut self, _now: Moment) {
-        let closed = self.worker.take_closed().map(Return::Closed);
-        let bulk = self.worker.take_bulk().into_iter().map(session);
-        self.give_back(closed.chain(bulk));
-    }
-}
-
-fn waker() -> Result<EventFd> {
-    EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
-        .map_err(Error::system("create an eventfd"))
-}
-
-fn wake(waker: &EventFd) {
-    // It fails only when it has been rung 2^64 times already.
-    let _ = waker.write(1);
-}
-
-fn clear(waker: &EventFd) {
-    // It fails only when it has not been rung.
-    let _ = waker.read();
 }
 
 #[cfg(test)]

@@ -1,0 +1,101 @@
+//! One thread beside the main loop: it carries out orders, moves its sessions on, and gives back what it has no use for.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+
+use super::round::{self, Host};
+use super::session::Session;
+use super::threads::{Job, Order, Return};
+use super::token::Token;
+use super::waker::Waker;
+use super::worker::Worker;
+use crate::clock::Moment;
+
+/// What runs in a thread.
+pub(super) struct ThreadLoop {
+    pub(super) job: Job,
+    pub(super) worker: Worker,
+    pub(super) orders: Receiver<Order>,
+    pub(super) waker: Arc<Waker>,
+    pub(super) returns: Sender<(Job, Return)>,
+    pub(super) main: Arc<Waker>,
+    pub(super) turns: Arc<AtomicU64>,
+    /// The main loop wants nothing any more.
+    pub(super) is_over: bool,
+}
+
+impl ThreadLoop {
+    /// Moves sessions on until the main loop wants nothing any more.
+    pub(super) fn run(mut self) {
+        if let Err(error) = round::run(&mut self) {
+            // Nothing can be waited for any more. The next process goes on with all connections.
+            log::error!("{}", error.report());
+            std::process::abort()
+        }
+    }
+
+    /// Carries out what waits; false when there will be no more.
+    fn take_orders(&mut self, now: Moment) -> bool {
+        self.waker.clear();
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Adopt(session)) => self.worker.adopt(*session, now),
+                Ok(Order::Tell(sender)) => {
+                    // Whoever asked may have given up.
+                    let _ = sender.send(self.worker.entries());
+                }
+                Ok(Order::ReleaseAll) => self.release_all(),
+                Ok(Order::CloseAll) => self.worker.close_all(now),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn release_all(&mut self) {
+        let released = self.worker.release_all();
+        self.give_back(released.into_iter().map(session));
+    }
+
+    fn give_back(&self, returns: impl Iterator<Item = Return>) {
+        let mut has_news = false;
+        for one in returns {
+            has_news = true;
+            // The main loop outlives the threads.
+            let _ = self.returns.send((self.job, one));
+        }
+        if has_news {
+            self.main.wake();
+        }
+    }
+}
+
+fn session(session: Session) -> Return {
+    Return::Session(Box::new(session))
+}
+
+impl Host for ThreadLoop {
+    fn worker(&mut self) -> &mut Worker {
+        &mut self.worker
+    }
+
+    fn goes_on(&mut self, _now: Moment) -> bool {
+        !self.is_over
+    }
+
+    fn woke(&mut self, _count: usize, _before: Moment, _now: Moment) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Only its waker is watched besides sessions.
+    fn on_event(&mut self, _token: Token, now: Moment) {
+        self.is_over = !self.take_orders(now);
+    }
+
+    fn after_turns(&mut self, _now: Moment) {
+        let closed = self.worker.take_closed().map(Return::Closed);
+        let bulk = self.worker.take_bulk().into_iter().map(session);
+        self.give_back(closed.chain(bulk));
+    }
+}
