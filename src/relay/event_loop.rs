@@ -83,9 +83,9 @@ pub struct Loop {
     store_asked_at: Option<Moment>,
     idle_since: Moment,
     /// The last look at the listeners found nobody.
-    is_quiet: bool,
+    found_nobody: bool,
     /// The listeners may still have connections that came before their options were set, and have not inherited them.
-    has_early: bool,
+    may_lack_options: bool,
 }
 
 impl Loop {
@@ -140,8 +140,8 @@ impl Loop {
             has_successor,
             store_asked_at,
             idle_since: now,
-            is_quiet: false,
-            has_early: true,
+            found_nobody: false,
+            may_lack_options: true,
         })
     }
 
@@ -198,7 +198,7 @@ impl Loop {
             // A peer that connects after the last look waits in the listener's queue; systemd starts us again for it.
             Mode::Serving => {
                 let has_idled = self.idle_deadline().is_some_and(|at| at <= now);
-                !self.listeners.is_open() || has_idled && self.is_quiet
+                !self.listeners.is_open() || has_idled && self.found_nobody
             }
         }
     }
@@ -264,7 +264,7 @@ impl Host for Loop {
     fn woke(&mut self, count: usize, before: Moment, now: Moment) {
         self.load.slept(now - before);
         self.busy_poll.met(count, now);
-        self.is_quiet = true;
+        self.found_nobody = true;
     }
 
     fn on_event(&mut self, token: Token, now: Moment) {
@@ -286,7 +286,7 @@ impl Host for Loop {
                 self.inspect(now);
             }
             Token::Listener(index) => {
-                self.is_quiet = false;
+                self.found_nobody = false;
                 self.accept(index, now);
             }
             // Its worker has it.
@@ -295,7 +295,7 @@ impl Host for Loop {
     }
 
     fn after_turns(&mut self, now: Moment) {
-        self.has_early &= !self.is_quiet;
+        self.may_lack_options &= !self.found_nobody;
         self.listeners.resume(self.worker.epoll(), now);
         if let Some(inspection) = &mut self.inspection {
             inspection.resume(self.worker.epoll(), now);

@@ -66,12 +66,12 @@ pub struct Snapshot {
     /// Bytes that peers took, of connections that are over.
     pub outbound_bytes: u64,
     /// Those that are open, oldest first.
-    pub connections: Vec<Connection>,
+    pub connections: Vec<OpenConnection>,
 }
 
 /// One open connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Connection {
+pub struct OpenConnection {
     /// Who connected.
     pub peer: String,
     /// Its machine, if it came over vsock.
@@ -108,8 +108,8 @@ pub struct Entry {
 }
 
 impl Entry {
-    fn connection(&self, dialer: &Dialer, now: Moment) -> Connection {
-        Connection {
+    fn connection(&self, dialer: &Dialer, now: Moment) -> OpenConnection {
+        OpenConnection {
             peer: self.peer.to_string(),
             cid: self.peer.cid().map(|cid| cid.number()),
             target: dialer.target_of(self.destination).to_string(),

@@ -1,4 +1,4 @@
-//! One thread beside the main loop: it carries out orders, moves its sessions on, and gives back what it has no use for.
+//! One thread beside the main loop: it carries out requests, moves its sessions on, and gives back what it has no use for.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
 use super::round::{self, Host};
 use super::session::Session;
-use super::threads::{Job, Order, Return};
+use super::threads::{Job, Request, Return};
 use super::token::Token;
 use super::waker::Waker;
 use super::worker::Worker;
@@ -16,7 +16,7 @@ use crate::clock::Moment;
 pub(super) struct ThreadLoop {
     pub(super) job: Job,
     pub(super) worker: Worker,
-    pub(super) orders: Receiver<Order>,
+    pub(super) requests: Receiver<Request>,
     pub(super) waker: Arc<Waker>,
     pub(super) returns: Sender<(Job, Return)>,
     pub(super) main: Arc<Waker>,
@@ -36,17 +36,17 @@ impl ThreadLoop {
     }
 
     /// Carries out what waits; false when there will be no more.
-    fn take_orders(&mut self, now: Moment) -> bool {
+    fn take_requests(&mut self, now: Moment) -> bool {
         self.waker.clear();
         loop {
-            match self.orders.try_recv() {
-                Ok(Order::Adopt(session)) => self.worker.adopt(*session, now),
-                Ok(Order::Tell(sender)) => {
+            match self.requests.try_recv() {
+                Ok(Request::Adopt(session)) => self.worker.adopt(*session, now),
+                Ok(Request::Tell(sender)) => {
                     // Whoever asked may have given up.
                     let _ = sender.send(self.worker.entries());
                 }
-                Ok(Order::ReleaseAll) => self.release_all(),
-                Ok(Order::CloseAll) => self.worker.close_all(now),
+                Ok(Request::ReleaseAll) => self.release_all(),
+                Ok(Request::CloseAll) => self.worker.close_all(now),
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
@@ -90,7 +90,7 @@ impl Host for ThreadLoop {
 
     /// Only its waker is watched besides sessions.
     fn on_event(&mut self, _token: Token, now: Moment) {
-        self.is_over = !self.take_orders(now);
+        self.is_over = !self.take_requests(now);
     }
 
     fn after_turns(&mut self, _now: Moment) {

@@ -65,7 +65,7 @@ impl Job {
 
 /// What the main loop wants of a thread.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum Request {
     Adopt(Box<Session>),
     Tell(Sender<Vec<Entry>>),
     ReleaseAll,
@@ -81,10 +81,10 @@ pub enum Return {
     Session(Box<Session>),
 }
 
-/// One thread, as the main loop sees it. Dropping the order's sender ends it.
+/// One thread, as the main loop sees it. Dropping the sender of requests ends it.
 #[derive(Debug)]
 struct Thread {
-    orders: Option<Sender<Order>>,
+    requests: Option<Sender<Request>>,
     waker: Arc<Waker>,
     handle: Option<JoinHandle<()>>,
 }
@@ -108,7 +108,7 @@ impl Group {
 
     fn give(&mut self, session: Session) {
         self.next = (self.next + 1) % self.threads.len();
-        self.threads[self.next].send(Order::Adopt(Box::new(session)));
+        self.threads[self.next].send(Request::Adopt(Box::new(session)));
         self.open += 1;
     }
 }
@@ -198,20 +198,21 @@ impl Threads {
 
     /// Asks for all sessions back.
     pub fn release_all(&mut self) {
-        self.all().for_each(|thread| thread.send(Order::ReleaseAll));
+        self.all()
+            .for_each(|thread| thread.send(Request::ReleaseAll));
     }
 
     /// Asks each thread for the numbers of its sessions.
     pub fn entries(&self) -> Receiver<Vec<Entry>> {
         let (sender, receiver) = channel();
         self.all()
-            .for_each(|thread| thread.send(Order::Tell(sender.clone())));
+            .for_each(|thread| thread.send(Request::Tell(sender.clone())));
         receiver
     }
 
     /// Closes all sessions; they come back as results.
     pub fn close_all(&mut self) {
-        self.all().for_each(|thread| thread.send(Order::CloseAll));
+        self.all().for_each(|thread| thread.send(Request::CloseAll));
     }
 
     fn group(&mut self, job: Job) -> &mut Group {
@@ -226,7 +227,7 @@ impl Threads {
     }
 
     fn start_one(&self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> Result<Thread> {
-        let (sender, orders) = channel();
+        let (sender, requests) = channel();
         let own_waker = Arc::new(Waker::new()?);
         let keeps_bulk = job == Job::Bulk;
         let worker = Worker::new(dialer.clone(), store.clone(), self.limits, keeps_bulk)?;
@@ -234,11 +235,11 @@ impl Threads {
         worker
             .epoll()
             .add(&own_waker, event)
-            .map_err(Error::system("watch a thread's orders"))?;
+            .map_err(Error::system("watch a thread's requests"))?;
         let thread = ThreadLoop {
             job,
             worker,
-            orders,
+            requests,
             waker: own_waker.clone(),
             returns: self.return_sender.clone(),
             main: self.waker.clone(),
@@ -253,7 +254,7 @@ impl Threads {
                 source: Errno::from_raw(error.raw_os_error().unwrap_or(0)),
             })?;
         Ok(Thread {
-            orders: Some(sender),
+            requests: Some(sender),
             waker: own_waker,
             handle: Some(handle),
         })
@@ -261,16 +262,19 @@ impl Threads {
 }
 
 impl Thread {
-    fn send(&self, order: Order) {
+    fn send(&self, request: Request) {
         // The thread ends only after its sender is gone.
-        let _ = self.orders.as_ref().map(|orders| orders.send(order));
+        let _ = self
+            .requests
+            .as_ref()
+            .map(|requests| requests.send(request));
         self.waker.wake();
     }
 }
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        self.orders = None;
+        self.requests = None;
         self.waker.wake();
         // A panic aborts the process; there is no other way for the thread to fail.
         let _ = self.handle.take().map(JoinHandle::join);

@@ -249,9 +249,9 @@ fn read_until(stream: &mut UnixStream, until: Moment) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 pub fn example() -> Vec<Bridge> {
     use crate::relay::connection::Stage;
-    use crate::relay::inspection::Connection;
+    use crate::relay::inspection::OpenConnection;
 
-    let connection = |peer: &str, cid, stage| Connection {
+    let connection = |peer: &str, cid, stage| OpenConnection {
         peer: peer.to_owned(),
         cid,
         target: "[::1]:445".to_owned(),
@@ -274,14 +274,14 @@ pub fn example() -> Vec<Bridge> {
         inbound_bytes: 1000,
         outbound_bytes: 2000,
         connections: vec![
-            Connection {
+            OpenConnection {
                 inbound_bytes: 3 << 29,
                 outbound_bytes: 12,
                 age_seconds: 3720.5,
                 idle_seconds: 0.25,
                 ..connection("vsock:3:1025", Some(3), Stage::Open)
             },
-            Connection {
+            OpenConnection {
                 outbound_bytes: 4096,
                 age_seconds: 200.0,
                 idle_seconds: 121.0,

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use super::bridges::{Activity, Bridge, Survey, survey};
 use super::output;
 use crate::error::Result;
-use crate::relay::inspection::{Connection, Snapshot};
+use crate::relay::inspection::{OpenConnection, Snapshot};
 
 /// Prints the numbers.
 ///
@@ -68,7 +68,7 @@ const FAMILIES: [Family; 5] = [
         kind: "counter",
         help: "Bytes that arrived: inbound at targets, outbound at peers.",
         samples: |snapshot| {
-            let sum = |own: u64, of: fn(&Connection) -> u64| {
+            let sum = |own: u64, of: fn(&OpenConnection) -> u64| {
                 own + snapshot.connections.iter().map(of).sum::<u64>()
             };
             let inbound = sum(snapshot.inbound_bytes, |one| one.inbound_bytes);
@@ -117,7 +117,7 @@ fn is_up(bridge: &Bridge) -> bool {
 }
 
 /// Reduces a peer to its machine, address or user.
-fn peer(connection: &Connection) -> String {
+fn peer(connection: &OpenConnection) -> String {
     match (connection.cid, connection.peer.parse::<SocketAddr>()) {
         (Some(cid), _) => cid.to_string(),
         (None, Ok(address)) => address.ip().to_string(),

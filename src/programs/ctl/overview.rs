@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use super::bridges::{Activity, Bridge};
 use super::table::{Cell, Column, table};
 use crate::relay::connection::Stage;
-use crate::relay::inspection::{Connection, Snapshot};
+use crate::relay::inspection::{OpenConnection, Snapshot};
 
 /// A connection that is silent for longer catches the eye.
 const LONG: Duration = Duration::from_secs(3600);
@@ -126,7 +126,7 @@ fn connections(name: &str, snapshot: &Snapshot, width: Option<usize>) -> Vec<Str
     heading.into_iter().chain(table).collect()
 }
 
-fn connection(connection: &Connection) -> Vec<Cell> {
+fn connection(connection: &OpenConnection) -> Vec<Cell> {
     let stage = match connection.stage {
         Stage::Connecting => Cell::new("connecting").style(CHANGING),
         Stage::Open => Cell::new("open"),

@@ -31,7 +31,7 @@ impl Loop {
     fn accept_one(&mut self, index: u32, now: Moment) -> bool {
         match self.listeners.accept(index, self.worker.epoll(), now) {
             Accepted::Connection(stream, peer) => {
-                if self.has_early {
+                if self.may_lack_options {
                     tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
                 }
                 let destination = self.destination(index, &stream);
