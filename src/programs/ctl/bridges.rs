@@ -11,8 +11,8 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use nix::sys::socket::AddressFamily;
-use serde::Serialize;
 
+use super::bridge::{Activity, Bridge};
 use super::check::units;
 use super::sockets;
 use crate::clock::Moment;
@@ -28,36 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const ANSWER_MAX: usize = 1 << 29;
 /// How often a bridge is asked whose connections changed while it answered.
 const ATTEMPTS: usize = 5;
-
-/// A bridge, as JSON shows it.
-#[derive(Debug, Serialize)]
-pub struct Bridge {
-    /// Name of its units, without suffix.
-    #[serde(rename = "bridge")]
-    pub name: String,
-    /// What it does.
-    #[serde(flatten)]
-    pub activity: Activity,
-}
-
-/// What a bridge does.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum Activity {
-    /// Its process says so.
-    Running(Snapshot),
-    /// It has no process that tells; systemd says so.
-    Silent {
-        /// `waiting` for the first peer, `failed`; or why its service cannot be asked: `starting`, `failing`,
-        /// `stopping`, `running` without control socket.
-        state: &'static str,
-        /// Addresses that systemd listens on.
-        listeners: Vec<String>,
-        /// The machines that may connect, by what its next process will read; none without a vsock listener.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        allow_cid: Option<String>,
-    },
-}
 
 /// A bridge that could not be asked.
 #[derive(Debug)]

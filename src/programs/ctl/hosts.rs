@@ -4,17 +4,15 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use clap::Args;
-use nix::libc;
 
 use super::records;
+use super::text_file::{put, read};
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::prefix::Prefix;
-use crate::replace::replace;
 use crate::unusable::Unusable;
 
 /// The file.
@@ -140,31 +138,6 @@ fn edit(block: &str) -> Result<()> {
         problem: problem.to_owned(),
     })?;
     put(path, &old, &new)
-}
-
-/// Replaces the file if that changes it.
-pub fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
-    if old == new {
-        log::info!("{} needs no change", path.display());
-        return Ok(());
-    }
-    replace(path, new).map_err(|source| match source.raw_os_error() {
-        // To write into the file as it is could leave half of it.
-        Some(libc::EBUSY) => Error::Mounted {
-            path: path.to_owned(),
-        },
-        _ => Error::file("write", path)(source),
-    })?;
-    log::info!("{} is written", path.display());
-    Ok(())
-}
-
-/// Reads a file of any size; one that does not exist is empty.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        result => result,
-    }
 }
 
 /// Puts the block where the first one is, or at the end, and removes all others; else gives the line that is wrong.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use super::bridges::{Activity, Bridge, Survey, survey};
+use super::bridge::{Activity, Bridge};
+use super::bridges::{Survey, survey};
 use super::output;
 use crate::error::Result;
 use crate::relay::inspection::{OpenConnection, Snapshot};

@@ -1,5 +1,6 @@
 //! The body of vsockctl, the administrator's view: one subcommand, one function that gives the text to print.
 
+mod bridge;
 mod bridges;
 pub(crate) mod check;
 pub(crate) mod hosts;
@@ -12,6 +13,7 @@ mod records;
 mod rules;
 mod sockets;
 mod table;
+mod text_file;
 mod watch;
 
 use std::fs::File;

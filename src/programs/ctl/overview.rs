@@ -5,7 +5,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Style};
 use bytesize::ByteSize;
 
-use super::bridges::{Activity, Bridge};
+use super::bridge::{Activity, Bridge};
 use super::table::{Cell, Column, table};
 use crate::relay::connection::Stage;
 use crate::relay::inspection::{OpenConnection, Snapshot};

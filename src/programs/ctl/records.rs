@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
-use super::hosts::{put, read};
+use super::text_file::{put, read};
 use crate::error::{Error, Result};
 use crate::names::Names;
 use crate::prefix::Prefix;

@@ -1,6 +1,6 @@
 //! Bridges that have no process which could be asked: systemd listens for them, and knows what became of their service.
 
-use super::bridges::{Activity, Bridge};
+use super::bridge::{Activity, Bridge};
 use super::check::settings::{setting, sockets_of};
 use super::check::units::Unit;
 use crate::allow_list;
