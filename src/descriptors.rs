@@ -7,8 +7,9 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::handover::PACKET_DESCRIPTORS;
-
+/// Descriptors of a packet that items are gathered in, all of which are open while it is looked at; few enough for the
+/// smallest limit. The kernel would take 253 (SCM_MAX_FD).
+pub const PACKET_DESCRIPTORS: usize = 64;
 /// Descriptors of a connection: its two ends.
 const PER_CONNECTION: usize = 2;
 /// Listeners, epoll, the ends of the queues, log, control socket, threads, one accept in flight.

@@ -33,7 +33,6 @@ pub use kept::{Kept, Kind, Words};
 use ledger::Ledger;
 pub use ledger::Owner;
 use queue::Item;
-pub use queue::PACKET_DESCRIPTORS;
 use queues::FdQueues;
 
 /// Begins the names of all that is ours in the store.

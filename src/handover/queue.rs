@@ -10,11 +10,9 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
 use super::ledger::{Ledger, Table, Ticket};
+use crate::descriptors::PACKET_DESCRIPTORS;
 use crate::sys;
 
-/// Descriptors of a packet that items are gathered in, all of which are open while it is looked at; few enough for the
-/// smallest limit. The kernel would take 253 (SCM_MAX_FD).
-pub const PACKET_DESCRIPTORS: usize = 64;
 /// What is asked for a queue; the kernel gives at most twice net.core.wmem_max.
 const QUEUE_BYTES: usize = 8 << 20;
 

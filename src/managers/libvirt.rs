@@ -4,7 +4,8 @@
 
 use roxmltree::{Document, Node};
 
-use super::{one_cid, shown, tool};
+use super::answer::{one_cid, shown};
+use super::tool;
 use crate::clock::Moment;
 use crate::vsock::Cid;
 

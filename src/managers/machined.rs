@@ -9,7 +9,8 @@ use nix::sys::socket::{AddressFamily, UnixAddr};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
-use super::{one_cid, shown, tool};
+use super::answer::{one_cid, shown};
+use super::tool;
 use crate::clock::Moment;
 use crate::sys;
 use crate::vsock::Cid;

@@ -3,6 +3,7 @@
 //! They are asked when somebody connects, within a time limit, and what they say is checked: nothing here trusts a tool
 //! that it found in PATH to answer, to end, or to be the one that was meant.
 
+mod answer;
 mod libvirt;
 mod machined;
 mod tool;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::vsock::{Cid, decimal};
+use crate::vsock::Cid;
 
 /// Longer than any name that one of them allows.
 const NAME_MAX: usize = 255;
@@ -56,52 +57,3 @@ impl Manager {
 }
 
 type Ask = fn(&str, Moment) -> Result<Cid, String>;
-
-/// Takes the CID that was found; `text` is what stands for it in an answer of `who`.
-fn one_cid<'a>(who: &str, texts: impl IntoIterator<Item = &'a str>) -> Result<Cid, String> {
-    let mut texts: Vec<&str> = texts.into_iter().collect();
-    texts.dedup();
-    match texts[..] {
-        [] => Err("it has no vsock".to_owned()),
-        [text] => decimal(text)
-            .and_then(Cid::new)
-            .ok_or_else(|| format!("{who} said \"{}\", which is no CID", shown(text))),
-        _ => Err(format!("it has several CIDs: {}", shown(&texts.join(", ")))),
-    }
-}
-
-/// Makes what a tool said fit into a line.
-fn shown(text: &str) -> String {
-    const SHOWN_MAX: usize = 200;
-    let line = text.trim().lines().next().unwrap_or_default();
-    let line: String = line.chars().take(SHOWN_MAX).collect();
-    line.escape_debug().to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_answer_is_taken_and_two_are_not() {
-        assert_eq!(one_cid("x", ["7", "7"]), Ok(Cid::new(7).unwrap()));
-        for texts in [
-            &[][..],
-            &["3", "4"],
-            &[""],
-            &["0"],
-            &["4294967295"],
-            &["3 "],
-            &["3\n"],
-            &["host"],
-        ] {
-            assert!(one_cid("x", texts.iter().copied()).is_err(), "{texts:?}");
-        }
-    }
-
-    #[test]
-    fn what_is_shown_is_one_short_line() {
-        assert_eq!(shown("a\x1b[1mb\nc"), "a\\u{1b}[1mb");
-        assert_eq!(shown(&"x".repeat(1000)).len(), 200);
-    }
-}

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::shown;
+use super::answer::shown;
 use crate::clock::Moment;
 
 /// More than any answer; a program that says more is not the one that was meant.

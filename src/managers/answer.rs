@@ -1,0 +1,52 @@
+//! What a manager answers: one CID, or why it is none, in a line.
+
+use crate::vsock::{Cid, decimal};
+
+/// Takes the CID that was found; `text` is what stands for it in an answer of `who`.
+pub fn one_cid<'a>(who: &str, texts: impl IntoIterator<Item = &'a str>) -> Result<Cid, String> {
+    let mut texts: Vec<&str> = texts.into_iter().collect();
+    texts.dedup();
+    match texts[..] {
+        [] => Err("it has no vsock".to_owned()),
+        [text] => decimal(text)
+            .and_then(Cid::new)
+            .ok_or_else(|| format!("{who} said \"{}\", which is no CID", shown(text))),
+        _ => Err(format!("it has several CIDs: {}", shown(&texts.join(", ")))),
+    }
+}
+
+/// Makes what a tool said fit into a line.
+pub fn shown(text: &str) -> String {
+    const SHOWN_MAX: usize = 200;
+    let line = text.trim().lines().next().unwrap_or_default();
+    let line: String = line.chars().take(SHOWN_MAX).collect();
+    line.escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_answer_is_taken_and_two_are_not() {
+        assert_eq!(one_cid("x", ["7", "7"]), Ok(Cid::new(7).unwrap()));
+        for texts in [
+            &[][..],
+            &["3", "4"],
+            &[""],
+            &["0"],
+            &["4294967295"],
+            &["3 "],
+            &["3\n"],
+            &["host"],
+        ] {
+            assert!(one_cid("x", texts.iter().copied()).is_err(), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_is_one_short_line() {
+        assert_eq!(shown("a\x1b[1mb\nc"), "a\\u{1b}[1mb");
+        assert_eq!(shown(&"x".repeat(1000)).len(), 200);
+    }
+}
