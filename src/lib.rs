@@ -31,12 +31,14 @@
 //!
 //! | modules | what they are |
 //! | --- | --- |
-//! | `bin/*` | arguments → library → exit status |
+//! | `bin/*` [`fuzzing`] | arguments → library → exit status; what the fuzzers call |
 //! | [`programs`] | the bodies of the programs, their options and environment |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
-//! | [`activation`] [`connect`] [`managers`] [`gate`] [`notify`] [`logging`] [`route`] [`mux`] [`proxy_protocol`] [`fdpass`] [`handover`] | one job each |
-//! | [`stream`] [`peer`] [`packets`] [`unix_path`] [`sys`] | sockets, their addresses and packets; the only `unsafe` |
-//! | [`clock`] [`error`] | what all of them use |
+//! | [`activation`] [`connect`] | sockets from systemd, and connections to targets |
+//! | [`fdpass`] [`handover`] [`mux`] | streams handed on: to ssh, to the next process, to a port behind a monitor |
+//! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
+//! | [`descriptors`] [`gate`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`unix_path`] | one job each |
+//! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 
 pub mod activation;
