@@ -56,7 +56,8 @@ impl Shares {
 pub fn share_out(wanted: usize) -> Shares {
     let limit = raise();
     let shares = Shares::of(limit, wanted);
-    if shares.connections < wanted {
+    // Who wants as many as there are is content with that.
+    if shares.connections < wanted && wanted != usize::MAX {
         let (possible, needed) = (shares.connections, wanted * PER_CONNECTION + RESERVE);
         log::warn!(
             "{limit} descriptors suffice for {possible} connections, not for {wanted}: set LimitNOFILE={needed}"

@@ -228,7 +228,9 @@ impl Error {
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
-            Error::Usage(_) | Error::Invalid(_) | Error::Unusable(Unusable::UnknownMachine { .. })
+            Error::Usage(_)
+                | Error::Invalid(_)
+                | Error::Unusable(Unusable::Names { .. } | Unusable::UnknownMachine { .. })
         )
     }
 

@@ -51,7 +51,7 @@ pub fn endpoint(data: &[u8]) {
 pub fn cids(data: &[u8]) {
     let Some(text) = text(data) else { return };
     if let Ok(list) = text.parse::<AllowList>() {
-        let _ = list.resolve(Some(&Names::default()));
+        let _ = list.resolve(Some(&Names::default().into()));
     }
     if let Ok(cid) = text.parse::<Cid>() {
         assert_eq!(cid.to_string().parse::<Cid>().unwrap(), cid);
@@ -111,7 +111,10 @@ pub fn names(data: &[u8]) {
     };
     for machine in names.machines() {
         for name in names.of(machine) {
-            let found = name.parse::<Machine>().unwrap().cid(Some(&names));
+            let found = name
+                .parse::<Machine>()
+                .unwrap()
+                .cid(Some(&names.clone().into()));
             assert_eq!(found.unwrap(), machine, "{name}");
         }
     }

@@ -142,7 +142,7 @@ pub struct Gate {
 
 /// Four fifths of a limit are worth a warning, if that leaves some; it is told again after less than half was open.
 fn is_near(open: usize, limit: usize) -> bool {
-    limit >= 10 && open * 5 >= limit * 4
+    limit >= 10 && open >= limit - limit / 5
 }
 
 impl Gate {

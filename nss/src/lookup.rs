@@ -23,7 +23,7 @@ pub fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
         return Ok(None);
     };
     let names = names();
-    let Ok(cid) = machine.cid(Some(&names)) else {
+    let Ok(cid) = machine.cid(Some(&names.clone().into())) else {
         return Ok(None);
     };
     let prefix = configured::prefix_without_environment()?;

@@ -25,7 +25,7 @@ use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::mux;
-use crate::names::{Machine, Names};
+use crate::names::{GivenNames, Machine};
 use crate::peer::{self, Peer};
 use crate::prefix::Prefix;
 use crate::proxy_protocol;
@@ -59,7 +59,7 @@ impl Target {
     ///
     /// Errors: [`Error::Resolve`]; those of [`Machine::cid`];
     /// [`Error::Invalid`] for a port that is still to be taken from a listener.
-    pub fn resolve(endpoint: Endpoint, given: Option<&Names>) -> Result<Target> {
+    pub fn resolve(endpoint: Endpoint, given: Option<&GivenNames>) -> Result<Target> {
         let addresses = match &endpoint {
             Endpoint::Tcp(addr) => vec![Address::Tcp(*addr)],
             Endpoint::TcpName { name, port } => {

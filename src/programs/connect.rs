@@ -20,7 +20,7 @@ use crate::gate::Gate;
 use crate::handover::Store;
 use crate::managers::Manager;
 use crate::mux;
-use crate::names::{self, Machine, Names};
+use crate::names::{self, GivenNames, Machine};
 use crate::packets::{PacketArgument, Packets};
 use crate::peer::Peer;
 use crate::prefix::{self, Prefix};
@@ -65,7 +65,7 @@ pub struct Arguments {
     pub prefix: Option<Prefix>,
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
-    pub names: Option<Names>,
+    pub names: Option<GivenNames>,
     /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
     #[arg(
         long,

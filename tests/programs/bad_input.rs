@@ -202,6 +202,27 @@ fn the_target_is_missing_or_no_address() {
 }
 
 #[test]
+fn names_are_wrong_and_one_is_needed() {
+    for names in [
+        "web",
+        "web=0",
+        "web=x",
+        "3=4",
+        "3-7=4",
+        "any=3",
+        "web=3 Web=4",
+        "web=3,db=4",
+    ] {
+        let wanting = |b: Bridge| b.arguments(&["--allow-cid", "web"]);
+        let words = ["VSOCK_BRIDGE_NAMES: "];
+        expect_refusal(2, &words, |b| wanting(b.arguments(&["--names", names])));
+        expect_refusal(2, &words, |b| {
+            wanting(b.variable("VSOCK_BRIDGE_NAMES", names))
+        });
+    }
+}
+
+#[test]
 fn an_option_has_no_valid_value() {
     for (option, values) in [
         (
@@ -213,18 +234,6 @@ fn an_option_has_no_valid_value() {
             &["x", "fd00::/48", "2001:db8::/64", "fd00::1/64", ""],
         ),
         (
-            "names",
-            &[
-                "web",
-                "web=0",
-                "web=x",
-                "3=4",
-                "3-7=4",
-                "any=3",
-                "web=3 Web=4",
-            ],
-        ),
-        (
             "allow-cid",
             &["0", "3,,4", "7-3", "3;4", "4294967295", "mapped", ""],
         ),
@@ -232,17 +241,17 @@ fn an_option_has_no_valid_value() {
         ("max-connections-per-peer", &["x", "0", "-1", "1000001", ""]),
         (
             "connect-timeout",
-            &["x", "0", "5", "-5s", "infinity", "1000years", ""],
+            &["x", "0", "-5", "-5s", "5x", "1000years", ""],
         ),
-        ("connect-retry", &["x", "5", "-5s", "infinity", ""]),
+        ("connect-retry", &["x", "-5s", "never", ""]),
         (
             "idle-timeout",
-            &["x", "5", "-5s", "99999999999999999999s", ""],
+            &["x", "0", "-5s", "99999999999999999999s", ""],
         ),
-        ("half-close-timeout", &["x", "5", "never", ""]),
-        ("exit-idle-time", &["x", "5", "never", ""]),
-        ("drain-timeout", &["x", "5", "infinity", ""]),
-        ("keepalive", &["x", "5", "-1s", ""]),
+        ("half-close-timeout", &["x", "none", "never", ""]),
+        ("exit-idle-time", &["x", "none", "never", ""]),
+        ("drain-timeout", &["x", "10 m s", ""]),
+        ("keepalive", &["x", "no", "-1s", ""]),
         ("vsock-buffer", &["x", "0", "1KiB", "1GiB", "-1MiB", ""]),
         ("mux-answer", &["x", "OK", "auto", ""]),
         ("vsock-packet", &["x", "0", "1000", "65KiB", "none", ""]),

@@ -174,7 +174,7 @@ fn wrong_options_exit_2_with_one_line() {
         &["[::1]:22", "22"],
         &["/run/x", "22", "more"],
         &["--nonsense", "/run/x"],
-        &["--wait", "5", "/run/x"],
+        &["--wait", "5x", "/run/x"],
         &["--wait", "-1s", "/run/x"],
         &["--connect-timeout", "x", "/run/x"],
         &["--prefix", "fd00::/48", "/run/x"],

@@ -113,6 +113,44 @@ fn a_variable_that_no_option_knows_is_one_warning_and_the_bridge_serves() {
 }
 
 #[test]
+fn names_are_wrong_and_none_is_needed_it_is_one_warning_and_the_bridge_serves() {
+    let (listener, target) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
+    let mut bridge = Bridge::to(&target.text)
+        .variable("VSOCK_BRIDGE_NAMES", "web=3,db=4")
+        .listener(&listener)
+        .start();
+    let line = bridge.wait_for_line("VSOCK_BRIDGE_NAMES");
+    assert!(
+        line.contains("warning") && line.contains("spaces, not commas"),
+        "{line}"
+    );
+    ping(&mut listener.connect(), &mut target.accept());
+    let log = bridge.stop();
+    let warnings = log.iter().filter(|line| line.contains("warning"));
+    assert_eq!(warnings.count(), 1, "{log:#?}");
+}
+
+#[test]
+fn limits_and_times_are_infinity_the_bridge_serves_without_a_warning() {
+    let (listener, target) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
+    let options = [
+        "max-connections",
+        "max-connections-per-peer",
+        "connect-timeout",
+        "connect-retry",
+        "drain-timeout",
+        "keepalive",
+    ];
+    let bridge = Bridge::to(&target.text)
+        .arguments(&options.map(|option| format!("--{option}=infinity")))
+        .listener(&listener)
+        .start();
+    ping(&mut listener.connect(), &mut target.accept());
+    let log = bridge.stop();
+    assert!(!log.iter().any(|line| line.contains("warning")), "{log:#?}");
+}
+
+#[test]
 fn quiet_says_nothing_and_verbose_more() {
     let lines = |arguments: &[&str]| {
         let (listener, target) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
@@ -160,7 +198,12 @@ fn client_came_before_the_bridge_keepalive_is_on_both_tcp_legs() {
 
 #[test]
 fn client_comes_to_the_bridge_keepalive_is_on_both_tcp_legs_unless_it_is_0() {
-    for (keepalive, timer) in [("60s", KEEPALIVE), ("0", NO_TIMER)] {
+    for (keepalive, timer) in [
+        ("60s", KEEPALIVE),
+        ("60", KEEPALIVE),
+        ("0", NO_TIMER),
+        ("infinity", NO_TIMER),
+    ] {
         let (listener, target) = (Place::listening(Kind::Tcp4), Place::listening(Kind::Tcp4));
         let _bridge = Bridge::to(&target.text)
             .variable("VSOCK_BRIDGE_KEEPALIVE", keepalive)

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::invalid::Invalid;
-use crate::names::{Machine, Names};
+use crate::names::{GivenNames, Machine};
 use crate::unusable::Unusable;
 use crate::vsock::{Cid, decimal};
 
@@ -37,7 +37,7 @@ impl AllowList {
     /// Looks the names up, in `given` or in the configuration file.
     ///
     /// Errors: those of [`Machine::cid`].
-    pub fn resolve(&self, given: Option<&Names>) -> Result<AllowedCids, Unusable> {
+    pub fn resolve(&self, given: Option<&GivenNames>) -> Result<AllowedCids, Unusable> {
         let mut allowed = AllowedCids {
             list: self.text.clone(),
             is_any: false,
@@ -143,7 +143,7 @@ mod tests {
 
     fn allows(list: &str, number: u32) -> bool {
         let list: AllowList = list.parse().unwrap();
-        let names: Names = "web=5 host-9=6".parse().unwrap();
+        let names: GivenNames = "web=5 host-9=6".parse().unwrap();
         let allowed = list.resolve(Some(&names)).unwrap();
         allowed.contains(Cid::new(number).unwrap())
     }
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn this_machine_itself_is_in_a_list_only_by_name() {
-        let names: Names = "web=5 me=1".parse().unwrap();
+        let names: GivenNames = "web=5 me=1".parse().unwrap();
         for (list, has_local) in [
             ("any", false),
             ("any,local", true),
@@ -206,7 +206,7 @@ mod tests {
             ("any,local", "every machine and this one itself"),
             ("3,web,local", "3,web,local"),
         ] {
-            let names: Names = "web=5".parse().unwrap();
+            let names: GivenNames = "web=5".parse().unwrap();
             let allowed = list.parse::<AllowList>().unwrap();
             assert_eq!(allowed.resolve(Some(&names)).unwrap().described(), words);
         }
@@ -222,7 +222,7 @@ mod tests {
     fn a_name_that_nobody_has_is_an_error() {
         for list in ["3,nobody", "any,nobody"] {
             let list: AllowList = list.parse().unwrap();
-            let error = list.resolve(Some(&Names::default())).unwrap_err();
+            let error = list.resolve(Some(&"".parse().unwrap())).unwrap_err();
             assert!(matches!(error, Unusable::UnknownMachine { name } if name == "nobody"));
         }
     }

@@ -11,7 +11,7 @@ use std::str::FromStr;
 
 use crate::config_file::{self, Setting};
 use crate::invalid::Invalid;
-use crate::names::{self, Machine, Names};
+use crate::names::{self, GivenNames, Machine, Names};
 use crate::prefix::{self, Prefix};
 use crate::replace::replace;
 use crate::unusable::Unusable;
@@ -131,14 +131,14 @@ impl Names {
 impl Machine {
     /// Returns its CID; a name is looked up in `given` (option or environment), else in the configuration file.
     ///
-    /// Errors: [`Unusable::UnknownMachine`]; those of [`Names::read`].
-    pub fn cid(&self, given: Option<&Names>) -> Result<Cid, Unusable> {
+    /// Errors: [`Unusable::UnknownMachine`]; those of [`Names::read`] and [`GivenNames::names`].
+    pub fn cid(&self, given: Option<&GivenNames>) -> Result<Cid, Unusable> {
         let name = match self {
             Machine::Cid(cid) => return Ok(*cid),
             Machine::Name(name) => name,
         };
         let cid = match given {
-            Some(names) => names.cid(name),
+            Some(given) => given.names()?.cid(name),
             None => Names::read()?.cid(name),
         };
         cid.ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })

@@ -2,9 +2,11 @@
 //!
 //! A name stays a name until somebody needs the CID.
 
+use std::convert::Infallible;
 use std::str::FromStr;
 
 use crate::invalid::Invalid;
+use crate::unusable::Unusable;
 use crate::vsock::Cid;
 
 /// The variable with names of machines, in the environment and in the configuration file.
@@ -90,6 +92,9 @@ impl FromStr for Names {
         let mut names = Names::default();
         for item in text.split_whitespace() {
             let fail = |hint| Err(Invalid::new("name of a machine", item, hint));
+            if item.contains(',') {
+                return fail("names are separated by spaces, not commas, e.g. web=3 db=4");
+            }
             let Some((name, cid)) = item.split_once('=') else {
                 return fail("expected NAME=CID, e.g. web=3");
             };
@@ -106,6 +111,36 @@ impl FromStr for Names {
             names.0.push((name, cid.parse()?));
         }
         Ok(names)
+    }
+}
+
+/// Names as an option or a variable gives them: what is wrong with them is told to whoever looks a name up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenNames(Result<Names, Invalid>);
+
+impl GivenNames {
+    /// Returns the names.
+    ///
+    /// Errors: [`Unusable::Names`].
+    pub fn names(&self) -> Result<&Names, Unusable> {
+        let fail = |problem: &Invalid| Unusable::Names {
+            problem: problem.clone(),
+        };
+        self.0.as_ref().map_err(fail)
+    }
+}
+
+impl From<Names> for GivenNames {
+    fn from(names: Names) -> GivenNames {
+        GivenNames(Ok(names))
+    }
+}
+
+impl FromStr for GivenNames {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<GivenNames, Infallible> {
+        Ok(GivenNames(text.parse()))
     }
 }
 
@@ -145,7 +180,7 @@ mod tests {
         ] {
             let machine: Machine = text.parse().unwrap();
             assert_eq!(
-                machine.cid(Some(&names)).unwrap().number(),
+                machine.cid(Some(&names.clone().into())).unwrap().number(),
                 number,
                 "{text}"
             );
@@ -197,6 +232,7 @@ mod tests {
             "mapped=3",
             "web=3 web=4",
             "web=3 WEB=3",
+            "web=3,db=4",
         ] {
             assert!(text.parse::<Names>().is_err(), "{text:?}");
         }

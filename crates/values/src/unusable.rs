@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config_file;
+use crate::invalid::Invalid;
 use crate::names;
 
 /// Something configured that cannot be used.
@@ -29,6 +30,11 @@ pub enum Unusable {
         line: usize,
         /// What is wrong.
         problem: String,
+    },
+    /// Names that were given and are none, when one is looked up.
+    Names {
+        /// What is wrong with them.
+        problem: Invalid,
     },
     /// A name that no machine has.
     UnknownMachine {
@@ -60,6 +66,7 @@ impl fmt::Display for Unusable {
                 line,
                 problem,
             } => write!(f, "{}:{line}: {problem}", path.display()),
+            Unusable::Names { problem } => write!(f, "{}: {problem}", names::VARIABLE),
             Unusable::UnknownMachine { name } => write!(
                 f,
                 "no machine is named {name:?}: give its CID, or name it in {}, e.g. {}=\"{name}=3\"",
@@ -74,7 +81,9 @@ impl Error for Unusable {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Unusable::File { source, .. } => Some(source),
-            Unusable::Line { .. } | Unusable::UnknownMachine { .. } => None,
+            Unusable::Line { .. } | Unusable::Names { .. } | Unusable::UnknownMachine { .. } => {
+                None
+            }
         }
     }
 }

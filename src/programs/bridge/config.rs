@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::logging;
 use crate::mux;
-use crate::names::{self, Names};
+use crate::names::{self, GivenNames};
 use crate::packets::{PacketArgument, Packets};
 use crate::prefix::{self, Prefix};
 use crate::proxy_protocol;
@@ -34,7 +34,7 @@ Every option can be given as an environment variable, e.g. VSOCK_BRIDGE_TO for -
 
 Targets: [::1]:445  127.0.0.1:445  name:445  [::1]:mapped  vsock:2:445  vsock:web:445  vsock:mapped[:PORT]
          /run/x.sock  @name  vsock-mux:/run/vm.vsock:445
-Times:   500ms  5s  10min  1h 30min  infinity
+Times:   500ms  5s  5 (the same)  10min  1h 30min  infinity
 
 vsock-bridge takes its sockets from systemd; see vsock-bridge(8).";
 
@@ -57,7 +57,7 @@ pub struct Arguments {
     pub prefix: Option<Prefix>,
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
-    pub names: Option<Names>,
+    pub names: Option<GivenNames>,
     /// Machines that may connect over vsock: any (every other machine), or a list such as 3,7,100-200,host,web; this
     /// machine itself only by local, as in any,local
     #[arg(
@@ -116,7 +116,7 @@ pub struct Arguments {
     /// How long open connections may go on after SIGTERM
     #[arg(long, env = "VSOCK_BRIDGE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     pub drain_timeout: Duration,
-    /// Idle time before TCP keepalive probes, 0 for none
+    /// Idle time before TCP keepalive probes, 0 or infinity for none
     #[arg(long, env = "VSOCK_BRIDGE_KEEPALIVE", value_name = "TIME", default_value = "60s", value_parser = parse_time)]
     pub keepalive: Duration,
     /// Receive buffer of vsock sockets
@@ -216,16 +216,21 @@ impl FromStr for TimeLimit {
     }
 }
 
-/// Reads a time span such as `5s` or `1h 30min`, at most ten years.
+/// Reads a time span such as `5s` or `1h 30min`, at most ten years, which is also `infinity`; a bare number is seconds, as
+/// in systemd.time(7).
 pub fn parse_time(text: &str) -> Result<Duration> {
-    match humantime::parse_duration(text) {
-        Ok(time) if time <= LONGEST => Ok(time),
-        Ok(_) => Err(Error::invalid("time", text, "longer than ten years")),
-        Err(error) => Err(Error::invalid(
-            "time",
-            text,
-            format!("{error}; expected e.g. 500ms, 5s, 10min"),
-        )),
+    if text == "infinity" {
+        return Ok(LONGEST);
+    }
+    let time = match text.parse() {
+        Ok(seconds) if !text.starts_with('+') => Some(Duration::from_secs(seconds)),
+        _ => humantime::parse_duration(text).ok(),
+    };
+    let fail = |hint| Err(Error::invalid("time", text, hint));
+    match time {
+        Some(time) if time <= LONGEST => Ok(time),
+        Some(_) => fail("longer than ten years; `infinity` is for ever"),
+        None => fail("expected e.g. 500ms, 5s, 10min, 1h 30min or infinity"),
     }
 }
 
@@ -247,10 +252,15 @@ pub fn parse_positive(text: &str) -> Result<Duration> {
     }
 }
 
+/// Reads a number of connections; `infinity` is as many as there are descriptors for.
 fn parse_limit(text: &str) -> Result<usize> {
+    if text == "infinity" {
+        return Ok(usize::MAX);
+    }
+    let hint = "expected a number from 1 to 1000000, or infinity";
     crate::vsock::decimal(text)
         .filter(|&number| (1..=1_000_000).contains(&number))
-        .ok_or_else(|| Error::invalid("limit", text, "expected a number from 1 to 1000000"))
+        .ok_or_else(|| Error::invalid("limit", text, hint))
 }
 
 /// Reads a switch as systemd.syntax(7) has it.
@@ -300,7 +310,8 @@ impl Settings {
             arguments.prefix,
             source == Source::Mapped || target.is_mapped() || is_told,
         )?;
-        let keepalive = (!arguments.keepalive.is_zero()).then_some(arguments.keepalive);
+        let is_probed = !arguments.keepalive.is_zero() && arguments.keepalive < LONGEST;
+        let keepalive = is_probed.then_some(arguments.keepalive);
         let tuning = Tuning {
             keepalive,
             vsock_buffer_bytes: arguments.vsock_buffer,
@@ -339,6 +350,9 @@ impl Settings {
             busy_poll: arguments.busy_poll,
             crash_proof: arguments.crash_proof,
         };
+        if let Some(Err(problem)) = names.map(GivenNames::names) {
+            log::warn!("{problem}; no name was needed so far");
+        }
         Ok(Settings {
             dialer,
             gate,
@@ -392,6 +406,7 @@ mod tests {
             ("5s", 5),
             ("10min", 600),
             ("1h 30min", 5400),
+            ("5", 5),
             ("0", 0),
             ("0s", 0),
         ] {
@@ -403,16 +418,19 @@ mod tests {
         }
         for text in [
             "",
-            "5",
+            "+5",
+            "-5",
             "-5s",
             "s",
             "5x",
-            "infinity",
+            "never",
+            "315360001",
             "1000years",
             "99999999999999999999s",
         ] {
             assert!(parse_time(text).is_err(), "{text:?}");
         }
+        assert_eq!(parse_time("infinity").unwrap(), LONGEST);
         assert_eq!("infinity".parse::<TimeLimit>().unwrap(), TimeLimit(None));
         assert!(parse_positive("0s").is_err());
         assert!(parse_positive_limit("0s").is_err());
@@ -426,6 +444,7 @@ mod tests {
             assert!(parse_buffer(text).is_err(), "{text:?}");
         }
         assert_eq!(parse_limit("4096").unwrap(), 4096);
+        assert_eq!(parse_limit("infinity").unwrap(), usize::MAX);
         for text in ["", "0", "-1", "+1", "1000001", "1e3"] {
             assert!(parse_limit(text).is_err(), "{text:?}");
         }

@@ -26,7 +26,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use crate::config_file;
 use crate::configured;
 use crate::error::{Error, Result};
-use crate::names::{self, Machine, Names};
+use crate::names::{self, GivenNames, Machine, Names};
 use crate::prefix::{self, Prefix};
 use crate::route;
 
@@ -42,7 +42,7 @@ pub struct Arguments {
     pub prefix: Option<Prefix>,
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES", global = true)]
-    pub names: Option<Names>,
+    pub names: Option<GivenNames>,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
@@ -141,7 +141,10 @@ pub fn run(arguments: Arguments) -> Result<String> {
             command: PrefixCommand::Watch,
         } => watch::run(prefix()?.0).map(|()| String::new()),
         Command::Hosts(what) => hosts::run(&what, || {
-            let names = arguments.names.map_or_else(Names::read, Ok)?;
+            let names = match &arguments.names {
+                Some(given) => given.names()?.clone(),
+                None => Names::read()?,
+            };
             Ok((prefix()?.0, names))
         }),
         Command::Rules { unload: true, .. } => rules::unload().map(|()| String::new()),

@@ -49,10 +49,8 @@ fn look(service: &Unit, list: &Setting) -> Option<Finding> {
 }
 
 fn resolve(service: &Unit, list: &Setting) -> Result<AllowedCids> {
-    let names = match setting(service, names::VARIABLE, " --names")? {
-        Some(setting) => Some(setting.text.parse()?),
-        None => None,
-    };
+    let names = setting(service, names::VARIABLE, " --names")?;
+    let names = names.and_then(|names| names.text.parse().ok());
     Ok(list.text.parse::<AllowList>()?.resolve(names.as_ref())?)
 }
 
