@@ -34,7 +34,7 @@ const ANSWERS_MAX: usize = 4;
 /// Of those who ask at the same moment.
 const QUEUE: i32 = 128;
 /// For another thread to tell its part, and for the reader to take each part.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Until the socket is looked at again after a shortage.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -139,7 +139,7 @@ impl Material {
     /// Waits for the other threads; one that does not answer is left out.
     fn finish(self) -> Snapshot {
         let mut entries = self.entries;
-        while let Ok(part) = self.others.recv_timeout(PATIENCE) {
+        while let Ok(part) = self.others.recv_timeout(ANSWER_TIMEOUT) {
             entries.extend(part);
         }
         entries.sort_by_key(|entry| entry.started);
@@ -226,7 +226,7 @@ impl Inspection {
                 .map_err(std::io::Error::from)
                 .and_then(|json| {
                     stream.set_nonblocking(false)?;
-                    stream.set_write_timeout(Some(PATIENCE))?;
+                    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
                     stream.write_all(&json)
                 });
             if let Err(error) = written {

@@ -21,7 +21,7 @@ const LEAST_BYTES: i32 = 128 << 10;
 /// The word that says whose bytes are in it.
 const OWNER: usize = 0;
 /// So many flows copy before a pipe is asked for again that could not be had.
-const PATIENCE: u8 = 200;
+const COPIES_BETWEEN_TRIES: u8 = 200;
 
 /// An anonymous pipe and how many bytes are in it.
 #[derive(Debug)]
@@ -122,7 +122,7 @@ pub struct Pool {
     /// How many of them nobody has taken since the last [`Pool::trim`].
     unused: usize,
     /// How many flows are still to copy, because no pipe was to be had.
-    patience: u8,
+    copies_left: u8,
 }
 
 impl Pool {
@@ -132,13 +132,13 @@ impl Pool {
             self.unused = self.unused.min(self.empty.len());
             return Some(pipe);
         }
-        if self.patience > 0 {
-            self.patience -= 1;
+        if self.copies_left > 0 {
+            self.copies_left -= 1;
             return None;
         }
         let pipe = Pipe::new(store);
         if pipe.is_none() {
-            self.patience = PATIENCE;
+            self.copies_left = COPIES_BETWEEN_TRIES;
         }
         pipe
     }

@@ -36,7 +36,7 @@ const BULK_MAX: usize = 8;
 /// The most threads for what is too much for the main loop. On the two processors there were to measure, one is used.
 const RELIEF_MAX: usize = 3;
 /// When no thread could be made, the next try is not before that.
-const PATIENCE: Duration = Duration::from_secs(5);
+const THREAD_RETRY: Duration = Duration::from_secs(5);
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,7 +174,7 @@ impl Threads {
                 Ok(thread) => self.group(job).threads.push(thread),
                 Err(error) => {
                     log::debug!("no thread for {}: {}", job.name(), error.report());
-                    self.group(job).paused_until = Some(now + PATIENCE);
+                    self.group(job).paused_until = Some(now + THREAD_RETRY);
                 }
             }
         }

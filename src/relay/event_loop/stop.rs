@@ -16,7 +16,7 @@ use crate::relay::restore::{self, Restored};
 use crate::relay::signals::Order;
 
 /// Between two looks whether systemd has taken what it was sent.
-const PATIENCE: Duration = Duration::from_secs(1);
+const STORE_RECHECK: Duration = Duration::from_secs(1);
 
 impl Loop {
     /// Looks whether systemd has taken the queues by now; connections that are open are put in.
@@ -162,7 +162,7 @@ pub(super) fn keep_from_the_beginning(store: &Store, time: PollTimeout) -> Optio
             store.keep_at_once();
             None
         }
-        Err(Errno::ETIMEDOUT) => Some(Moment::now() + PATIENCE),
+        Err(Errno::ETIMEDOUT) => Some(Moment::now() + STORE_RECHECK),
         Err(errno) => {
             let cause = errno.desc();
             log::warn!(
