@@ -14,6 +14,9 @@
 //!
 //! Accept=yes and stdin/stdout ([`programs::connect`]) use the same loop, without listeners.
 //!
+//! Only what the programs are made of is public: [`programs`] and [`logging`]; and [`testing`] and [`fuzzing`], for the
+//! tests.
+//!
 //! # Architecture
 //!
 //! A bridge is one process of few threads. The [loop](relay::Loop) has the listeners, the signals and the connections;
@@ -31,7 +34,7 @@
 //!
 //! | modules | what they are |
 //! | --- | --- |
-//! | `bin/*` [`fuzzing`] | arguments → library → exit status; what the fuzzers call |
+//! | `bin/*` [`fuzzing`] [`testing`] | arguments → library → exit status; what fuzzers and tests call |
 //! | [`programs`] | the bodies of the programs, their options and environment |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] | sockets from systemd, and connections to targets |
@@ -41,30 +44,32 @@
 //! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 
-pub mod activation;
-pub mod clock;
-pub mod connect;
-pub mod descriptors;
-pub mod error;
-pub mod fdpass;
+mod activation;
+mod clock;
+mod connect;
+mod descriptors;
+mod error;
+mod fdpass;
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod gate;
-pub mod handover;
+mod gate;
+mod handover;
 pub mod logging;
-pub mod managers;
-pub mod mux;
-pub mod notify;
-pub mod packets;
-pub mod peer;
+mod managers;
+mod mux;
+mod notify;
+mod packets;
+mod peer;
 pub mod programs;
-pub mod proxy_protocol;
-pub mod relay;
-pub mod route;
-pub mod stream;
-pub mod sys;
-pub mod unix_path;
+mod proxy_protocol;
+mod relay;
+mod route;
+mod stream;
+mod sys;
+#[doc(hidden)]
+pub mod testing;
+mod unix_path;
 
-pub use vsock_bridge_values::{
+use vsock_bridge_values::{
     allow_list, config_file, configured, endpoint, invalid, names, prefix, replace, unusable, vsock,
 };

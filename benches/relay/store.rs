@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vsock_bridge::sys;
+use vsock_bridge::testing::{drop_packet, peek_packet};
 
 use crate::error::{Doing, Result};
 
@@ -54,13 +54,13 @@ fn keep(socket: &UnixDatagram, is_over: &AtomicBool) {
         if poll(&mut wait, PollTimeout::from(LOOK)).unwrap_or(0) == 0 {
             continue;
         }
-        if let Ok((message, descriptors)) = sys::peek_packet(socket.as_fd()) {
+        if let Ok((message, descriptors)) = peek_packet(socket.as_fd()) {
             let is_kept = message
                 .split(|&byte| byte == b'\n')
                 .any(|line| line == b"FDSTORE=1");
             kept.extend(descriptors.into_iter().filter(|_| is_kept));
         }
-        let _ = sys::drop_packet(socket.as_fd());
+        let _ = drop_packet(socket.as_fd());
     }
 }
 

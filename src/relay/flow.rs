@@ -113,6 +113,7 @@ impl Flow {
     }
 
     /// Returns how many bytes it holds.
+    #[cfg(test)]
     pub fn held_bytes(&self) -> usize {
         match &self.held {
             Held::Nothing => 0,

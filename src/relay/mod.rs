@@ -82,4 +82,3 @@ pub use connection::Limits;
 pub use ending::Ending;
 pub use event_loop::{Loop, LoopSettings};
 pub use report::Totals;
-pub use session::Session;

@@ -72,6 +72,7 @@ impl Mapping {
     }
 
     /// Copies bytes from an offset.
+    #[cfg(test)]
     pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
         assert!(self.holds(offset, bytes.len()), "bytes outside");
         // SAFETY: inside the mapping, and no reference to what is there exists.

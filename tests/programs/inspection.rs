@@ -17,8 +17,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use socket2::Socket;
 use tempfile::TempDir;
-use vsock_bridge::relay::connection::Stage;
-use vsock_bridge::relay::inspection::Snapshot;
+use vsock_bridge::testing::{Snapshot, Stage};
 
 /// Enough to be taken for bulk, whatever the measure is.
 const MUCH: u64 = 64 << 20;

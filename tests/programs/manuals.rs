@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use vsock_bridge::logging::{self, event};
-use vsock_bridge::{names, prefix};
+use vsock_bridge_values::{names, prefix};
 
 /// The programs with their pages.
 const PROGRAMS: [(&str, &str); 4] = [

@@ -19,9 +19,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ppp::HeaderResult;
 use socket2::Socket;
-use vsock_bridge::endpoint::Endpoint;
-use vsock_bridge::peer::Peer;
-use vsock_bridge::proxy_protocol::{self, Version};
+use vsock_bridge::testing::{Peer, Version, header};
+use vsock_bridge_values::endpoint::Endpoint;
 
 const VERSIONS: [&str; 3] = ["v1", "v2", "v2-plain"];
 
@@ -400,7 +399,7 @@ fn haproxy_and_nginx_see_a_machine_by_its_mapped_address() {
             let peer = Peer::Vsock(vsock("vsock:3:1024"));
             let local = Endpoint::Vsock(vsock("vsock:2:445"));
             let prefix = "fd00:1:2:3::/64".parse().ok();
-            let header = proxy_protocol::header(version, &peer, Some(&local), prefix);
+            let header = header(version, &peer, Some(&local), prefix);
             let mut stream = UnixStream::connect(receiver.path()).unwrap();
             stream
                 .set_read_timeout(Some(crate::common::DEADLINE))

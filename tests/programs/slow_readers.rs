@@ -11,7 +11,7 @@ use crate::common::content::Content;
 use crate::common::eventually;
 use crate::common::place::{Kind, Place, ping, stream};
 use socket2::Socket;
-use vsock_bridge::sys::unacknowledged_bytes;
+use vsock_bridge::testing::unacknowledged_bytes;
 
 /// More than a receiver of the smallest buffer has room for, and less than a sender has.
 const COUNT: u64 = 2_000_003;

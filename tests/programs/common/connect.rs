@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use vsock_bridge::sys;
+use vsock_bridge::testing::{drop_packet, peek_packet};
 
 use super::program::{Program, command, with_own_settings};
 
@@ -27,8 +27,8 @@ pub fn piped<S: AsRef<OsStr>>(arguments: &[S]) -> Program {
 
 /// Takes the descriptor that a program which is over has passed, with the one byte that it came with.
 pub fn passed(socket: impl AsFd) -> OwnedFd {
-    let (bytes, mut descriptors) = sys::peek_packet(socket.as_fd()).unwrap();
+    let (bytes, mut descriptors) = peek_packet(socket.as_fd()).unwrap();
     assert_eq!((bytes.len(), descriptors.len()), (1, 1));
-    sys::drop_packet(socket.as_fd()).unwrap();
+    drop_packet(socket.as_fd()).unwrap();
     descriptors.remove(0)
 }

@@ -87,7 +87,7 @@ impl Place {
         std::fs::create_dir(&folder).unwrap();
         let socket = stream(Kind::Unix);
         let (bound, path) = (folder.join("socket"), folder.join("s".repeat(200)));
-        vsock_bridge::unix_path::bind(socket.as_fd(), &bound).unwrap();
+        vsock_bridge::testing::bind(socket.as_fd(), &bound).unwrap();
         std::fs::rename(&bound, &path).unwrap();
         Place {
             kind: Kind::Unix,

@@ -7,7 +7,7 @@ use std::thread;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tempfile::TempDir;
-use vsock_bridge::sys;
+use vsock_bridge::testing::{drop_packet, peek_packet};
 
 use super::own_folder;
 
@@ -40,7 +40,7 @@ impl Store {
             loop {
                 let mut wait = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
                 poll(&mut wait, PollTimeout::NONE).unwrap();
-                let (message, descriptors) = sys::peek_packet(socket.as_fd()).unwrap();
+                let (message, descriptors) = peek_packet(socket.as_fd()).unwrap();
                 let mut lines = message.split(|&byte| byte == b'\n');
                 if lines.any(|line| line == b"FDSTORE=1") {
                     let all_kept = descriptors.into_iter().all(|fd| sender.send(fd).is_ok());
@@ -48,7 +48,7 @@ impl Store {
                         return;
                     }
                 }
-                sys::drop_packet(socket.as_fd()).unwrap();
+                drop_packet(socket.as_fd()).unwrap();
             }
         });
         let store = Store {
