@@ -44,6 +44,10 @@ endif
 UNITS = $(wildcard units/*.socket units/*.path units/*.service units/*.service.in)
 UNIT_DROPINS = $(wildcard units/*.d/*.conf units/*.d/*.conf.in)
 PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
+# A unit without a page of its own has one that leads to where it is described.
+UNIT_NAMES = $(patsubst units/%,%,$(UNITS:.in=))
+ALIASES = $(filter-out $(patsubst man/%.8,%,$(PAGES)),$(UNIT_NAMES))
+described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,vsock-bridge)
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
 	755:$(RELEASE)/vsock-connect:$(BINDIR)/vsock-connect \
@@ -63,7 +67,8 @@ FILES = \
 	644:packaging/completions/_vsock:$(ZSHDIR)/_vsock \
 	644:packaging/completions/vsockctl.fish:$(FISHDIR)/vsockctl.fish \
 	644:packaging/completions/vsock-connect.fish:$(FISHDIR)/vsock-connect.fish \
-	$(foreach page,$(PAGES),644:$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page)))
+	$(foreach page,$(PAGES),644:$(page):$(MANDIR)/man$(subst .,,$(suffix $(page)))/$(notdir $(page))) \
+	$(foreach unit,$(ALIASES),644:packaging/man/$(call described_in,$(unit)).8:$(MANDIR)/man8/$(unit).8)
 
 # The module for names, which everybody who wants it installs by itself.
 NSS_FILES = \
