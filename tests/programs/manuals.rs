@@ -187,6 +187,31 @@ fn mandoc_has_no_complaint() {
     }
 }
 
+/// What a reader types who knows none of our names.
+#[test]
+fn each_word_of_a_reader_finds_its_page() {
+    for (word, page) in [
+        ("vsock", "vsock-bridge.7"),
+        ("vm", "vsock-bridge.7"),
+        ("virtual machine", "vsock-bridge.7"),
+        ("guest", "vsock-bridge.7"),
+        ("ssh", "vsock-bridge.7"),
+        ("samba", "vsock-bridge.7"),
+        ("forward", "vsock-bridge.8"),
+        ("relay", "vsock-bridge.8"),
+        ("proxy", "vsock-connect.1"),
+        ("ssh", "vsock-connect.1"),
+        ("netcat", "vsock-connect.1"),
+        ("vm", "vsockctl.8"),
+        ("names", "nss-vsock.8"),
+        ("allow lists", "vsock-bridge.conf.5"),
+    ] {
+        let text = read(page).to_lowercase();
+        let named = macros(&text).find(|line| line.starts_with(".nd "));
+        assert!(named.unwrap().contains(word), "{page}: {word}: {named:?}");
+    }
+}
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
