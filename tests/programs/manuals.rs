@@ -187,6 +187,43 @@ fn mandoc_has_no_complaint() {
     }
 }
 
+/// What stands between the dots is printed by some program.
+#[test]
+fn each_diagnostic_is_said() {
+    let sources: String = ["src", "crates"]
+        .iter()
+        .flat_map(|folder| files(&root().join(folder)))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| unwrapped(&fs::read_to_string(path).unwrap()))
+        .collect();
+    let mut said = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for item in diagnostics(&text) {
+            for part in item.split("...").map(str::trim) {
+                assert!(sources.contains(part), "{}: {part:?}", page.display());
+            }
+            said += 1;
+        }
+    }
+    assert!(said > 20, "{said} diagnostics");
+}
+
+/// Joins strings that a backslash carries to the next line.
+fn unwrapped(source: &str) -> String {
+    let lines = source.split("\\\n");
+    let first = lines.clone().take(1);
+    let rest = lines.skip(1).map(str::trim_start);
+    first.chain(rest).collect()
+}
+
+/// Gives the lines of our programs under DIAGNOSTICS.
+fn diagnostics(page: &str) -> impl Iterator<Item = &str> {
+    let list = page.lines().skip_while(|line| *line != ".Bl -diag");
+    list.take_while(|line| *line != ".El")
+        .filter_map(|line| line.strip_prefix(".It "))
+}
+
 /// What a reader types who knows none of our names.
 #[test]
 fn each_word_of_a_reader_finds_its_page() {
