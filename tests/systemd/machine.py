@@ -6,6 +6,7 @@ the end of the journal. Every wait has a deadline.
 
 import contextlib
 import hashlib
+import os
 import pathlib
 import random
 import re
@@ -339,6 +340,8 @@ class Bulk:
             thread.start()
 
     def guard(self, work):
+        # Of this thread alone: what is done to the bridge comes first.
+        os.nice(19)
         try:
             work()
         except OSError as error:
