@@ -24,7 +24,7 @@ const FIRST: i32 = 3;
 
 /// A connection that systemd accepted for us (Accept=yes).
 #[derive(Debug)]
-pub struct Passed {
+pub(crate) struct Passed {
     /// The connection.
     pub stream: Stream,
     /// Who is at the other end.
@@ -35,7 +35,7 @@ pub struct Passed {
 
 /// What was passed.
 #[derive(Debug, Default)]
-pub struct Activation {
+pub(crate) struct Activation {
     /// Listening sockets.
     pub listeners: Vec<Listener>,
     /// What the process before has left in systemd's store, by name.
@@ -48,7 +48,7 @@ impl Activation {
     /// Takes all passed descriptors.
     ///
     /// Errors: [`Error::NotActivated`] without any; [`Error::Descriptor`] for one that cannot be bridged.
-    pub fn take() -> Result<Activation> {
+    pub(crate) fn take() -> Result<Activation> {
         let names = names()?;
         let mut passed = ListenFd::from_env();
         let mut activation = Activation::default();
@@ -69,7 +69,7 @@ impl Activation {
     }
 
     /// Gives where the peers of all sockets connect to.
-    pub fn locals(&self) -> Vec<Endpoint> {
+    pub(crate) fn locals(&self) -> Vec<Endpoint> {
         let listeners = self
             .listeners
             .iter()
@@ -78,7 +78,7 @@ impl Activation {
     }
 
     /// Returns where the peers of the connections have connected to.
-    pub fn connected(&self) -> impl Iterator<Item = Endpoint> {
+    pub(crate) fn connected(&self) -> impl Iterator<Item = Endpoint> {
         let local = |passed: &Passed| endpoint(&passed.stream.local_address().ok()?);
         self.connections.iter().filter_map(local)
     }

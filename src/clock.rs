@@ -11,23 +11,23 @@ use nix::time::{ClockId, clock_gettime};
 
 /// A moment, in nanoseconds since the clock began (CLOCK_MONOTONIC, clock_gettime(2)); it never goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Moment(NonZeroU64);
+pub(crate) struct Moment(NonZeroU64);
 
 impl Moment {
     /// Reads the clock.
-    pub fn now() -> Moment {
+    pub(crate) fn now() -> Moment {
         // It fails only for a clock that the kernel does not have.
         let time = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
         Moment::from_nanoseconds(nanoseconds(time))
     }
 
     /// Takes what [`Moment::nanoseconds`] gave; the clock's very first moment is its second one.
-    pub fn from_nanoseconds(count: u64) -> Moment {
+    pub(crate) fn from_nanoseconds(count: u64) -> Moment {
         Moment(NonZeroU64::new(count).unwrap_or(NonZeroU64::MIN))
     }
 
     /// Gives the number of nanoseconds since the clock began.
-    pub fn nanoseconds(self) -> u64 {
+    pub(crate) fn nanoseconds(self) -> u64 {
         self.0.get()
     }
 }

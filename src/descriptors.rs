@@ -9,7 +9,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Descriptors of a packet that items are gathered in, all of which are open while it is looked at; few enough for the
 /// smallest limit. The kernel would take 253 (SCM_MAX_FD).
-pub const PACKET_DESCRIPTORS: usize = 64;
+pub(crate) const PACKET_DESCRIPTORS: usize = 64;
 /// Descriptors of a connection: its two ends.
 const PER_CONNECTION: usize = 2;
 /// Listeners, epoll, the ends of the queues, log, control socket, threads, one accept in flight.
@@ -22,7 +22,7 @@ const RESERVE: usize = BASE + PACKET_DESCRIPTORS + 2 * *PIPES.start();
 
 /// What a limit is divided into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
+pub(crate) struct Shares {
     /// Connections that there are enough for.
     pub connections: usize,
     /// Pipes for bulk.
@@ -53,7 +53,7 @@ impl Shares {
 }
 
 /// Raises the limit as far as it goes, and divides it; says so if the wanted connections are too many for it.
-pub fn share_out(wanted: usize) -> Shares {
+pub(crate) fn share_out(wanted: usize) -> Shares {
     let limit = raise();
     let shares = Shares::of(limit, wanted);
     // Who wants as many as there are is content with that.

@@ -17,7 +17,7 @@ use crate::prefix::Prefix;
 use crate::unusable::Unusable;
 
 /// The result of everything that can fail here.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A failed operation with the object it failed on; the cause of the system is its `source`.
 #[derive(Debug, thiserror::Error)]

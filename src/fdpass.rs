@@ -24,7 +24,7 @@ const KNOWN_TAKER: &str = "ssh";
 /// Tells whether who reads `output` takes a descriptor; where it writes to `input` first it wants its bytes relayed.
 ///
 /// Waits for a second if neither is known: a program other than ssh that has the other end of both, and is silent.
-pub fn is_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
     is_unix_socket(output) && (!can_speak(input) || is_known_taker(output) || is_silent(input))
 }
 
@@ -55,7 +55,7 @@ fn is_silent(input: BorrowedFd<'_>) -> bool {
 }
 
 /// Sends the socket over `output`; whoever receives it finds it blocking, as if freshly made.
-pub fn hand_over(output: BorrowedFd<'_>, stream: Stream) -> Result<()> {
+pub(crate) fn hand_over(output: BorrowedFd<'_>, stream: Stream) -> Result<()> {
     let socket = stream
         .into_blocking()
         .map_err(Error::system("make the connected socket blocking"))?;

@@ -14,7 +14,7 @@ use crate::vsock::Cid;
 
 /// Who a limit for each peer counts as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PeerKey {
+pub(crate) enum PeerKey {
     /// A machine.
     Cid(Cid),
     /// An IP address, whatever the port.
@@ -27,7 +27,7 @@ pub enum PeerKey {
 
 impl PeerKey {
     /// Reduces a peer to what counts.
-    pub fn new(peer: &Peer) -> PeerKey {
+    pub(crate) fn new(peer: &Peer) -> PeerKey {
         match peer {
             Peer::Vsock(addr) => addr.cid.map_or(PeerKey::Unknown, PeerKey::Cid),
             Peer::Tcp(ip, _) => PeerKey::Ip(*ip),
@@ -50,7 +50,7 @@ impl fmt::Display for PeerKey {
 
 /// Why a peer may not come in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Its CID is not in `--allow-cid`.
     Cid,
     /// It is a process of this machine, which `--allow-cid`, given here, does not name.
@@ -101,7 +101,7 @@ impl fmt::Display for Refusal {
 
 /// A limit that will soon be met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Near {
+pub(crate) enum Near {
     /// So many of all connections are open, of so many that there may be.
     All(usize, usize),
     /// Of those of one peer.
@@ -125,7 +125,7 @@ impl fmt::Display for Near {
 
 /// Lets peers in and counts them.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     /// The machines that may connect.
     pub allowed: AllowedCids,
     /// Connections in all.
@@ -147,7 +147,7 @@ fn is_near(open: usize, limit: usize) -> bool {
 
 impl Gate {
     /// Begins with nobody in.
-    pub fn new(
+    pub(crate) fn new(
         allowed: AllowedCids,
         limit: usize,
         peer_limit: usize,
@@ -165,7 +165,7 @@ impl Gate {
     }
 
     /// Tells which limit is near since this peer came in, once.
-    pub fn near(&mut self, peer: &Peer) -> Option<Near> {
+    pub(crate) fn near(&mut self, peer: &Peer) -> Option<Near> {
         let key = PeerKey::new(peer);
         let open = self.open.get(&key).copied().unwrap_or(0);
         if is_near(self.total, self.limit) && self.told.insert(None) {
@@ -178,7 +178,7 @@ impl Gate {
     }
 
     /// Counts the peer in; [`Gate::leave`] counts it out. `own`: as which CID a vsock peer has reached this machine.
-    pub fn enter(
+    pub(crate) fn enter(
         &mut self,
         peer: &Peer,
         own: Option<Cid>,
@@ -205,13 +205,13 @@ impl Gate {
     }
 
     /// Counts a peer in that was let in by the process before this one.
-    pub fn enter_again(&mut self, peer: &Peer) {
+    pub(crate) fn enter_again(&mut self, peer: &Peer) {
         *self.open.entry(PeerKey::new(peer)).or_insert(0) += 1;
         self.total += 1;
     }
 
     /// Gives who is in, and how often; whoever is there most comes first.
-    pub fn peers(&self) -> Vec<(PeerKey, usize)> {
+    pub(crate) fn peers(&self) -> Vec<(PeerKey, usize)> {
         let mut peers: Vec<_> = self
             .open
             .iter()
@@ -222,7 +222,7 @@ impl Gate {
     }
 
     /// Counts the peer out.
-    pub fn leave(&mut self, peer: &Peer) {
+    pub(crate) fn leave(&mut self, peer: &Peer) {
         let key = PeerKey::new(peer);
         if let Some(count) = self.open.get_mut(&key) {
             *count -= 1;

@@ -20,7 +20,7 @@ const ANSWER_MAX: usize = 32;
 ///
 /// It cannot be found out: a service of the VM may begin with `OK`, too, or wait for its client to begin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// `OK port`.
     #[default]
     Ok,
@@ -42,7 +42,7 @@ impl FromStr for Answer {
 
 /// How far the exchange has come.
 #[derive(Debug)]
-pub struct Handshake {
+pub(crate) struct Handshake {
     request: Vec<u8>,
     sent: usize,
     expected: Answer,
@@ -51,7 +51,7 @@ pub struct Handshake {
 
 /// What has come out of a step.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// The other end has not said all yet.
     Waiting,
     /// The port accepted: from here on the stream is the connection.
@@ -64,7 +64,7 @@ pub enum Progress {
 
 impl Handshake {
     /// Begins the exchange for a port of the VM.
-    pub fn new(port: VsockPort, expected: Answer) -> Handshake {
+    pub(crate) fn new(port: VsockPort, expected: Answer) -> Handshake {
         Handshake {
             request: format!("CONNECT {port}\n").into_bytes(),
             sent: 0,
@@ -74,7 +74,7 @@ impl Handshake {
     }
 
     /// Goes as far as the stream allows without blocking.
-    pub fn advance(&mut self, stream: &Stream) -> std::result::Result<Progress, Errno> {
+    pub(crate) fn advance(&mut self, stream: &Stream) -> std::result::Result<Progress, Errno> {
         while self.sent < self.request.len() {
             match write(stream.output()?, &self.request[self.sent..]) {
                 Ok(count) => self.sent += count,

@@ -22,7 +22,7 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sends the messages and knows when the next one is due. `S` tells whether a status has changed.
 #[derive(Debug)]
-pub struct Notifier<S> {
+pub(crate) struct Notifier<S> {
     watchdog: Option<Duration>,
     next_ping: Option<Moment>,
     status: Option<S>,
@@ -32,7 +32,7 @@ pub struct Notifier<S> {
 
 impl<S: PartialEq> Notifier<S> {
     /// Reads from the environment what systemd wants to hear.
-    pub fn from_env(now: Moment) -> Notifier<S> {
+    pub(crate) fn from_env(now: Moment) -> Notifier<S> {
         // Half the time, as sd_watchdog_enabled(3) recommends.
         let watchdog = sd_notify::watchdog_enabled().map(|limit| limit / 2);
         let next_ping = watchdog.map(|interval| now + interval);
@@ -46,17 +46,17 @@ impl<S: PartialEq> Notifier<S> {
     }
 
     /// Says that connections are served from now on.
-    pub fn ready(&self) {
+    pub(crate) fn ready(&self) {
         send(&[NotifyState::Ready]);
     }
 
     /// Says that no new connection is taken any more.
-    pub fn stopping(&self, status: &str) {
+    pub(crate) fn stopping(&self, status: &str) {
         send(&[NotifyState::Stopping, NotifyState::Status(status)]);
     }
 
     /// Sends what is due: a sign of life, and the status if it has changed; `text` is only made then.
-    pub fn tick(&mut self, status: S, text: impl FnOnce() -> String, now: Moment) {
+    pub(crate) fn tick(&mut self, status: S, text: impl FnOnce() -> String, now: Moment) {
         if let (Some(interval), Some(at)) = (self.watchdog, self.next_ping) {
             if at <= now {
                 send(&[NotifyState::Watchdog]);
@@ -73,19 +73,19 @@ impl<S: PartialEq> Notifier<S> {
     }
 
     /// Tells when [`Notifier::tick`] has something to send.
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         let status = self.has_news.then_some(self.next_status);
         [self.next_ping, status].into_iter().flatten().min()
     }
 }
 
 /// Says that a program without status and watchdog does its work from now on.
-pub fn ready() {
+pub(crate) fn ready() {
     send(&[NotifyState::Ready]);
 }
 
 /// Says why this process does not get ready, and that it stays for that long before it ends.
-pub fn lingering(status: &str, time: Duration) {
+pub(crate) fn lingering(status: &str, time: Duration) {
     let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
     send(&[
         NotifyState::Status(status),
@@ -97,16 +97,16 @@ pub fn lingering(status: &str, time: Duration) {
 /// Where to send to: `/path` or `@name` (sd_notify(3)).
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// How long systemd may take to read what was sent to it, before somebody else is served.
-pub const BARRIER_TIME: u16 = 5000;
+pub(crate) const BARRIER_TIME: u16 = 5000;
 
 /// Tells whether systemd, or whoever started us, listens.
-pub fn is_heard() -> bool {
+pub(crate) fn is_heard() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
 /// Descriptors that were sent to systemd, which may not have read that yet.
 #[derive(Debug)]
-pub struct Storing {
+pub(crate) struct Storing {
     /// Hangs up when what was stored last is closed, for want of room.
     probe: OwnedFd,
     /// Hangs up when systemd has read all (BARRIER=1, sd_notify(3)).
@@ -117,7 +117,7 @@ impl Storing {
     /// Gives systemd descriptors to keep for the next process of the service.
     ///
     /// Errors: `ENOTCONN` without systemd.
-    pub fn new<'a>(
+    pub(crate) fn new<'a>(
         descriptors: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
     ) -> Result<Storing, Errno> {
         if !is_heard() {
@@ -140,7 +140,7 @@ impl Storing {
     ///
     /// Errors: `ENOTCONN` when systemd has not room for all of them (FileDescriptorStoreMax=); `ETIMEDOUT` when it does not
     /// read in time, and may do so later.
-    pub fn confirm(&self, time: PollTimeout) -> Result<(), Errno> {
+    pub(crate) fn confirm(&self, time: PollTimeout) -> Result<(), Errno> {
         let mut wait = [PollFd::new(self.barrier.as_fd(), PollFlags::empty())];
         if poll(&mut wait, time)? == 0 {
             return Err(Errno::ETIMEDOUT);
@@ -157,7 +157,7 @@ impl Storing {
 }
 
 /// The name of what is stored to see whether it is kept; a process that was killed meanwhile leaves it there.
-pub const PROBE: &str = "handover-probe";
+pub(crate) const PROBE: &str = "handover-probe";
 
 fn store_one(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
     let messages = [
@@ -170,7 +170,7 @@ fn store_one(name: &str, descriptor: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// Lets systemd close what it keeps under the name.
-pub fn forget(name: &str) {
+pub(crate) fn forget(name: &str) {
     send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 

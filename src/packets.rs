@@ -31,7 +31,7 @@ const SEQPACKET: usize = 1;
 
 /// The vsock device that this machine has, as a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Device {
+pub(crate) enum Device {
     /// None on a virtio bus: a host, or a guest of another kind.
     None,
     /// The host's kernel (vhost_vsock of Linux 5.14 and later), which takes all packets.
@@ -44,7 +44,7 @@ pub enum Device {
 
 impl Device {
     /// Looks below the root of a file system; of several devices the worst one counts.
-    pub fn find(root: &Path) -> Device {
+    pub(crate) fn find(root: &Path) -> Device {
         let bus = root.join("sys/bus");
         let devices = match fs::read_dir(bus.join("virtio/devices")) {
             Ok(devices) => devices,
@@ -78,14 +78,14 @@ fn kind(device: &Path) -> Device {
 
 /// The most that one write to vsock may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packets(usize);
+pub(crate) struct Packets(usize);
 
 impl Packets {
     /// As large as the kernel makes them.
-    pub const UNLIMITED: Packets = Packets(usize::MAX);
+    pub(crate) const UNLIMITED: Packets = Packets(usize::MAX);
 
     /// Chooses what that device takes.
-    pub fn for_device(device: Device) -> Packets {
+    pub(crate) fn for_device(device: Device) -> Packets {
         match device.takes_all() {
             true => Packets::UNLIMITED,
             false => Packets(SAFE_BYTES),
@@ -93,7 +93,7 @@ impl Packets {
     }
 
     /// Tells the limit in bytes towards that machine; this machine itself needs none, as nothing goes through the device.
-    pub fn bytes_towards(self, cid: Option<Cid>) -> usize {
+    pub(crate) fn bytes_towards(self, cid: Option<Cid>) -> usize {
         match cid {
             Some(Cid::LOCAL) => usize::MAX,
             _ => self.0,
@@ -101,18 +101,18 @@ impl Packets {
     }
 
     /// Tells the limit in bytes, if there is one.
-    pub fn limit_bytes(self) -> Option<usize> {
+    pub(crate) fn limit_bytes(self) -> Option<usize> {
         (self != Packets::UNLIMITED).then_some(self.0)
     }
 }
 
 /// `--vsock-packet` as written: `auto`, `infinity` or a size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PacketArgument(Option<Packets>);
+pub(crate) struct PacketArgument(Option<Packets>);
 
 impl PacketArgument {
     /// Gives what was asked for, else what the device of this machine takes; a limit is logged at that level.
-    pub fn resolve(self, root: &Path, level: Level) -> Packets {
+    pub(crate) fn resolve(self, root: &Path, level: Level) -> Packets {
         if let PacketArgument(Some(packets)) = self {
             return packets;
         }

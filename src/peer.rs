@@ -11,7 +11,7 @@ use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// What kind of descriptor it is, as far as the rules differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub(crate) enum Family {
     /// AF_VSOCK.
     Vsock,
     /// TCP over IPv6 or IPv4.
@@ -24,7 +24,7 @@ pub enum Family {
 
 impl Family {
     /// Reads the family of a socket address; none for what cannot be bridged.
-    pub fn of(address: &SockaddrStorage) -> Option<Family> {
+    pub(crate) fn of(address: &SockaddrStorage) -> Option<Family> {
         match address.family()? {
             AddressFamily::Vsock => Some(Family::Vsock),
             AddressFamily::Inet | AddressFamily::Inet6 => Some(Family::Tcp),
@@ -90,7 +90,7 @@ impl fmt::Display for Peer {
 }
 
 /// Reads a vsock address; the CID is none for "any".
-pub fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
+pub(crate) fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
     let addr = address.as_vsock_addr()?;
     Some(VsockAddr {
         cid: Cid::new(addr.cid()),
@@ -99,7 +99,7 @@ pub fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
 }
 
 /// Reads an IPv4 or IPv6 address.
-pub fn inet_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
+pub(crate) fn inet_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
     if let Some(addr) = address.as_sockaddr_in() {
         return Some(SocketAddr::V4((*addr).into()));
     }
@@ -109,7 +109,7 @@ pub fn inet_addr(address: &SockaddrStorage) -> Option<SocketAddr> {
 }
 
 /// Reads the address of a socket of any family that can be bridged.
-pub fn endpoint(address: &SockaddrStorage) -> Option<Endpoint> {
+pub(crate) fn endpoint(address: &SockaddrStorage) -> Option<Endpoint> {
     match Family::of(address)? {
         Family::Vsock => Some(Endpoint::Vsock(vsock_addr(address)?)),
         Family::Tcp => Some(Endpoint::Tcp(inet_addr(address)?)),

@@ -24,7 +24,7 @@ const UNSPECIFIED: u8 = 0x00;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 /// The type of the TLV with the vsock address of the peer, e.g. `vsock:3:1024`.
-pub const VSOCK_TLV: u8 = 0xe5;
+pub(crate) const VSOCK_TLV: u8 = 0xe5;
 
 /// Which header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use crate::vsock::Cid;
 
 /// Options that every socket of a bridge gets; on a listener its connections inherit them.
 #[derive(Clone, Copy, Debug)]
-pub struct Tuning {
+pub(crate) struct Tuning {
     /// Idle time before the first TCP keepalive probe; none switches them off.
     pub keepalive: Option<Duration>,
     /// Size of the vsock receive buffer, in bytes.
@@ -42,7 +42,7 @@ impl Tuning {
     }
 
     /// Returns how long a TCP peer may say nothing, though it is asked, before it is taken for dead.
-    pub fn silence_limit(&self) -> Option<Duration> {
+    pub(crate) fn silence_limit(&self) -> Option<Duration> {
         let (seconds, interval) = Tuning::keepalive_seconds(self.keepalive?);
         Some(Duration::from_secs(u64::from(
             seconds + interval * KEEPALIVE_PROBES,
@@ -50,7 +50,7 @@ impl Tuning {
     }
 
     /// Sets what a socket needs from its first byte on.
-    pub fn apply(&self, socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
+    pub(crate) fn apply(&self, socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
         match family {
             // Coalescing is the sender's business: Nagle adds 40 ms to a request in two writes.
             Family::Tcp => setsockopt(&socket, sockopt::TcpNoDelay, &true),
@@ -65,7 +65,7 @@ impl Tuning {
     }
 
     /// Keeps the writes to a stream small enough for the device of this machine. `cid`: where a vsock one leads.
-    pub fn limit_writes(&self, stream: Stream, cid: Option<Cid>) -> Stream {
+    pub(crate) fn limit_writes(&self, stream: Stream, cid: Option<Cid>) -> Stream {
         let bytes = match stream.family {
             Family::Vsock => self.vsock_packets.bytes_towards(cid),
             _ => usize::MAX,
@@ -78,7 +78,11 @@ impl Tuning {
     }
 
     /// Switches TCP keepalive on: four calls, which a connection that is soon over need not pay.
-    pub fn apply_keepalive(&self, socket: BorrowedFd<'_>, family: Family) -> Result<(), Errno> {
+    pub(crate) fn apply_keepalive(
+        &self,
+        socket: BorrowedFd<'_>,
+        family: Family,
+    ) -> Result<(), Errno> {
         let (Family::Tcp, Some(idle)) = (family, self.keepalive) else {
             return Ok(());
         };
@@ -92,7 +96,7 @@ impl Tuning {
 
 /// A listening socket that systemd owns: it is never shut down, unlinked or made blocking.
 #[derive(Debug)]
-pub struct Listener {
+pub(crate) struct Listener {
     socket: OwnedFd,
     family: Family,
     local: Endpoint,
@@ -100,7 +104,7 @@ pub struct Listener {
 
 impl Listener {
     /// Takes a socket that is known to listen.
-    pub fn new(socket: OwnedFd, family: Family, local: Endpoint) -> Result<Listener, Errno> {
+    pub(crate) fn new(socket: OwnedFd, family: Family, local: Endpoint) -> Result<Listener, Errno> {
         set_nonblocking(socket.as_fd())?;
         Ok(Listener {
             socket,
@@ -110,17 +114,17 @@ impl Listener {
     }
 
     /// Gives the address it is bound to.
-    pub fn local(&self) -> &Endpoint {
+    pub(crate) fn local(&self) -> &Endpoint {
         &self.local
     }
 
     /// Gives its family.
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         self.family
     }
 
     /// Takes the next waiting connection; `EAGAIN` when there is none.
-    pub fn accept(&self) -> Result<(Stream, Peer), Errno> {
+    pub(crate) fn accept(&self) -> Result<(Stream, Peer), Errno> {
         let (socket, address) = sys::accept(self.socket.as_fd())?;
         // A peer without address has gone already; ECONNABORTED is what accept(2) itself says then.
         let peer = address
@@ -149,7 +153,7 @@ enum Output {
 
 /// One connected end of a connection, read from and written to without blocking.
 #[derive(Debug)]
-pub struct Stream {
+pub(crate) struct Stream {
     input: OwnedFd,
     output: Output,
     family: Family,
@@ -159,7 +163,7 @@ pub struct Stream {
 
 impl Stream {
     /// Takes a connected, non-blocking socket.
-    pub fn socket(socket: OwnedFd, family: Family) -> Stream {
+    pub(crate) fn socket(socket: OwnedFd, family: Family) -> Stream {
         Stream {
             input: socket,
             output: Output::Same,
@@ -169,7 +173,7 @@ impl Stream {
     }
 
     /// Takes a passed connection (Accept=yes), which may be blocking.
-    pub fn passed(socket: OwnedFd, family: Family) -> Result<Stream, Errno> {
+    pub(crate) fn passed(socket: OwnedFd, family: Family) -> Result<Stream, Errno> {
         set_nonblocking(socket.as_fd())?;
         Ok(Stream::socket(socket, family))
     }
@@ -178,7 +182,7 @@ impl Stream {
     ///
     /// A terminal or pipe is opened anew, because O_NONBLOCK belongs to the open file, which the shell and
     /// the other end of a pipeline may share with us.
-    pub fn stdio(input: OwnedFd, output: OwnedFd) -> Result<Stream, Errno> {
+    pub(crate) fn stdio(input: OwnedFd, output: OwnedFd) -> Result<Stream, Errno> {
         let input = reopen(input, OFlag::O_RDONLY)?;
         let output = reopen(output, OFlag::O_WRONLY)?;
         Ok(Stream {
@@ -190,23 +194,23 @@ impl Stream {
     }
 
     /// Gives its family.
-    pub fn family(&self) -> Family {
+    pub(crate) fn family(&self) -> Family {
         self.family
     }
 
     /// Gives the most that one call may write; see [`Tuning::limit_writes`].
-    pub fn largest_write(&self) -> usize {
+    pub(crate) fn largest_write(&self) -> usize {
         self.largest_write
             .map_or(usize::MAX, |bytes| bytes.get().into())
     }
 
     /// Gives the descriptor that is read from; for a socket the only one.
-    pub fn input(&self) -> BorrowedFd<'_> {
+    pub(crate) fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
 
     /// Gives the descriptor that is written to, if it is another one than [`Stream::input`].
-    pub fn separate_output(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn separate_output(&self) -> Option<BorrowedFd<'_>> {
         match &self.output {
             Output::Separate(output) => Some(output.as_fd()),
             _ => None,
@@ -214,7 +218,7 @@ impl Stream {
     }
 
     /// Gives the descriptor that is written to; `EPIPE` after it was closed.
-    pub fn output(&self) -> Result<BorrowedFd<'_>, Errno> {
+    pub(crate) fn output(&self) -> Result<BorrowedFd<'_>, Errno> {
         match &self.output {
             Output::Same => Ok(self.input.as_fd()),
             Output::Separate(output) => Ok(output.as_fd()),
@@ -223,7 +227,7 @@ impl Stream {
     }
 
     /// Tells the other end that no more bytes will come.
-    pub fn finish(&mut self) -> Result<(), Errno> {
+    pub(crate) fn finish(&mut self) -> Result<(), Errno> {
         if let Output::Same = self.output {
             return sys::shutdown(self.input.as_fd(), Shutdown::Write);
         }
@@ -239,7 +243,7 @@ impl Stream {
     }
 
     /// Tells the other end that its bytes are no longer wanted, where the family can say so.
-    pub fn refuse_input(&self) {
+    pub(crate) fn refuse_input(&self) {
         if matches!(self.family, Family::Vsock | Family::Unix) {
             // The other end may have gone, which is what it would learn from this.
             let _ = sys::shutdown(self.input.as_fd(), Shutdown::Read);
@@ -247,7 +251,7 @@ impl Stream {
     }
 
     /// Takes the error that waits on the socket.
-    pub fn take_error(&self) -> Option<Errno> {
+    pub(crate) fn take_error(&self) -> Option<Errno> {
         match getsockopt(&self.input, sockopt::SocketError) {
             Ok(0) | Err(_) => None,
             Ok(number) => Some(Errno::from_raw(number)),
@@ -257,7 +261,7 @@ impl Stream {
     /// Tells whether the other end has acknowledged all that was written, and the end if that was sent.
     ///
     /// Asked before an abort, which drops what is not acknowledged; only TCP has such bytes.
-    pub fn is_acknowledged(&self) -> bool {
+    pub(crate) fn is_acknowledged(&self) -> bool {
         self.family != Family::Tcp || !sys::unacknowledged_bytes(self.input()).is_ok_and(|n| n > 0)
     }
 
@@ -265,7 +269,7 @@ impl Stream {
     ///
     /// TCP sends no keepalive meanwhile, and tries for a quarter of an hour (tcp_retries2). TCP_USER_TIMEOUT would end it
     /// earlier, but a living peer that does not read as well: that one answers whenever it is asked whether there is room.
-    pub fn silence(&self) -> Option<Duration> {
+    pub(crate) fn silence(&self) -> Option<Duration> {
         // One question may be on its way just now.
         let silence = sys::silence(self.input()).ok()?;
         (silence.tries > 1).then_some(silence.time)
@@ -275,28 +279,28 @@ impl Stream {
     ///
     /// Whoever takes bytes both makes room, so that more are sent, and says so. One that does not read says that it has no
     /// room, and to one that is dead the same bytes are sent again.
-    pub fn stillness(&self) -> Option<Duration> {
+    pub(crate) fn stillness(&self) -> Option<Duration> {
         let silence = sys::silence(self.input()).ok()?;
         Some(silence.time.max(silence.sent))
     }
 
     /// Tells whether the other end of a unix or vsock connection neither sends nor takes anything any more, and what it has
     /// sent was read. One that has only ended its own direction still takes an answer. Of TCP that cannot be told.
-    pub fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         matches!(self.family, Family::Unix | Family::Vsock)
             && sys::refuses_bytes(self.input())
             && sys::readable_bytes(self.input()).is_ok_and(|count| count == 0)
     }
 
     /// Gives the address that the peer connected to.
-    pub fn local_address(&self) -> Result<SockaddrStorage, Errno> {
+    pub(crate) fn local_address(&self) -> Result<SockaddrStorage, Errno> {
         sys::local_address(self.input.as_fd())
     }
 
     /// Returns the CID of this machine that a vsock peer connected to.
     ///
     /// Asked of the connection and not of /dev/vsock: a host that is a guest has two, and a bridge may not open it.
-    pub fn own_cid(&self) -> Option<Cid> {
+    pub(crate) fn own_cid(&self) -> Option<Cid> {
         if self.family != Family::Vsock {
             return None;
         }
@@ -304,12 +308,12 @@ impl Stream {
     }
 
     /// Closes so that the other end sees an error and no clean end: over TCP by RST. Bytes not yet sent are dropped.
-    pub fn abort(self) {
+    pub(crate) fn abort(self) {
         self.reset_on_close(true);
     }
 
     /// Ends the socket itself, of which somebody else has a descriptor as well.
-    pub fn shut_down(&self, is_abort: bool) {
+    pub(crate) fn shut_down(&self, is_abort: bool) {
         // It fails only when the other end has done so before.
         let _ = match self.family {
             Family::Tcp if is_abort => sys::disconnect(self.input()),
@@ -318,12 +322,12 @@ impl Stream {
     }
 
     /// Tells whether a socket that was being connected is.
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         sys::peer_address(self.input()).is_ok()
     }
 
     /// Tells whether the connection is over in both directions, in whatever way.
-    pub fn is_dead(&self) -> bool {
+    pub(crate) fn is_dead(&self) -> bool {
         self.family == Family::Tcp && sys::peer_address(self.input()) == Err(Errno::ENOTCONN)
     }
 
@@ -331,7 +335,7 @@ impl Stream {
     ///
     /// Every socket of a session is set to the first: so whatever becomes of the process, and of what systemd has kept for
     /// it, nobody takes the end for that of a whole stream. A session that is complete sets it to the second.
-    pub fn reset_on_close(&self, is_wanted: bool) {
+    pub(crate) fn reset_on_close(&self, is_wanted: bool) {
         let reset = nix::libc::linger {
             l_onoff: is_wanted.into(),
             l_linger: 0,
@@ -343,7 +347,7 @@ impl Stream {
     }
 
     /// Gives the socket away, blocking as a fresh one is.
-    pub fn into_blocking(self) -> Result<OwnedFd, Errno> {
+    pub(crate) fn into_blocking(self) -> Result<OwnedFd, Errno> {
         let flags = OFlag::from_bits_retain(fcntl(&self.input, FcntlArg::F_GETFL)?);
         fcntl(&self.input, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
         Ok(self.input)

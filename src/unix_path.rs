@@ -16,7 +16,7 @@ use crate::sys;
 /// Connects to the socket at a path.
 ///
 /// Errors: those of connect(2) and open(2); `ENAMETOOLONG` for a path over 107 bytes where /proc is missing.
-pub fn connect(socket: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
+pub(crate) fn connect(socket: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
     match UnixAddr::new(path) {
         Err(Errno::ENAMETOOLONG) => {}
         address => return sys::connect(socket, &address?),

@@ -34,7 +34,7 @@ const NO_RECOVERY: c_int = 3;
 /// struct gaih_addrtuple (nss.h): an address for getaddrinfo(3).
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct AddressTuple {
+pub(crate) struct AddressTuple {
     next: *mut AddressTuple,
     name: *mut c_char,
     family: c_int,
@@ -50,7 +50,7 @@ pub struct AddressTuple {
 /// `name` is a C string; `result`, `errnop` and `h_errnop` can be written, so can `length` bytes at `buffer`, and `ttlp`
 /// and `canonp` unless they are null.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn _nss_vsock_gethostbyname3_r(
+pub(crate) unsafe extern "C" fn _nss_vsock_gethostbyname3_r(
     name: *const c_char,
     family: c_int,
     result: *mut hostent,
@@ -86,7 +86,7 @@ pub unsafe extern "C" fn _nss_vsock_gethostbyname3_r(
 ///
 /// As for [`_nss_vsock_gethostbyname3_r`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn _nss_vsock_gethostbyname2_r(
+pub(crate) unsafe extern "C" fn _nss_vsock_gethostbyname2_r(
     name: *const c_char,
     family: c_int,
     result: *mut hostent,
@@ -118,7 +118,7 @@ pub unsafe extern "C" fn _nss_vsock_gethostbyname2_r(
 /// `name` is a C string; `tuples`, `errnop` and `h_errnop` can be written, so can what `*tuples` points to unless it is
 /// null, `length` bytes at `buffer`, and `ttlp` unless it is null.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn _nss_vsock_gethostbyname4_r(
+pub(crate) unsafe extern "C" fn _nss_vsock_gethostbyname4_r(
     name: *const c_char,
     tuples: *mut *mut AddressTuple,
     buffer: *mut c_char,
@@ -150,7 +150,7 @@ pub unsafe extern "C" fn _nss_vsock_gethostbyname4_r(
 /// `length_of_address` bytes at `address` can be read; `result`, `errnop` and `h_errnop` can be written, so can `length`
 /// bytes at `buffer`.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn _nss_vsock_gethostbyaddr_r(
+pub(crate) unsafe extern "C" fn _nss_vsock_gethostbyaddr_r(
     address: *const c_void,
     length_of_address: socklen_t,
     family: c_int,

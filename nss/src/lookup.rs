@@ -11,13 +11,13 @@ use vsock_bridge_values::vsock::Cid;
 const UNIQUE_LOCAL: u8 = 0xfd;
 
 /// A machine with its address and all its names, the best one first.
-pub struct Host {
+pub(crate) struct Host {
     pub address: Ipv6Addr,
     pub names: Vec<String>,
 }
 
 /// Finds the machine with that name; names without `.vsock` cost nothing and are not ours.
-pub fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
+pub(crate) fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
     let is_ours = name.to_ascii_lowercase().ends_with(SUFFIX);
     let Some(machine) = name.parse::<Machine>().ok().filter(|_| is_ours) else {
         return Ok(None);
@@ -34,7 +34,7 @@ pub fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
 }
 
 /// Finds the machine with that address; addresses that begin otherwise cost nothing and are not ours.
-pub fn by_address(address: Ipv6Addr) -> Result<Option<Host>, Unusable> {
+pub(crate) fn by_address(address: Ipv6Addr) -> Result<Option<Host>, Unusable> {
     if address.octets()[0] != UNIQUE_LOCAL {
         return Ok(None);
     }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use vsock_bridge::logging;
-use vsock_bridge::programs::bridge::config::Arguments;
+use vsock_bridge::programs::bridge::Arguments;
 use vsock_bridge::programs::{bridge, command_line};
 
 fn main() -> ExitCode {

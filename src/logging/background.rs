@@ -19,7 +19,7 @@ const FLUSH_TIME: Duration = Duration::from_secs(5);
 static BACKGROUND: OnceLock<Background> = OnceLock::new();
 
 /// Makes the logger the program's; a second call, in a test, keeps the first.
-pub fn install(writer: env_logger::Logger) {
+pub(super) fn install(writer: env_logger::Logger) {
     let filter = writer.filter();
     let background = BACKGROUND.get_or_init(|| Background {
         writer,

@@ -3,9 +3,9 @@
 //! The filter and the terminal's colours are env_logger's, the journal's protocol is libsystemd's. A journal or a pipe
 //! that takes no more must not hold up what is relayed, so lines are written by a thread of their own ([`background`]).
 
-pub mod background;
+mod background;
 pub mod event;
-pub mod rate_limit;
+pub(crate) mod rate_limit;
 
 use env_logger::fmt::Formatter;
 use libsystemd::logging::{Priority, connected_to_journal, journal_send};

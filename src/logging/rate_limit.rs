@@ -6,7 +6,7 @@ use crate::clock::Moment;
 
 /// Lets some lines of a kind through in each interval, and counts the others.
 #[derive(Debug)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     burst: u32,
     begun: Option<Moment>,
     passed: u32,
@@ -17,7 +17,7 @@ impl RateLimit {
     const INTERVAL: Duration = Duration::from_secs(5);
 
     /// Lets so many through in 5 seconds.
-    pub fn new(burst: u32) -> RateLimit {
+    pub(crate) fn new(burst: u32) -> RateLimit {
         RateLimit {
             burst,
             begun: None,
@@ -27,7 +27,7 @@ impl RateLimit {
     }
 
     /// Asks whether a line may be written now; gives the number of lines that were left out before it.
-    pub fn admit(&mut self, now: Moment) -> Option<u64> {
+    pub(crate) fn admit(&mut self, now: Moment) -> Option<u64> {
         if self
             .begun
             .is_none_or(|begun| begun + RateLimit::INTERVAL <= now)

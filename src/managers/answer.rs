@@ -3,7 +3,10 @@
 use crate::vsock::{Cid, decimal};
 
 /// Takes the CID that was found; `text` is what stands for it in an answer of `who`.
-pub fn one_cid<'a>(who: &str, texts: impl IntoIterator<Item = &'a str>) -> Result<Cid, String> {
+pub(super) fn one_cid<'a>(
+    who: &str,
+    texts: impl IntoIterator<Item = &'a str>,
+) -> Result<Cid, String> {
     let mut texts: Vec<&str> = texts.into_iter().collect();
     texts.dedup();
     match texts[..] {
@@ -16,7 +19,7 @@ pub fn one_cid<'a>(who: &str, texts: impl IntoIterator<Item = &'a str>) -> Resul
 }
 
 /// Makes what a tool said fit into a line.
-pub fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     const SHOWN_MAX: usize = 200;
     let line = text.trim().lines().next().unwrap_or_default();
     let line: String = line.chars().take(SHOWN_MAX).collect();

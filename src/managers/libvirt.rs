@@ -17,7 +17,7 @@ const UNKNOWN: [&str; 2] = ["failed to get domain", "Domain not found"];
 const NONE: &str = "libvirt knows no such machine";
 
 /// Asks which CID the domain has.
-pub fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
+pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     let mut problems = Vec::new();
     for connection in [&[][..], &SYSTEM] {
         let question = ["--quiet", "--readonly", "dumpxml", "--domain", name];

@@ -35,7 +35,7 @@ enum Answer {
 }
 
 /// Asks which CID the machine has: the user's own machined, that of the system, and the tool where neither answers.
-pub fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
+pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     let mut is_unknown = false;
     for path in [
         format!("/run/user/{}/systemd/machine/io.systemd.Machine", geteuid()),

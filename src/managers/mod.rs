@@ -19,7 +19,7 @@ const NAME_MAX: usize = 255;
 
 /// Who manages a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manager {
+pub(crate) enum Manager {
     /// systemd-machined(8): `machine/NAME`.
     Machined,
     /// libvirt: `libvirt/NAME`.
@@ -28,7 +28,7 @@ pub enum Manager {
 
 impl Manager {
     /// Reads the word before the slash.
-    pub fn of(word: &str) -> Option<Manager> {
+    pub(crate) fn of(word: &str) -> Option<Manager> {
         match word {
             "machine" => Some(Manager::Machined),
             "libvirt" => Some(Manager::Libvirt),
@@ -39,7 +39,7 @@ impl Manager {
     /// Asks which CID the machine has; blocks for `limit` at the most.
     ///
     /// Errors: [`Error::Invalid`] for what cannot be a name; [`Error::Lookup`].
-    pub fn cid(self, name: &str, limit: Duration) -> Result<Cid> {
+    pub(crate) fn cid(self, name: &str, limit: Duration) -> Result<Cid> {
         let (word, asked) = match self {
             Manager::Machined => ("machine", machined::cid as Ask),
             Manager::Libvirt => ("libvirt", libvirt::cid as Ask),

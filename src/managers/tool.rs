@@ -15,7 +15,7 @@ const ANSWER_MAX: usize = 1 << 20;
 
 /// What a program said.
 #[derive(Debug)]
-pub struct Said {
+pub(super) struct Said {
     /// On stdout.
     pub answer: String,
     /// On stderr.
@@ -24,7 +24,7 @@ pub struct Said {
 
 impl Said {
     /// Gives its complaint, for a line.
-    pub fn problem(&self, program: &str) -> String {
+    pub(super) fn problem(&self, program: &str) -> String {
         match shown(&self.complaint) {
             none if none.is_empty() => format!("{program} said nothing"),
             complaint => format!("{program} said \"{complaint}\""),
@@ -33,7 +33,11 @@ impl Said {
 }
 
 /// Asks a program; none if there is no such program.
-pub fn ask(program: &str, arguments: &[&str], deadline: Moment) -> Result<Option<Said>, String> {
+pub(super) fn ask(
+    program: &str,
+    arguments: &[&str],
+    deadline: Moment,
+) -> Result<Option<Said>, String> {
     let child = Command::new(program)
         .args(arguments)
         // What it says is read here and not by a person.

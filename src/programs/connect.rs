@@ -48,24 +48,24 @@ Exit status: 0 after a complete connection, 255 when it failed, 2 on a usage err
 #[command(name = "vsock-connect", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Arguments {
     /// The machine, or a whole address
-    pub host: String,
+    host: String,
     /// Its port [default: 22]
-    pub port: Option<String>,
+    port: Option<String>,
     /// Pass the connected socket over stdout where it is taken (ProxyUseFdpass of ssh), else relay
     #[arg(long)]
-    pub fdpass: bool,
+    fdpass: bool,
     /// Try again for that long until the machine answers
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
-    pub wait: Duration,
+    wait: Duration,
     /// How long one attempt may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
-    pub connect_timeout: Duration,
+    connect_timeout: Duration,
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
-    pub prefix: Option<Prefix>,
+    prefix: Option<Prefix>,
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
-    pub names: Option<GivenNames>,
+    names: Option<GivenNames>,
     /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
     #[arg(
         long,
@@ -73,7 +73,7 @@ pub struct Arguments {
         value_name = "SIZE",
         default_value = "auto"
     )]
-    pub vsock_packet: PacketArgument,
+    vsock_packet: PacketArgument,
     /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
     #[arg(
         long,
@@ -81,7 +81,7 @@ pub struct Arguments {
         value_name = "ANSWER",
         default_value = "ok"
     )]
-    pub mux_answer: mux::Answer,
+    mux_answer: mux::Answer,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,

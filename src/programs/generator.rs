@@ -12,7 +12,7 @@ use crate::prefix::Prefix;
 use crate::vsock::Cid;
 
 /// The drop-in, below the directory for generated units.
-pub const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
+pub(crate) const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
 
 /// Writes the drop-in with the prefix of the machine below `root` into `directory`.
 ///
@@ -42,7 +42,7 @@ fn drop_in(prefix: Prefix, origin: &Origin) -> String {
 }
 
 /// Reads the prefix out of the drop-in.
-pub fn prefix_in(text: &str) -> Option<Prefix> {
+pub(crate) fn prefix_in(text: &str) -> Option<Prefix> {
     let line = text
         .lines()
         .rfind(|line| line.starts_with("ListenStream=["))?;

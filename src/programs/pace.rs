@@ -39,7 +39,12 @@ const MEMORY: Duration = Duration::from_secs(120);
 /// failed before.
 ///
 /// Gives the status to exit with: `failure`, or success when told to leave meanwhile.
-pub fn give_up(cause: &str, waiting: usize, failure: ExitCode, say: impl FnOnce(&str)) -> ExitCode {
+pub(super) fn give_up(
+    cause: &str,
+    waiting: usize,
+    failure: ExitCode,
+    say: impl FnOnce(&str),
+) -> ExitCode {
     let Some(folder) = folder() else {
         say(cause);
         return failure;
@@ -78,7 +83,7 @@ pub fn give_up(cause: &str, waiting: usize, failure: ExitCode, say: impl FnOnce(
 /// Counts a start; stays for a while before it goes on when many in a row have ended without a word, as by a crash.
 ///
 /// Gives the status to exit with when told to leave meanwhile.
-pub fn begin() -> Option<ExitCode> {
+pub(super) fn begin() -> Option<ExitCode> {
     let folder = folder()?;
     let path = folder.join(STARTS);
     let crashes: u32 = fs::read_to_string(&path)
@@ -109,19 +114,19 @@ pub fn begin() -> Option<ExitCode> {
 }
 
 /// Forgets earlier failures: the start has succeeded.
-pub fn forget() {
+pub(super) fn forget() {
     if let Some(folder) = folder() {
         forget_in(&folder);
     }
 }
 
 /// Tells whether the start before this one has failed, so that all there is to say has been said.
-pub fn has_failed() -> bool {
+pub(super) fn has_failed() -> bool {
     folder().is_some_and(|folder| folder.join(FILE).exists())
 }
 
 /// Gives the folder that systemd made for the service.
-pub fn folder() -> Option<PathBuf> {
+pub(super) fn folder() -> Option<PathBuf> {
     let folders = env::var("RUNTIME_DIRECTORY").ok()?;
     folders.split(':').next().map(PathBuf::from)
 }

@@ -28,7 +28,7 @@ use crate::sys;
 use crate::vsock::Cid;
 
 use netlink::Netlink;
-pub use watch::Watch;
+pub(crate) use watch::Watch;
 
 /// The kernel's table for local addresses (RT_TABLE_LOCAL).
 const TABLE_LOCAL: u8 = 255;
@@ -41,7 +41,7 @@ const SITE_LENGTH: u8 = 48;
 /// Asks /dev/vsock for the CID of this machine.
 ///
 /// None when there is no vsock transport yet: the module may be loaded later, so that is no error.
-pub fn own_cid() -> Option<Cid> {
+pub(crate) fn own_cid() -> Option<Cid> {
     let device = File::open("/dev/vsock").ok()?;
     sys::local_cid(device.as_fd()).ok().and_then(Cid::new)
 }
@@ -49,7 +49,7 @@ pub fn own_cid() -> Option<Cid> {
 /// Puts the route and the own address in place; what an earlier prefix or CID left behind is removed.
 ///
 /// Errors: [`Error::PrefixInUse`], [`Error::Route`].
-pub fn up(prefix: Prefix) -> Result<()> {
+pub(crate) fn up(prefix: Prefix) -> Result<()> {
     let mut netlink = Netlink::open()?;
     let routes = netlink.routes()?;
     refuse_clash(prefix, &routes, netlink.loopback)?;
@@ -76,7 +76,7 @@ pub fn up(prefix: Prefix) -> Result<()> {
 /// Gives this machine's own address: the source of the route in place, else the one that [`up`] would take.
 ///
 /// Errors: [`Error::PrefixInUse`], [`Error::Route`].
-pub fn own_address(prefix: Prefix) -> Result<Ipv6Addr> {
+pub(crate) fn own_address(prefix: Prefix) -> Result<Ipv6Addr> {
     let mut netlink = Netlink::open()?;
     let routes = netlink.routes()?;
     refuse_clash(prefix, &routes, netlink.loopback)?;
@@ -92,7 +92,7 @@ fn present_address(prefix: Prefix) -> Ipv6Addr {
 }
 
 /// Takes our routes and addresses away, whatever the prefix was when they were added.
-pub fn down() -> Result<()> {
+pub(crate) fn down() -> Result<()> {
     let mut netlink = Netlink::open()?;
     for prefix in netlink.routes()?.iter().filter_map(ours) {
         remove(&mut netlink, prefix)?;
@@ -116,14 +116,14 @@ fn without_ipv6(error: Error) -> Error {
 /// Gives the prefix whose route is in place, if it is one of ours.
 ///
 /// Errors: [`Error::Route`].
-pub fn in_place() -> Result<Option<Prefix>> {
+pub(crate) fn in_place() -> Result<Option<Prefix>> {
     Ok(Netlink::open()?.routes()?.iter().find_map(ours))
 }
 
 /// Tells what [`up`] would have to add, in words; none when all is there.
 ///
 /// Errors: [`Error::Route`].
-pub fn missing(prefix: Prefix) -> Result<Option<String>> {
+pub(crate) fn missing(prefix: Prefix) -> Result<Option<String>> {
     let mut netlink = Netlink::open()?;
     if !netlink
         .routes()?
@@ -148,7 +148,7 @@ fn is_local(route: &RouteMessage, prefix: Prefix) -> bool {
 
 /// What the kernel has of a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     /// The local route is there, whoever added it.
     pub has_route: bool,
     /// The addresses of the prefix on lo.
@@ -160,7 +160,7 @@ pub struct State {
 /// Looks at the routes and at the addresses of lo; needs no capability.
 ///
 /// Errors: [`Error::Route`].
-pub fn state(prefix: Prefix) -> Result<State> {
+pub(crate) fn state(prefix: Prefix) -> Result<State> {
     let mut netlink = Netlink::open()?;
     let routes = netlink.routes()?;
     let mut addresses = netlink.own_addresses()?;

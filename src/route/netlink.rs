@@ -14,7 +14,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use crate::error::{Error, Result};
 
 /// A routing socket, used for one request at a time.
-pub struct Netlink {
+pub(super) struct Netlink {
     socket: Socket,
     /// The index of lo.
     pub loopback: u32,
@@ -22,7 +22,7 @@ pub struct Netlink {
 
 impl Netlink {
     /// Opens it; needs no capability. Errors: [`Error::Route`], here and below.
-    pub fn open() -> Result<Netlink> {
+    pub(super) fn open() -> Result<Netlink> {
         let fail = |source| Error::Route {
             operation: "open a netlink socket".into(),
             source,
@@ -35,7 +35,7 @@ impl Netlink {
     }
 
     /// Lists all IPv6 routes of all tables.
-    pub fn routes(&mut self) -> Result<Vec<RouteMessage>> {
+    pub(super) fn routes(&mut self) -> Result<Vec<RouteMessage>> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet6;
         let answers = self.request(
@@ -51,7 +51,7 @@ impl Netlink {
     }
 
     /// Lists the addresses of all interfaces.
-    pub fn addresses(&mut self) -> Result<Vec<Address>> {
+    pub(super) fn addresses(&mut self) -> Result<Vec<Address>> {
         let answers = self.request(
             RouteNetlinkMessage::GetAddress(AddressMessage::default()),
             NLM_F_DUMP,
@@ -65,7 +65,7 @@ impl Netlink {
     }
 
     /// Lists the IPv6 addresses of lo.
-    pub fn own_addresses(&mut self) -> Result<Vec<Ipv6Addr>> {
+    pub(super) fn own_addresses(&mut self) -> Result<Vec<Ipv6Addr>> {
         let loopback = self.loopback;
         let address = |address: Address| match address.ip {
             IpAddr::V6(ip) if address.interface == loopback => Some(ip),
@@ -75,7 +75,7 @@ impl Netlink {
     }
 
     /// Asks for a change; `operation` names it in the error.
-    pub fn change(
+    pub(super) fn change(
         &mut self,
         message: RouteNetlinkMessage,
         flags: u16,
@@ -145,7 +145,7 @@ fn take_answers(mut datagram: &[u8], answers: &mut Vec<RouteNetlinkMessage>) -> 
 
 /// An address of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Address {
+pub(super) struct Address {
     /// The index of the interface.
     pub interface: u32,
     /// The address itself, not that of the other end of a line.

@@ -16,12 +16,12 @@ use crate::error::Result;
 use crate::prefix::Prefix;
 
 /// The first one that does count.
-pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Tells it from one that somebody else has added.
 const LABEL: &str = "lo:vsock";
 
 /// Tells whether the prefix would be all that there is, but for 127.0.0.1 and ::1.
-pub fn is_missing(addresses: &[Address], prefix: Prefix) -> bool {
+pub(super) fn is_missing(addresses: &[Address], prefix: Prefix) -> bool {
     let counts = |address: &Address| match address.ip {
         IpAddr::V4(ip) => ip != Ipv4Addr::LOCALHOST,
         IpAddr::V6(ip) => !ip.is_loopback() && !prefix.contains(ip),
@@ -30,7 +30,7 @@ pub fn is_missing(addresses: &[Address], prefix: Prefix) -> bool {
 }
 
 /// Adds it where it is missing.
-pub fn add(netlink: &mut Netlink, prefix: Prefix) -> Result<()> {
+pub(super) fn add(netlink: &mut Netlink, prefix: Prefix) -> Result<()> {
     if !is_missing(&netlink.addresses()?, prefix) {
         return Ok(());
     }
@@ -43,7 +43,7 @@ pub fn add(netlink: &mut Netlink, prefix: Prefix) -> Result<()> {
 }
 
 /// Removes it, if it is ours.
-pub fn remove(netlink: &mut Netlink) -> Result<()> {
+pub(super) fn remove(netlink: &mut Netlink) -> Result<()> {
     let is_ours = |address: &Address| {
         address.ip == IpAddr::V4(ADDRESS) && address.label.as_deref() == Some(LABEL)
     };

@@ -18,14 +18,14 @@ use crate::prefix::Prefix;
 const GROUPS: i32 = libc::RTMGRP_IPV6_ROUTE | libc::RTMGRP_IPV6_IFADDR | libc::RTMGRP_IPV4_IFADDR;
 
 /// A socket that the kernel tells of changes.
-pub struct Watch {
+pub(crate) struct Watch {
     socket: Socket,
     prefix: Prefix,
 }
 
 impl Watch {
     /// Hears of all that happens from now on. Errors: [`Error::Route`], here and below.
-    pub fn open(prefix: Prefix) -> Result<Watch> {
+    pub(crate) fn open(prefix: Prefix) -> Result<Watch> {
         let open = || {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind(&SocketAddr::new(0, GROUPS as u32))?;
@@ -36,7 +36,7 @@ impl Watch {
     }
 
     /// Waits until something has changed that may matter, or until the time is over.
-    pub fn wait(&self, limit: Option<Duration>) -> Result<()> {
+    pub(crate) fn wait(&self, limit: Option<Duration>) -> Result<()> {
         let limit = limit.map_or(PollTimeout::NONE, |limit| {
             PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
         });

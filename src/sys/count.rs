@@ -30,7 +30,7 @@ nix::ioctl_read_bad!(
 );
 
 /// Tells how many bytes are in a pipe, or wait in a socket.
-pub fn readable_bytes(pipe: BorrowedFd<'_>) -> Result<usize, Errno> {
+pub(crate) fn readable_bytes(pipe: BorrowedFd<'_>) -> Result<usize, Errno> {
     let mut count = 0;
     // SAFETY: the kernel writes one int to the pointer, which is valid for one.
     unsafe { get_readable(pipe.as_raw_fd(), &mut count) }?;
@@ -39,7 +39,7 @@ pub fn readable_bytes(pipe: BorrowedFd<'_>) -> Result<usize, Errno> {
 
 /// How long the other end of a TCP connection has said nothing, and how often it was asked since.
 #[derive(Clone, Copy, Debug)]
-pub struct Silence {
+pub(crate) struct Silence {
     /// Since its last acknowledgement of anything.
     pub time: Duration,
     /// Since bytes were last sent to it.
@@ -49,7 +49,7 @@ pub struct Silence {
 }
 
 /// Asks a TCP socket about [`Silence`] (TCP_INFO, tcp(7)).
-pub fn silence(socket: BorrowedFd<'_>) -> Result<Silence, Errno> {
+pub(crate) fn silence(socket: BorrowedFd<'_>) -> Result<Silence, Errno> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the pointer is valid for `length` bytes, and the kernel writes no more than that.
@@ -77,7 +77,7 @@ nix::ioctl_read_bad!(
 );
 
 /// Asks an open /dev/vsock for the CID of this machine; `u32::MAX` when it has none.
-pub fn local_cid(device: BorrowedFd<'_>) -> Result<u32, Errno> {
+pub(crate) fn local_cid(device: BorrowedFd<'_>) -> Result<u32, Errno> {
     let mut cid = 0;
     // SAFETY: the kernel writes one unsigned int to the pointer, which is valid for one.
     unsafe { get_local_cid(device.as_raw_fd(), &mut cid) }?;

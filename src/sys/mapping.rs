@@ -15,7 +15,7 @@ use nix::sys::mman::{self, MapFlags, ProtFlags};
 ///
 /// It is used through atomic words, through copies, and by the kernel; never through a reference to its bytes.
 #[derive(Debug)]
-pub struct Mapping {
+pub(crate) struct Mapping {
     address: NonNull<libc::c_void>,
     length: usize,
 }
@@ -27,7 +27,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 /// Room for what the kernel is told about one transfer, and for what it answers.
-pub const TRANSFER_BYTES: usize = 128;
+pub(crate) const TRANSFER_BYTES: usize = 128;
 
 #[repr(C)]
 struct Transfer {
@@ -39,7 +39,7 @@ const _: () = assert!(size_of::<Transfer>() <= TRANSFER_BYTES);
 
 impl Mapping {
     /// Maps a part of a file, shared with everybody who maps it; without a file, memory that is only ours.
-    pub fn new(
+    pub(crate) fn new(
         file: Option<BorrowedFd<'_>>,
         offset: usize,
         length: usize,
@@ -58,14 +58,14 @@ impl Mapping {
     }
 
     /// Gives the 64-bit word at an offset, which is a multiple of eight.
-    pub fn word(&self, offset: usize) -> &AtomicU64 {
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset % 8 == 0 && self.holds(offset, 8), "a word outside");
         // SAFETY: inside the mapping, aligned since a mapping begins at a page, and only used as an atomic.
         unsafe { AtomicU64::from_ptr(self.at(offset).cast()) }
     }
 
     /// Copies bytes to an offset.
-    pub fn copy_in(&self, offset: usize, bytes: &[u8]) {
+    pub(crate) fn copy_in(&self, offset: usize, bytes: &[u8]) {
         assert!(self.holds(offset, bytes.len()), "bytes outside");
         // SAFETY: inside the mapping, and no reference to what is there exists.
         unsafe { self.at(offset).copy_from(bytes.as_ptr(), bytes.len()) }
@@ -82,12 +82,12 @@ impl Mapping {
     /// Tells how many bytes the transfer moved whose header is at that offset.
     ///
     /// The kernel writes the number before the call returns, so that it is true even if this process is killed in between.
-    pub fn count(&self, header: usize) -> usize {
+    pub(crate) fn count(&self, header: usize) -> usize {
         self.count_word(header).load(Ordering::Acquire) as usize
     }
 
     /// Sets what [`Mapping::count`] tells.
-    pub fn set_count(&self, header: usize, count: usize) {
+    pub(crate) fn set_count(&self, header: usize, count: usize) {
         self.count_word(header)
             .store(count as u32, Ordering::Release);
     }
@@ -96,7 +96,7 @@ impl Mapping {
     ///
     /// Gives the bytes, none at the end, and whether the read stopped at a descriptor, which is dropped. An error that
     /// waits on the socket comes before the bytes that came before it.
-    pub fn receive(
+    pub(crate) fn receive(
         &self,
         socket: BorrowedFd<'_>,
         header: usize,
@@ -114,7 +114,7 @@ impl Mapping {
     }
 
     /// Writes a range of the mapping to a socket, with the header of the transfer at that offset (sendmmsg(2)).
-    pub fn send(
+    pub(crate) fn send(
         &self,
         socket: BorrowedFd<'_>,
         header: usize,
@@ -130,7 +130,7 @@ impl Mapping {
     }
 
     /// read(2) into a range of the mapping, for what is no socket.
-    pub fn read(&self, file: BorrowedFd<'_>, bytes: Range<usize>) -> Result<usize, Errno> {
+    pub(crate) fn read(&self, file: BorrowedFd<'_>, bytes: Range<usize>) -> Result<usize, Errno> {
         assert!(self.holds(bytes.start, bytes.len()), "bytes outside");
         // SAFETY: inside the mapping, and the kernel writes no more than that.
         let count =
@@ -139,7 +139,7 @@ impl Mapping {
     }
 
     /// write(2) of a range of the mapping, for what is no socket.
-    pub fn write(&self, file: BorrowedFd<'_>, bytes: Range<usize>) -> Result<usize, Errno> {
+    pub(crate) fn write(&self, file: BorrowedFd<'_>, bytes: Range<usize>) -> Result<usize, Errno> {
         assert!(self.holds(bytes.start, bytes.len()), "bytes outside");
         // SAFETY: inside the mapping, and the kernel only reads it.
         let count =

@@ -13,7 +13,7 @@ mod passed;
 mod socket;
 
 pub use count::*;
-pub use mapping::*;
+pub(crate) use mapping::*;
 pub use packet::*;
-pub use passed::*;
-pub use socket::*;
+pub(crate) use passed::*;
+pub(crate) use socket::*;

@@ -9,12 +9,12 @@ use nix::sys::socket::{self, ControlMessage, MsgFlags};
 use nix::{libc, setsockopt_impl, sockopt_impl};
 
 /// What a packet can carry (SCM_MAX_FD).
-pub const DESCRIPTORS_MAX: usize = 253;
+pub(crate) const DESCRIPTORS_MAX: usize = 253;
 /// Bytes of the largest packet.
 const PACKET_BYTES: usize = 4096;
 
 /// Sends one packet with descriptors over a unix socket of packets, if there is room.
-pub fn send_packet(
+pub(crate) fn send_packet(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
@@ -23,7 +23,7 @@ pub fn send_packet(
 }
 
 /// As [`send_packet`], but waits for room.
-pub fn send_packet_in_time(
+pub(crate) fn send_packet_in_time(
     socket: BorrowedFd<'_>,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
@@ -118,7 +118,7 @@ sockopt_impl!(
 );
 
 /// Lets [`peek_packet`] begin with the first packet, and go on from one to the next.
-pub fn peek_from_start(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn peek_from_start(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     socket::setsockopt(&socket, PeekOffset, &0)
 }
 

@@ -8,7 +8,7 @@ use nix::libc;
 /// Takes stdin and stdout away from the program and leaves /dev/null in their place.
 ///
 /// Without that a stdout that is a pipe would stay open, and so would never tell its reader the end.
-pub fn take_stdio() -> Result<(OwnedFd, OwnedFd), Errno> {
+pub(crate) fn take_stdio() -> Result<(OwnedFd, OwnedFd), Errno> {
     let null = nix::fcntl::open(
         "/dev/null",
         nix::fcntl::OFlag::O_RDWR,
@@ -32,14 +32,14 @@ fn take_number(number: RawFd, substitute: &OwnedFd) -> Result<OwnedFd, Errno> {
 /// Removes what systemd left in the environment for this process, so that no child takes it for its own.
 ///
 /// Must be called before the first thread is made.
-pub fn forget_activation() {
+pub(crate) fn forget_activation() {
     // SAFETY: the caller is still the only thread, so nobody reads the environment meanwhile.
     // The result was read before; only the removal is wanted.
     let _ = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }.map(drop);
 }
 
 /// Borrows a passed descriptor by its number, to ask what it is; `EBADF` if it is not open.
-pub fn probe<T>(number: RawFd, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T, Errno> {
+pub(crate) fn probe<T>(number: RawFd, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Result<T, Errno> {
     // SAFETY: the call takes any number, and only looks at the descriptor.
     Errno::result(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
     // SAFETY: it is open, and there is no other thread yet that could close it before `ask` returns.

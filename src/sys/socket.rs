@@ -10,7 +10,7 @@ use nix::sys::socket::{
 };
 
 /// Options of AF_VSOCK sockets, which libc does not name (include/uapi/linux/vm_sockets.h).
-pub mod vsock_option {
+pub(crate) mod vsock_option {
     use nix::libc;
     use nix::{getsockopt_impl, setsockopt_impl, sockopt_impl};
 
@@ -33,7 +33,9 @@ pub mod vsock_option {
 }
 
 /// Takes one connection from a listener, non-blocking and close-on-exec, with the address of its peer.
-pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Option<SockaddrStorage>), Errno> {
+pub(crate) fn accept(
+    listener: BorrowedFd<'_>,
+) -> Result<(OwnedFd, Option<SockaddrStorage>), Errno> {
     let mut storage = MaybeUninit::<libc::sockaddr_storage>::zeroed();
     let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
@@ -55,7 +57,7 @@ pub fn accept(listener: BorrowedFd<'_>) -> Result<(OwnedFd, Option<SockaddrStora
 }
 
 /// Makes a non-blocking, close-on-exec stream socket.
-pub fn stream_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
+pub(crate) fn stream_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
     socket::socket(
         family,
         SockType::Stream,
@@ -65,17 +67,17 @@ pub fn stream_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
 }
 
 /// connect(2).
-pub fn connect(socket: BorrowedFd<'_>, address: &dyn SockaddrLike) -> Result<(), Errno> {
+pub(crate) fn connect(socket: BorrowedFd<'_>, address: &dyn SockaddrLike) -> Result<(), Errno> {
     socket::connect(socket.as_raw_fd(), address)
 }
 
 /// bind(2).
-pub fn bind(socket: BorrowedFd<'_>, address: &dyn SockaddrLike) -> Result<(), Errno> {
+pub(crate) fn bind(socket: BorrowedFd<'_>, address: &dyn SockaddrLike) -> Result<(), Errno> {
     socket::bind(socket.as_raw_fd(), address)
 }
 
 /// Breaks a TCP connection: the other end is sent a reset, and what is unsent is dropped (connect(2), AF_UNSPEC).
-pub fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(crate) fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let nowhere = libc::sockaddr {
         sa_family: libc::AF_UNSPEC as libc::sa_family_t,
         sa_data: [0; 14],
@@ -86,27 +88,27 @@ pub fn disconnect(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// shutdown(2).
-pub fn shutdown(socket: BorrowedFd<'_>, how: Shutdown) -> Result<(), Errno> {
+pub(crate) fn shutdown(socket: BorrowedFd<'_>, how: Shutdown) -> Result<(), Errno> {
     socket::shutdown(socket.as_raw_fd(), how)
 }
 
 /// The address that a socket is bound to.
-pub fn local_address(socket: BorrowedFd<'_>) -> Result<SockaddrStorage, Errno> {
+pub(crate) fn local_address(socket: BorrowedFd<'_>) -> Result<SockaddrStorage, Errno> {
     socket::getsockname(socket.as_raw_fd())
 }
 
 /// The address of the other end.
-pub fn peer_address(socket: BorrowedFd<'_>) -> Result<SockaddrStorage, Errno> {
+pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> Result<SockaddrStorage, Errno> {
     socket::getpeername(socket.as_raw_fd())
 }
 
 /// Tells whether the socket is a listening one (SO_ACCEPTCONN).
-pub fn is_listening(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     socket::getsockopt(&socket, socket::sockopt::AcceptConn)
 }
 
 /// Tells whether the other end of a stream takes nothing more: a send of no bytes says so, and else does nothing.
-pub fn refuses_bytes(socket: BorrowedFd<'_>) -> bool {
+pub(crate) fn refuses_bytes(socket: BorrowedFd<'_>) -> bool {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     socket::send(socket.as_raw_fd(), &[], flags).is_err()
 }

@@ -44,20 +44,20 @@ vsock-bridge takes its sockets from systemd; see vsock-bridge(8).";
 pub struct Arguments {
     /// Where connections go
     #[arg(long, env = "VSOCK_BRIDGE_TO", value_name = "TARGET")]
-    pub to: Option<Endpoint>,
+    pub(crate) to: Option<Endpoint>,
     /// Source address of outgoing connections: none, mapped (P::CID of the peer) or an IP address
     /// [default: mapped from vsock to loopback IPv6, else none]
     #[arg(long, env = "VSOCK_BRIDGE_SOURCE", value_name = "SOURCE")]
-    pub source: Option<SourceArgument>,
+    pub(crate) source: Option<SourceArgument>,
     /// Tell the target who connected, in a header before the first byte: v1, v2 with CID and port, or v2-plain
     #[arg(long, env = "VSOCK_BRIDGE_PROXY_PROTOCOL", value_name = "VERSION")]
-    pub proxy_protocol: Option<proxy_protocol::Version>,
+    pub(crate) proxy_protocol: Option<proxy_protocol::Version>,
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
-    pub prefix: Option<Prefix>,
+    pub(crate) prefix: Option<Prefix>,
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
-    pub names: Option<GivenNames>,
+    pub(crate) names: Option<GivenNames>,
     /// Machines that may connect over vsock: any (every other machine), or a list such as 3,7,100-200,host,web; this
     /// machine itself only by local, as in any,local
     #[arg(
@@ -66,19 +66,19 @@ pub struct Arguments {
         value_name = "LIST",
         default_value = allow_list::DEFAULT
     )]
-    pub allow_cid: AllowList,
+    pub(crate) allow_cid: AllowList,
     /// Connections in all
     #[arg(long, env = "VSOCK_BRIDGE_MAX_CONNECTIONS", value_name = "N", default_value = "4096", value_parser = parse_limit)]
-    pub max_connections: usize,
+    pub(crate) max_connections: usize,
     /// Connections of one CID, IP address or user
     #[arg(long, env = "VSOCK_BRIDGE_MAX_CONNECTIONS_PER_PEER", value_name = "N", default_value = "1024", value_parser = parse_limit)]
-    pub max_connections_per_peer: usize,
+    pub(crate) max_connections_per_peer: usize,
     /// How long the target may take to accept
     #[arg(long, env = "VSOCK_BRIDGE_CONNECT_TIMEOUT", value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
-    pub connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     /// How long a target that refuses is tried again
     #[arg(long, env = "VSOCK_BRIDGE_CONNECT_RETRY", value_name = "TIME", default_value = "0s", value_parser = parse_time)]
-    pub connect_retry: Duration,
+    pub(crate) connect_retry: Duration,
     /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
     #[arg(
         long,
@@ -86,7 +86,7 @@ pub struct Arguments {
         value_name = "ANSWER",
         default_value = "ok"
     )]
-    pub mux_answer: mux::Answer,
+    pub(crate) mux_answer: mux::Answer,
     /// Close a connection after that time without a byte
     #[arg(
         long,
@@ -95,7 +95,7 @@ pub struct Arguments {
         default_value = "infinity",
         value_parser = parse_positive_limit
     )]
-    pub idle_timeout: TimeLimit,
+    pub(crate) idle_timeout: TimeLimit,
     /// Close a connection without a byte for that long after one direction has ended
     #[arg(
         long,
@@ -104,7 +104,7 @@ pub struct Arguments {
         default_value = "infinity",
         value_parser = parse_positive_limit
     )]
-    pub half_close_timeout: TimeLimit,
+    pub(crate) half_close_timeout: TimeLimit,
     /// Leave after that time without a connection; systemd starts us again
     #[arg(
         long,
@@ -112,16 +112,16 @@ pub struct Arguments {
         value_name = "TIME",
         default_value = "infinity"
     )]
-    pub exit_idle_time: TimeLimit,
+    pub(crate) exit_idle_time: TimeLimit,
     /// How long open connections may go on after SIGTERM
     #[arg(long, env = "VSOCK_BRIDGE_DRAIN_TIMEOUT", value_name = "TIME", default_value = "10s", value_parser = parse_time)]
-    pub drain_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
     /// Idle time before TCP keepalive probes, 0 or infinity for none
     #[arg(long, env = "VSOCK_BRIDGE_KEEPALIVE", value_name = "TIME", default_value = "60s", value_parser = parse_time)]
-    pub keepalive: Duration,
+    pub(crate) keepalive: Duration,
     /// Receive buffer of vsock sockets
     #[arg(long, env = "VSOCK_BRIDGE_VSOCK_BUFFER", value_name = "SIZE", default_value = "1MiB", value_parser = parse_buffer)]
-    pub vsock_buffer: u64,
+    pub(crate) vsock_buffer: u64,
     /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
     #[arg(
         long,
@@ -129,7 +129,7 @@ pub struct Arguments {
         value_name = "SIZE",
         default_value = "auto"
     )]
-    pub vsock_packet: PacketArgument,
+    pub(crate) vsock_packet: PacketArgument,
     /// Look for the next event for a moment before sleeping, where that shortens round trips: yes or no
     #[arg(
         long,
@@ -139,7 +139,7 @@ pub struct Arguments {
         value_parser = parse_switch,
         action = ArgAction::Set
     )]
-    pub busy_poll: bool,
+    pub(crate) busy_poll: bool,
     /// Keep open connections so that a crash does not end them: yes, or no for only a restart
     #[arg(
         long,
@@ -149,7 +149,7 @@ pub struct Arguments {
         value_parser = parse_switch,
         action = ArgAction::Set
     )]
-    pub crash_proof: bool,
+    pub(crate) crash_proof: bool,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -160,7 +160,7 @@ pub struct Arguments {
 
 impl Arguments {
     /// Names settings in the environment that no option knows: most likely a slip of the pen.
-    pub fn warn_of_unknown_variables() {
+    pub(crate) fn warn_of_unknown_variables() {
         let command = Arguments::command();
         let known: Vec<_> = command
             .get_arguments()
@@ -180,7 +180,7 @@ impl Arguments {
 
 /// `--source` as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceArgument(Source);
+pub(crate) struct SourceArgument(Source);
 
 impl FromStr for SourceArgument {
     type Err = Error;
@@ -203,7 +203,7 @@ impl FromStr for SourceArgument {
 
 /// A time limit; none is `infinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimeLimit(pub Option<Duration>);
+pub(crate) struct TimeLimit(pub Option<Duration>);
 
 impl FromStr for TimeLimit {
     type Err = Error;
@@ -218,7 +218,7 @@ impl FromStr for TimeLimit {
 
 /// Reads a time span such as `5s` or `1h 30min`, at most ten years, which is also `infinity`; a bare number is seconds, as
 /// in systemd.time(7).
-pub fn parse_time(text: &str) -> Result<Duration> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration> {
     if text == "infinity" {
         return Ok(LONGEST);
     }
@@ -245,7 +245,7 @@ fn parse_positive_limit(text: &str) -> Result<TimeLimit> {
 }
 
 /// Reads a time span that is longer than nothing.
-pub fn parse_positive(text: &str) -> Result<Duration> {
+pub(crate) fn parse_positive(text: &str) -> Result<Duration> {
     match parse_time(text)? {
         Duration::ZERO => Err(Error::invalid("time", text, "must be longer than 0")),
         time => Ok(time),
@@ -280,7 +280,7 @@ fn parse_buffer(text: &str) -> Result<u64> {
 
 /// What the relay of one bridge runs with.
 #[derive(Debug)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// How the target is reached.
     pub dialer: Dialer,
     /// Who may come in.
@@ -293,7 +293,7 @@ impl Settings {
     /// Fills in defaults and checks what belongs together. `locals`: where the peers connect to.
     ///
     /// Errors: a missing `--to`, a name that does not resolve, a source that does not fit, a missing route.
-    pub fn new(arguments: Arguments, locals: &[Endpoint]) -> Result<Settings> {
+    pub(crate) fn new(arguments: Arguments, locals: &[Endpoint]) -> Result<Settings> {
         let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
         let target = arguments.to.ok_or_else(|| {
             Error::Usage("`--to` or VSOCK_BRIDGE_TO is missing: where should connections go? e.g. --to [::1]:445".into())

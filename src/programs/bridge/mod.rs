@@ -1,6 +1,6 @@
 //! The body of vsock-bridge: sockets from systemd, settings, loop.
 
-pub mod config;
+pub(crate) mod config;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -20,7 +20,8 @@ use crate::relay::report::connections;
 use crate::relay::{Loop, Totals};
 use crate::stream::Listener;
 
-use config::{Arguments, Settings};
+pub use config::Arguments;
+use config::Settings;
 
 /// Why a bridge does not serve.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use crate::relay::inspection::Snapshot;
 
 /// A bridge, as JSON shows it.
 #[derive(Debug, Serialize)]
-pub struct Bridge {
+pub(super) struct Bridge {
     /// Name of its units, without suffix.
     #[serde(rename = "bridge")]
     pub name: String,
@@ -18,7 +18,7 @@ pub struct Bridge {
 /// What a bridge does.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Activity {
+pub(super) enum Activity {
     /// Its process says so.
     Running(Snapshot),
     /// It has no process that tells; systemd says so.

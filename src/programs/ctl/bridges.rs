@@ -31,7 +31,7 @@ const ATTEMPTS: usize = 5;
 
 /// A bridge that could not be asked.
 #[derive(Debug)]
-pub struct Unread {
+pub(super) struct Unread {
     /// Name of its units, without suffix.
     pub name: String,
     /// Why.
@@ -40,7 +40,7 @@ pub struct Unread {
 
 /// All bridges, by name.
 #[derive(Debug, Default)]
-pub struct Survey {
+pub(super) struct Survey {
     /// Those of which something is known.
     pub bridges: Vec<Bridge>,
     /// The others.
@@ -49,14 +49,14 @@ pub struct Survey {
 
 impl Survey {
     /// Tells whether there is no bridge at all.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.bridges.is_empty() && self.unread.is_empty()
     }
 
     /// Logs which bridges could not be asked.
     ///
     /// Errors: the last one's, which is for the caller to log.
-    pub fn complain(self) -> Result<()> {
+    pub(super) fn complain(self) -> Result<()> {
         let mut errors: Vec<Error> = self.unread.into_iter().map(|unread| unread.error).collect();
         let last = errors.pop();
         for error in errors {
@@ -69,7 +69,7 @@ impl Survey {
 /// Asks all bridges at once.
 ///
 /// Errors: [`Error::Control`] when not even their folder can be read.
-pub fn survey() -> Result<Survey> {
+pub(super) fn survey() -> Result<Survey> {
     let names = names()?;
     let answers = answers(&names);
     let mut survey = Survey::default();

@@ -16,7 +16,7 @@ use crate::prefix::Prefix;
 use crate::unusable::Unusable;
 
 /// The file.
-pub const PATH: &str = "/etc/hosts";
+pub(crate) const PATH: &str = "/etc/hosts";
 /// Is there while the block should be, so that it is missed when somebody else writes the file anew.
 const MARK: &str = "/etc/vsock-bridge/hosts-written";
 const MARK_TEXT: &str = "# Made by `vsockctl hosts --write`, for `vsockctl check`; `vsockctl hosts --remove` removes it.\n";
@@ -25,7 +25,7 @@ pub(crate) const END: &str = "# END vsock-bridge";
 
 /// What is done with the names.
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Write them to /etc/hosts, in the place of those that are there
     #[arg(long, conflicts_with = "remove")]
     write: bool,
@@ -38,7 +38,7 @@ pub struct Arguments {
 }
 
 /// Gives the names, writes or removes them; `machines` is asked only if they are needed.
-pub fn run(
+pub(crate) fn run(
     arguments: &Arguments,
     machines: impl FnOnce() -> Result<(Prefix, Names)>,
 ) -> Result<String> {
@@ -94,7 +94,7 @@ fn remember(is_wanted: bool) {
 
 /// What has become of the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// There is none, and there need not be.
     Unused,
     /// It is as it would be written now.
@@ -108,7 +108,7 @@ pub enum State {
 }
 
 /// Compares the block in /etc/hosts with what it should be.
-pub fn state(prefix: Prefix, names: &Names) -> State {
+pub(crate) fn state(prefix: Prefix, names: &Names) -> State {
     match read(Path::new(PATH)) {
         Ok(text) => state_of(&text, &block(prefix, names), Path::new(MARK).exists()),
         Err(error) => State::Broken(error.to_string()),

@@ -18,7 +18,7 @@ const NO_BRIDGES: &str =
 
 /// How the bridges are shown.
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -30,7 +30,7 @@ pub struct Arguments {
 /// Prints the bridges.
 ///
 /// Errors: [`Error::Control`] when one could not be asked, after the others are printed; [`Error::Output`].
-pub fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.watch {
         return watch(arguments);
     }

@@ -14,7 +14,7 @@ use crate::relay::inspection::{OpenConnection, Snapshot};
 ///
 /// Errors: [`crate::error::Error::Control`] when a bridge could not be asked, after the others are printed;
 /// [`crate::error::Error::Output`].
-pub fn run() -> Result<()> {
+pub(super) fn run() -> Result<()> {
     let survey = survey()?;
     output::write(&text(&survey))?;
     survey.complain()

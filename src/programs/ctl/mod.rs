@@ -36,13 +36,13 @@ use crate::route;
 pub struct Arguments {
     /// What to do
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
     /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX", global = true)]
-    pub prefix: Option<Prefix>,
+    prefix: Option<Prefix>,
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES", global = true)]
-    pub names: Option<GivenNames>,
+    names: Option<GivenNames>,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
@@ -53,7 +53,7 @@ pub struct Arguments {
 
 /// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum Command {
+pub(crate) enum Command {
     /// Print the address of a machine
     Addr {
         /// CID or name: 3, host, local, web
@@ -91,7 +91,7 @@ pub enum Command {
 
 /// What can be done with the prefix.
 #[derive(Debug, Subcommand)]
-pub enum PrefixCommand {
+pub(crate) enum PrefixCommand {
     /// Print the prefix in use
     Show,
     /// Print a new random one (RFC 4193)

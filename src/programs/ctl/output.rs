@@ -18,7 +18,7 @@ pub fn print(text: &str) -> Result<bool> {
 /// Prints a text as it is; tells whether there still is a reader.
 ///
 /// Errors: [`Error::Output`].
-pub fn write(text: &str) -> Result<bool> {
+pub(crate) fn write(text: &str) -> Result<bool> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout
         .write_all(text.as_bytes())
@@ -31,7 +31,7 @@ pub fn write(text: &str) -> Result<bool> {
 }
 
 /// Leaves colours out where nobody sees them, and where NO_COLOR is set.
-pub fn suited(text: &str) -> Cow<'_, str> {
+pub(crate) fn suited(text: &str) -> Cow<'_, str> {
     match AutoStream::choice(&std::io::stdout()) {
         ColorChoice::Never => anstream::adapter::strip_str(text).to_string().into(),
         _ => text.into(),
@@ -39,7 +39,7 @@ pub fn suited(text: &str) -> Cow<'_, str> {
 }
 
 /// Gives width and height of the terminal; none if it is none, or one that cannot move its cursor.
-pub fn terminal() -> Option<(usize, usize)> {
+pub(crate) fn terminal() -> Option<(usize, usize)> {
     let stdout = std::io::stdout();
     let is_dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb");
     if !stdout.is_terminal() || is_dumb {

@@ -19,7 +19,7 @@ const BAD: Style = AnsiColor::Red.on_default();
 const QUIET: Style = Style::new().dimmed();
 
 /// A line for each bridge, then the connections of each that has some.
-pub fn overview(bridges: &[Bridge], width: Option<usize>) -> String {
+pub(super) fn overview(bridges: &[Bridge], width: Option<usize>) -> String {
     if bridges.is_empty() {
         return String::new();
     }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 const CLEAN: &str = "\x1b[0m\x1b[?7h\r\x1b[J";
 
 /// Has the signals that end a program leave a clean terminal: Ctrl-C throws away what was not yet shown.
-pub fn begin() -> Result<()> {
+pub(super) fn begin() -> Result<()> {
     let ends = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
     let mask: SigSet = ends.into_iter().collect();
     (mask.thread_block()).map_err(Error::system("block signals"))?;
@@ -34,7 +34,7 @@ pub fn begin() -> Result<()> {
 }
 
 /// Draws a text, no longer than the terminal; tells whether there still is a reader.
-pub fn draw(text: &str, height: usize) -> Result<bool> {
+pub(super) fn draw(text: &str, height: usize) -> Result<bool> {
     output::write(&picture(text, height))
 }
 

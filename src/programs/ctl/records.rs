@@ -21,7 +21,7 @@ const AAAA: u8 = 28;
 /// Gives an address record for each name, and for each address a record with the best name of its machine.
 ///
 /// The form is the one that `resolvectl --json=short query` prints; no name has a character that JSON escapes.
-pub fn text(prefix: Prefix, names: &Names) -> String {
+pub(super) fn text(prefix: Prefix, names: &Names) -> String {
     let mut records = Vec::new();
     for machine in names.machines() {
         let address = prefix.address(machine);
@@ -40,7 +40,7 @@ pub fn text(prefix: Prefix, names: &Names) -> String {
 }
 
 /// Replaces the file of ours, if that changes it.
-pub fn write(text: &str) -> Result<()> {
+pub(super) fn write(text: &str) -> Result<()> {
     let path = Path::new(PATH);
     let prepare = || {
         if let Some(directory) = path.parent() {
@@ -53,7 +53,7 @@ pub fn write(text: &str) -> Result<()> {
 }
 
 /// Removes the file of ours; none is no error.
-pub fn remove() -> Result<()> {
+pub(super) fn remove() -> Result<()> {
     match fs::remove_file(PATH) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(Error::file("remove", Path::new(PATH))(error))

@@ -25,19 +25,19 @@ const KERNEL_SAYS: &str =
 /// Gives the rules for this machine as it is.
 ///
 /// Errors: [`Error::PrefixInUse`], [`Error::Route`].
-pub fn current(prefix: Prefix) -> Result<String> {
+pub(super) fn current(prefix: Prefix) -> Result<String> {
     Ok(text(prefix, route::own_address(prefix)?))
 }
 
 /// Loads the rules in the place of those that are there.
-pub fn load(prefix: Prefix) -> Result<()> {
+pub(super) fn load(prefix: Prefix) -> Result<()> {
     let text = current(prefix)?;
     log::info!("loading the rules of {prefix}");
     nft("load", &text)
 }
 
 /// Removes the rules; none there is no error.
-pub fn unload() -> Result<()> {
+pub(super) fn unload() -> Result<()> {
     nft("remove", &removal())
 }
 

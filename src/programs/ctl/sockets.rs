@@ -10,7 +10,7 @@ use crate::endpoint::Endpoint;
 const OPTION: &str = " --allow-cid";
 
 /// Gives the bridges of all socket units that are up or should be.
-pub fn bridges(units: &[Unit]) -> Vec<Bridge> {
+pub(super) fn bridges(units: &[Unit]) -> Vec<Bridge> {
     units
         .iter()
         .filter_map(|unit| bridge(unit, units))

@@ -7,14 +7,14 @@ const GAP: &str = "  ";
 
 /// One place of a row.
 #[derive(Clone, Debug)]
-pub struct Cell {
+pub(super) struct Cell {
     text: String,
     style: Style,
 }
 
 impl Cell {
     /// Makes a cell; what would control a terminal is shown as a question mark.
-    pub fn new(text: impl ToString) -> Cell {
+    pub(super) fn new(text: impl ToString) -> Cell {
         Cell {
             text: text.to_string().replace(char::is_control, "?"),
             style: Style::new(),
@@ -22,7 +22,7 @@ impl Cell {
     }
 
     /// Colours it.
-    pub fn style(mut self, style: Style) -> Cell {
+    pub(super) fn style(mut self, style: Style) -> Cell {
         self.style = style;
         self
     }
@@ -34,7 +34,7 @@ impl Cell {
 
 /// What is said of a column.
 #[derive(Clone, Copy, Debug)]
-pub struct Column {
+pub(super) struct Column {
     title: &'static str,
     is_number: bool,
     is_optional: bool,
@@ -42,7 +42,7 @@ pub struct Column {
 
 impl Column {
     /// Text, which begins at the left.
-    pub const fn text(title: &'static str) -> Column {
+    pub(super) const fn text(title: &'static str) -> Column {
         Column {
             title,
             is_number: false,
@@ -51,7 +51,7 @@ impl Column {
     }
 
     /// Numbers, which end at the right.
-    pub const fn number(title: &'static str) -> Column {
+    pub(super) const fn number(title: &'static str) -> Column {
         Column {
             is_number: true,
             ..Column::text(title)
@@ -59,7 +59,7 @@ impl Column {
     }
 
     /// Makes it one that is left out where there is no room.
-    pub const fn optional(self) -> Column {
+    pub(super) const fn optional(self) -> Column {
         Column {
             is_optional: true,
             ..self
@@ -68,7 +68,7 @@ impl Column {
 }
 
 /// Gives one line for the titles and one for each row, each behind `indent`; `width` is that of the terminal.
-pub fn table(
+pub(super) fn table(
     columns: &[Column],
     rows: &[Vec<Cell>],
     indent: &str,

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::replace::replace;
 
 /// Replaces the file if that changes it.
-pub fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
+pub(super) fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
     if old == new {
         log::info!("{} needs no change", path.display());
         return Ok(());
@@ -27,7 +27,7 @@ pub fn put(path: &Path, old: &[u8], new: &[u8]) -> Result<()> {
 }
 
 /// Reads a file of any size; one that does not exist is empty.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     match fs::read(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         result => result,

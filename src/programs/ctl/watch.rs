@@ -27,7 +27,7 @@ const CALM: Duration = Duration::from_secs(600);
 /// Watches until it is stopped. `found`: the prefix that is looked for while none is in place.
 ///
 /// Errors: [`Error::Route`]; a file when nothing can be written.
-pub fn run(found: Prefix) -> Result<()> {
+pub(super) fn run(found: Prefix) -> Result<()> {
     let prefix = route::in_place()?.unwrap_or(found);
     let folder = pace::folder().unwrap_or_else(|| PathBuf::from("."));
     let watch = Watch::open(prefix)?;

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::names;
 
 /// Gives a line for each bridge in use whose list is none, or that lets this machine itself in to a unix socket.
-pub fn check(units: &[Unit]) -> Vec<Finding> {
+pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
     let has_vsock = |service: &&Unit| {
         let sockets = sockets_of(service, units);
         (sockets.iter()).any(|socket| matches!(socket, Endpoint::Vsock(_)))

@@ -8,11 +8,11 @@ use super::finding::{Finding, Level};
 use super::units::Use;
 
 /// The node.
-pub const PATH: &str = "/dev/vsock";
+pub(super) const PATH: &str = "/dev/vsock";
 
 /// How far it can be used.
 #[derive(Debug)]
-pub enum Device {
+pub(super) enum Device {
     /// By everybody, as udev makes it.
     Open,
     /// By root alone, or not by this user.
@@ -24,7 +24,7 @@ pub enum Device {
 }
 
 /// Opens it.
-pub fn gather() -> Device {
+pub(super) fn gather() -> Device {
     let is_for_all = |file: &File| {
         file.metadata()
             .is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
@@ -42,7 +42,7 @@ pub fn gather() -> Device {
 }
 
 /// Checks that everybody can ask it.
-pub fn check(device: &Device, is_used: &Use) -> Finding {
+pub(super) fn check(device: &Device, is_used: &Use) -> Finding {
     let fault = |text: String| Finding::new(Level::of_fault(is_used.vsock), "device", text);
     match device {
         Device::Open => Finding::ok("device", format!("{PATH} is there")),

@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub(super) enum Level {
     /// As it must be, or not in use.
     Ok,
     /// Works, but not as well as it could; or could not be looked at.
@@ -17,7 +17,7 @@ pub enum Level {
 
 impl Level {
     /// Gives what a fault means: a failure where the thing is in use.
-    pub fn of_fault(is_in_use: bool) -> Level {
+    pub(super) fn of_fault(is_in_use: bool) -> Level {
         if is_in_use { Level::Fail } else { Level::Warn }
     }
 
@@ -41,7 +41,7 @@ impl Level {
 
 /// One line of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(super) struct Finding {
     /// How bad it is.
     pub level: Level,
     /// What was looked at, in a word or two.
@@ -54,7 +54,7 @@ pub struct Finding {
 
 impl Finding {
     /// Makes a finding that no command mends.
-    pub fn new(level: Level, subject: &str, text: impl Into<String>) -> Finding {
+    pub(super) fn new(level: Level, subject: &str, text: impl Into<String>) -> Finding {
         Finding {
             level,
             subject: subject.to_owned(),
@@ -64,23 +64,23 @@ impl Finding {
     }
 
     /// All is well.
-    pub fn ok(subject: &str, text: impl Into<String>) -> Finding {
+    pub(super) fn ok(subject: &str, text: impl Into<String>) -> Finding {
         Finding::new(Level::Ok, subject, text)
     }
 
     /// Could be better, or could not be looked at.
-    pub fn warn(subject: &str, text: impl Into<String>) -> Finding {
+    pub(super) fn warn(subject: &str, text: impl Into<String>) -> Finding {
         Finding::new(Level::Warn, subject, text)
     }
 
     /// Adds a command that mends it, to be run as root behind the others.
-    pub fn run(mut self, command: impl Into<String>) -> Finding {
+    pub(super) fn run(mut self, command: impl Into<String>) -> Finding {
         self.commands.push(command.into());
         self
     }
 
     /// Adds several of them.
-    pub fn run_all(mut self, commands: impl IntoIterator<Item = String>) -> Finding {
+    pub(super) fn run_all(mut self, commands: impl IntoIterator<Item = String>) -> Finding {
         self.commands.extend(commands);
         self
     }
@@ -94,7 +94,7 @@ impl Finding {
 }
 
 /// Writes one line for each finding; root needs no sudo.
-pub fn table(findings: &[Finding], is_root: bool) -> String {
+pub(super) fn table(findings: &[Finding], is_root: bool) -> String {
     let width = findings.iter().map(|f| f.subject.len()).max().unwrap_or(0);
     let mut table = String::new();
     for finding in findings {

@@ -48,12 +48,12 @@ const fn flaw(series: (u32, u32), from: u32, fixed: Option<u32>, effect: Effect)
 }
 
 /// Reads what proc(5) says of the kernel.
-pub fn version() -> String {
+pub(super) fn version() -> String {
     fs::read_to_string("/proc/version").unwrap_or_default()
 }
 
 /// Looks the kernel up; `version` is the text of /proc/version.
-pub fn check(version: &str) -> Finding {
+pub(super) fn check(version: &str) -> Finding {
     let Some(release) = release(version) else {
         return Finding::warn("kernel", "its version cannot be read from /proc/version");
     };

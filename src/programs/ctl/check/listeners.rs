@@ -13,7 +13,7 @@ const ACCEPTS: u32 = 0x10000;
 
 /// One listening TCP socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpListener {
+pub(super) struct TcpListener {
     /// Where.
     pub address: SocketAddr,
     /// Its inode, to find out whose it is.
@@ -22,7 +22,7 @@ pub struct TcpListener {
 
 /// All listening sockets.
 #[derive(Clone, Debug, Default)]
-pub struct Listeners {
+pub(super) struct Listeners {
     /// TCP over IPv6 and IPv4.
     pub tcp: Vec<TcpListener>,
     /// Unix sockets: `/path` or `@name`.
@@ -30,7 +30,7 @@ pub struct Listeners {
 }
 
 /// Reads the tables; one that is missing is empty.
-pub fn gather() -> Listeners {
+pub(super) fn gather() -> Listeners {
     let read =
         |name: &str| fs::read_to_string(Path::new("/proc/net").join(name)).unwrap_or_default();
     let mut tcp = parse_tcp(&read("tcp6"));
@@ -43,18 +43,18 @@ pub fn gather() -> Listeners {
 
 impl Listeners {
     /// Tells whether a connection to the address would be accepted by somebody.
-    pub fn serve(&self, address: SocketAddr) -> bool {
+    pub(super) fn serve(&self, address: SocketAddr) -> bool {
         self.on_port(address.port())
             .any(|listener| covers(listener.address.ip(), address.ip()))
     }
 
     /// Tells whether the unix socket accepts connections.
-    pub fn serve_unix(&self, name: &UnixName) -> bool {
+    pub(super) fn serve_unix(&self, name: &UnixName) -> bool {
         self.unix.iter().any(|bound| *bound == name.to_string())
     }
 
     /// Gives the listeners on a port.
-    pub fn on_port(&self, port: u16) -> impl Iterator<Item = &TcpListener> {
+    pub(super) fn on_port(&self, port: u16) -> impl Iterator<Item = &TcpListener> {
         self.tcp
             .iter()
             .filter(move |listener| listener.address.port() == port)
@@ -72,7 +72,7 @@ fn covers(bound: IpAddr, wanted: IpAddr) -> bool {
 }
 
 /// Names the program that has a socket: `smbd (process 123)`; only root sees those of others.
-pub fn owner(inode: u64) -> Option<String> {
+pub(super) fn owner(inode: u64) -> Option<String> {
     let link = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     processes

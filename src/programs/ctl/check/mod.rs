@@ -13,13 +13,13 @@ mod names;
 mod ports;
 mod prefix;
 mod routes;
-pub mod settings;
+pub(crate) mod settings;
 mod sshd;
 mod states;
 mod system;
 mod targets;
 mod transport;
-pub mod units;
+pub(crate) mod units;
 
 use super::output;
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ use units::{Unit, Use};
 /// Prints the table. `given`: the prefix of option or environment.
 ///
 /// Errors: [`Error::Checks`] when something has failed, [`Error::Output`].
-pub fn run(given: Option<Prefix>) -> Result<()> {
+pub(crate) fn run(given: Option<Prefix>) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
     let findings = match units::gather() {
         Ok(units) => look(given, is_root, &units, None),

@@ -11,7 +11,7 @@ const SSHD: &str = "sshd-vsock.socket";
 const BRIDGE_22: &str = "vsock-bridge@22.socket";
 
 /// A socket unit that cannot listen, and who is in its place.
-pub struct Clash<'a> {
+pub(super) struct Clash<'a> {
     /// The unit.
     pub unit: &'a Unit,
     address: SocketAddr,
@@ -19,7 +19,7 @@ pub struct Clash<'a> {
 }
 
 /// Finds the units that are meant to listen and cannot, because somebody else does.
-pub fn clashes<'a>(units: &'a [Unit], listeners: &Listeners) -> Vec<Clash<'a>> {
+pub(super) fn clashes<'a>(units: &'a [Unit], listeners: &Listeners) -> Vec<Clash<'a>> {
     let waiting = units
         .iter()
         .filter(|unit| unit.is_in_use() && !unit.is_active());
@@ -44,7 +44,7 @@ pub fn clashes<'a>(units: &'a [Unit], listeners: &Listeners) -> Vec<Clash<'a>> {
 }
 
 /// Gives a line for each clash, or one that says there is none.
-pub fn check(clashes: &[Clash<'_>], units: &[Unit]) -> Vec<Finding> {
+pub(super) fn check(clashes: &[Clash<'_>], units: &[Unit]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = clashes
         .iter()
         .map(|clash| {

@@ -18,7 +18,7 @@ const GENERATED: &str = "/run/systemd/generator";
 
 /// What is known of the prefix on this machine.
 #[derive(Debug)]
-pub struct Facts {
+pub(super) struct Facts {
     /// What the programs find.
     pub found: Result<(Prefix, Origin)>,
     /// A credential could be found by root only.
@@ -31,7 +31,7 @@ pub struct Facts {
 
 /// What vsock-bridge-generator wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Generated {
+pub(super) enum Generated {
     /// There is no systemd.
     NotAsked,
     /// Nothing.
@@ -41,7 +41,7 @@ pub enum Generated {
 }
 
 /// Reads files and the routes.
-pub fn gather(given: Option<Prefix>, has_systemd: bool) -> Facts {
+pub(super) fn gather(given: Option<Prefix>, has_systemd: bool) -> Facts {
     let found = configured::prefix(given, Path::new("/")).map_err(Error::from);
     Facts {
         may_be_hidden: credentials_are_hidden(),
@@ -67,7 +67,7 @@ fn credentials_are_hidden() -> bool {
 }
 
 /// Checks that a prefix can be found, and that the socket units were told the same one.
-pub fn check(facts: &Facts, is_used: &Use, units: &[Unit]) -> Finding {
+pub(super) fn check(facts: &Facts, is_used: &Use, units: &[Unit]) -> Finding {
     let (prefix, origin) = match &facts.found {
         Ok(found) => found,
         Err(error) => {
@@ -102,7 +102,7 @@ pub fn check(facts: &Facts, is_used: &Use, units: &[Unit]) -> Finding {
 
 impl Facts {
     /// Tells whether everything still runs with another prefix than the programs find.
-    pub fn is_changing(&self) -> bool {
+    pub(super) fn is_changing(&self) -> bool {
         match (&self.found, self.generated) {
             (Ok((prefix, _)), Generated::Prefix(generated)) => *prefix != generated,
             _ => false,
@@ -111,7 +111,7 @@ impl Facts {
 }
 
 /// Gives the commands that make all units use the prefix that is found now.
-pub fn take_over(units: &[Unit]) -> Vec<String> {
+pub(super) fn take_over(units: &[Unit]) -> Vec<String> {
     let mut commands = vec!["systemctl daemon-reload".to_owned()];
     let is_ours = |unit: &&Unit| unit.id.starts_with("vsock-bridge") && unit.active != "inactive";
     let names = |suffixes: &[&str]| {

@@ -11,7 +11,7 @@ use crate::route::State;
 use crate::vsock::Cid;
 
 /// Gives a line for each of the three. `own`: this machine's CID or that it has none, if that is known.
-pub fn check(
+pub(super) fn check(
     facts: &Facts,
     is_used: &Use,
     own: Option<Option<Cid>>,

@@ -8,7 +8,7 @@ use crate::error::Error;
 
 /// A setting, and where it was written: a file with its line, or the unit.
 #[derive(Debug)]
-pub struct Setting {
+pub(crate) struct Setting {
     /// Its value.
     pub text: String,
     /// Its place.
@@ -16,7 +16,7 @@ pub struct Setting {
 }
 
 /// Returns the services of the sockets in use.
-pub fn services(units: &[Unit]) -> impl Iterator<Item = &Unit> {
+pub(crate) fn services(units: &[Unit]) -> impl Iterator<Item = &Unit> {
     let sockets = units
         .iter()
         .filter(|unit| unit.is_in_use())
@@ -32,7 +32,11 @@ pub fn services(units: &[Unit]) -> impl Iterator<Item = &Unit> {
 /// all of them, and is not read: with `option` in it, nothing is known.
 ///
 /// Errors: those of a file that cannot be read.
-pub fn setting(service: &Unit, variable: &str, option: &str) -> Result<Option<Setting>, Error> {
+pub(crate) fn setting(
+    service: &Unit,
+    variable: &str,
+    option: &str,
+) -> Result<Option<Setting>, Error> {
     if service.command.contains(option) {
         return Ok(None);
     }
@@ -58,7 +62,7 @@ pub fn setting(service: &Unit, variable: &str, option: &str) -> Result<Option<Se
 }
 
 /// Returns the addresses that the socket of a service listens on.
-pub fn sockets_of(service: &Unit, units: &[Unit]) -> Vec<Endpoint> {
+pub(crate) fn sockets_of(service: &Unit, units: &[Unit]) -> Vec<Endpoint> {
     let name = service.id.trim_end_matches(".service");
     let socket = units
         .iter()

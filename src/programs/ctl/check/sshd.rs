@@ -20,7 +20,7 @@ const DIRECTORY: &str = "/run/sshd";
 
 /// What is known of sshd.
 #[derive(Debug)]
-pub struct Facts {
+pub(super) struct Facts {
     /// Where it is.
     pub program: Option<PathBuf>,
     /// What `sshd -t` complains of; none was asked unless root did.
@@ -38,7 +38,7 @@ pub struct Facts {
 }
 
 /// Asks sshd itself, where root may.
-pub fn gather(units: &[Unit], is_root: bool) -> Facts {
+pub(super) fn gather(units: &[Unit], is_root: bool) -> Facts {
     let program = PATH
         .iter()
         .map(|directory| Path::new(directory).join("sshd"))
@@ -81,7 +81,7 @@ fn complaint(program: &Path) -> Option<String> {
 }
 
 /// Checks it where a socket for it is in use.
-pub fn check(facts: &Facts, is_used: &Use) -> Option<Finding> {
+pub(super) fn check(facts: &Facts, is_used: &Use) -> Option<Finding> {
     if !is_used.sshd {
         return None;
     }

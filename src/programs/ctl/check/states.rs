@@ -4,7 +4,7 @@ use super::finding::{Finding, Level};
 use super::units::{PREFIX_SERVICE, Unit};
 
 /// Gives a line for each unit that is in use, or was meant to be. `is_explained`: another line tells why it failed.
-pub fn check(units: &[Unit], is_explained: impl Fn(&Unit) -> bool) -> Vec<Finding> {
+pub(super) fn check(units: &[Unit], is_explained: impl Fn(&Unit) -> bool) -> Vec<Finding> {
     let findings: Vec<Finding> = units
         .iter()
         .filter(|unit| unit.is_in_use() || running_service(unit, units).is_some())
@@ -60,7 +60,7 @@ fn state(unit: &Unit, units: &[Unit]) -> Option<Finding> {
 }
 
 /// Gives the commands that start a unit again; open connections go on.
-pub fn restart(unit: &Unit, units: &[Unit]) -> Vec<String> {
+pub(super) fn restart(unit: &Unit, units: &[Unit]) -> Vec<String> {
     let Some(service) = running_service(unit, units) else {
         return vec![format!("systemctl restart {}", unit.id)];
     };

@@ -16,7 +16,7 @@ const WITHOUT_NAMESPACES: &str = "/etc/systemd/system/vsock-.service.d/50-no-use
 
 /// What is known of these.
 #[derive(Debug)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The user is known.
     pub has_user: bool,
     /// `disable_ipv6` of lo; none without IPv6 in the kernel.
@@ -26,7 +26,7 @@ pub struct Facts {
 }
 
 /// Asks the user database and /proc/sys.
-pub fn gather() -> Facts {
+pub(super) fn gather() -> Facts {
     let disabled = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").ok();
     // Missing in a kernel without them.
     let namespaces = fs::read_to_string("/proc/sys/user/max_user_namespaces");
@@ -39,7 +39,7 @@ pub fn gather() -> Facts {
 }
 
 /// Checks that lo may have addresses of IPv6.
-pub fn ipv6(facts: &Facts, is_used: &Use) -> Finding {
+pub(super) fn ipv6(facts: &Facts, is_used: &Use) -> Finding {
     let fault = |text: &str| Finding::new(Level::of_fault(is_used.ipv6), "IPv6", text);
     match facts.ipv6_disabled {
         Some(false) => Finding::ok("IPv6", "is enabled on lo"),
@@ -49,7 +49,7 @@ pub fn ipv6(facts: &Facts, is_used: &Use) -> Finding {
 }
 
 /// Checks that the user of the services is there.
-pub fn user(facts: &Facts, is_used: &Use) -> Finding {
+pub(super) fn user(facts: &Facts, is_used: &Use) -> Finding {
     if facts.has_user {
         return Finding::ok("user", format!("{USER} is there"));
     }
@@ -58,7 +58,7 @@ pub fn user(facts: &Facts, is_used: &Use) -> Finding {
 }
 
 /// Checks that the sandboxes can be made: PrivateUsers= of a service fails where nobody may make a user namespace.
-pub fn namespaces(facts: &Facts, units: &[Unit]) -> Option<Finding> {
+pub(super) fn namespaces(facts: &Facts, units: &[Unit]) -> Option<Finding> {
     let wants = |unit: &&Unit| unit.is("vsock-bridge", ".service") && unit.has_private_users;
     let service = units.iter().find(wants)?;
     if facts.has_namespaces {

@@ -16,7 +16,7 @@ use crate::vsock::Cid;
 const VARIABLE: &str = "VSOCK_BRIDGE_TO";
 
 /// Gives a line for each bridge in use whose target is on this machine.
-pub fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
+pub(super) fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
     services(units)
         .filter_map(|service| match target(service) {
             Ok(target) => look(
@@ -31,7 +31,7 @@ pub fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
 }
 
 /// Tells whether some bridge in use connects to the host.
-pub fn has_host(units: &[Unit]) -> bool {
+pub(super) fn has_host(units: &[Unit]) -> bool {
     let is_host = |endpoint: Endpoint| matches!(endpoint, Endpoint::Vsock(addr) if addr.cid == Some(Cid::HOST));
     services(units)
         // What is wrong with a target has its line.
@@ -40,7 +40,7 @@ pub fn has_host(units: &[Unit]) -> bool {
 }
 
 /// Reads where a bridge connects to.
-pub fn target(service: &Unit) -> Result<Option<Setting>, Error> {
+pub(super) fn target(service: &Unit) -> Result<Option<Setting>, Error> {
     setting(service, VARIABLE, " --to")
 }
 

@@ -19,7 +19,7 @@ const GUEST_TRANSPORTS: [&str; 3] = [
 
 /// What this machine has.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub(super) struct Facts {
     /// The loaded transport of a guest.
     pub guest_transport: Option<&'static str>,
     /// The virtio vsock device, with or without its driver.
@@ -37,7 +37,7 @@ pub struct Facts {
 }
 
 /// Looks at /sys and /dev, and asks for the CID.
-pub fn gather() -> Facts {
+pub(super) fn gather() -> Facts {
     let has_module = |name: &str| Path::new("/sys/module").join(name).exists();
     Facts {
         guest_transport: GUEST_TRANSPORTS.into_iter().find(|name| has_module(name)),
@@ -54,7 +54,7 @@ pub fn gather() -> Facts {
 
 impl Facts {
     /// Tells whether a missing CID means that there is none, and not that this user could not ask.
-    pub fn knows_cid(&self, device: &Device) -> bool {
+    pub(super) fn knows_cid(&self, device: &Device) -> bool {
         self.cid.is_some() || matches!(device, Device::Open)
     }
 
@@ -88,7 +88,7 @@ impl Facts {
 }
 
 /// Checks that there is a way to where the bridges in use connect, or from where they are connected to.
-pub fn check(facts: &Facts, device: &Device, is_used: &Use) -> Finding {
+pub(super) fn check(facts: &Facts, device: &Device, is_used: &Use) -> Finding {
     let ok = |text: String| Finding::ok("transport", text);
     let warn = |text: &str| Finding::warn("transport", text);
     let fault = |text: &str| Finding::new(Level::of_fault(is_used.vsock), "transport", text);
@@ -127,7 +127,7 @@ pub fn check(facts: &Facts, device: &Device, is_used: &Use) -> Finding {
 }
 
 /// Tells of a guest that is a host as well that its numbers have two meanings.
-pub fn nested(facts: &Facts, device: &Device) -> Option<Finding> {
+pub(super) fn nested(facts: &Facts, device: &Device) -> Option<Finding> {
     if !facts.is_guest(device) || !facts.has_host_transport {
         return None;
     }
@@ -145,7 +145,7 @@ pub fn nested(facts: &Facts, device: &Device) -> Option<Finding> {
 }
 
 /// Tells the CID.
-pub fn cid(facts: &Facts, device: &Device) -> Finding {
+pub(super) fn cid(facts: &Facts, device: &Device) -> Finding {
     match facts.cid {
         Some(Cid::HOST) => Finding::ok("CID", "2, the host"),
         Some(Cid::LOCAL) => Finding::ok("CID", "1, which this machine alone reaches"),

@@ -6,15 +6,15 @@ use std::process::{Command, Stdio};
 /// Ours, and sshd's of whoever brings them.
 const PATTERNS: [&str; 2] = ["vsock-bridge*", "sshd-vsock*"];
 /// An instance that need not exist, to see what any instance would be.
-pub const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
+pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 /// Adds the route; looked at through the route.
-pub const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
+pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers";
 
 /// One loaded unit, as `systemctl show` tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unit {
+pub(crate) struct Unit {
     /// Its name.
     pub id: String,
     /// `loaded`, `not-found`, `bad-setting` …
@@ -45,12 +45,12 @@ pub struct Unit {
 
 impl Unit {
     /// Tells whether it runs, should run, or failed to.
-    pub fn is_in_use(&self) -> bool {
+    pub(crate) fn is_in_use(&self) -> bool {
         self.load != "not-found" && (self.is_enabled() || self.active != "inactive")
     }
 
     /// Tells whether it is up.
-    pub fn is_active(&self) -> bool {
+    pub(crate) fn is_active(&self) -> bool {
         ["active", "reloading", "refreshing"].contains(&&*self.active)
     }
 
@@ -59,19 +59,19 @@ impl Unit {
     }
 
     /// A service without start limit is never failed for long; it is started again and again.
-    pub fn keeps_failing(&self) -> bool {
+    pub(crate) fn keeps_failing(&self) -> bool {
         self.active == "activating" && (self.sub.starts_with("auto-restart") || self.restarts > 0)
     }
 
     /// Tells whether its name begins and ends so.
-    pub fn is(&self, prefix: &str, suffix: &str) -> bool {
+    pub(crate) fn is(&self, prefix: &str, suffix: &str) -> bool {
         self.id.starts_with(prefix) && self.id.ends_with(suffix)
     }
 }
 
 /// What the units in use need of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Use {
+pub(crate) struct Use {
     /// Vsock, in any way.
     pub vsock: bool,
     /// A way to the host; known of the targets, not of the units alone.
@@ -90,7 +90,7 @@ pub struct Use {
 
 impl Use {
     /// Reads it off the units.
-    pub fn of(units: &[Unit]) -> Use {
+    pub(crate) fn of(units: &[Unit]) -> Use {
         let used = |prefix, suffix| {
             units
                 .iter()
@@ -122,7 +122,7 @@ impl Use {
 }
 
 /// Asks systemd for all our loaded units; the error says why it cannot be asked.
-pub fn gather() -> Result<Vec<Unit>, String> {
+pub(crate) fn gather() -> Result<Vec<Unit>, String> {
     if !libsystemd::daemon::booted() {
         return Err("systemd is not running".to_owned());
     }
