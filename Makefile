@@ -19,6 +19,7 @@ SYSUSERSDIR ?= $(call systemd_dir,sysusersdir,/usr/lib/sysusers.d)
 TMPFILESDIR ?= $(call systemd_dir,tmpfilesdir,/usr/lib/tmpfiles.d)
 CATALOGDIR ?= $(call systemd_dir,catalogdir,/usr/lib/systemd/catalog)
 MODULESLOADDIR ?= $(call systemd_dir,modulesloaddir,/usr/lib/modules-load.d)
+PRESETDIR ?= $(call systemd_dir,systemdsystempresetdir,/usr/lib/systemd/system-preset)
 # Asked once, not at each use.
 UNITDIR := $(UNITDIR)
 GENERATORDIR := $(GENERATORDIR)
@@ -26,6 +27,7 @@ SYSUSERSDIR := $(SYSUSERSDIR)
 TMPFILESDIR := $(TMPFILESDIR)
 CATALOGDIR := $(CATALOGDIR)
 MODULESLOADDIR := $(MODULESLOADDIR)
+PRESETDIR := $(PRESETDIR)
 
 # Where glibc looks for modules: beside itself.
 LIBDIR ?= $(or $(patsubst %/,%,$(dir $(realpath $(shell cc -print-file-name=libc.so.6 2>/dev/null)))),$(PREFIX)/lib)
@@ -59,6 +61,7 @@ FILES = \
 	644:packaging/tmpfiles.d/vsock-bridge.conf:$(TMPFILESDIR)/vsock-bridge.conf \
 	644:packaging/catalog/vsock-bridge.catalog:$(CATALOGDIR)/vsock-bridge.catalog \
 	644:packaging/modules-load.d/vsock-bridge.conf:$(MODULESLOADDIR)/vsock-bridge.conf \
+	644:packaging/preset/90-vsock-bridge.preset:$(PRESETDIR)/90-vsock-bridge.preset \
 	644:packaging/ssh/15-vsock-bridge-names.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/15-vsock-bridge-names.conf \
 	644:packaging/ssh/35-vsock-bridge.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/35-vsock-bridge.conf \
 	644:packaging/ssh/unknown-host:$(LIBEXECDIR)/vsock-bridge/unknown-host \
@@ -125,9 +128,12 @@ install-nss: ## install the module that was built, into LIBDIR below DESTDIR
 	@$(MAKE) --no-print-directory install FILES='$(NSS_FILES)' BUILT_BY=nss \
 		THEN="put vsock before resolve and dns in the line hosts: of /etc/nsswitch.conf"
 
-uninstall: ## remove what install put there
+uninstall: ## stop what runs, and remove what install put there; settings stay
+	@[ -n "$(DESTDIR)" ] || packaging/stop
 	@for file in $(FILES) $(NSS_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
+	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
+	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the user vsock-bridge, and vsock in /etc/nsswitch.conf if it is there"
 
 # A binary for any Linux of this architecture, as guests and containers without glibc are.
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
