@@ -1,9 +1,12 @@
 //! Reads the command line; what is wrong with it is said in one line.
 
+use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+
+use crate::error::Error;
 
 /// The usage error of all our programs.
 const USAGE: u8 = 2;
@@ -15,19 +18,23 @@ pub fn parse<A: Parser>() -> Result<A, ExitCode> {
 
 /// Parses as [`parse`] does; `complain` gets the line that says what is wrong.
 pub fn parse_or<A: Parser>(complain: impl FnOnce(&str)) -> Result<A, ExitCode> {
+    let complain = |problem: &str| complain(&format!("{}: {problem}", A::command().get_name()));
     A::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            // Nobody reads stdout any more: nothing is lost.
-            let _ = error.print();
-            ExitCode::SUCCESS
-        }
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+                let error = Error::Output { source };
+                complain(&error.report());
+                error.exit_code()
+            }
+            // Who does not read to the end has seen enough.
+            _ => ExitCode::SUCCESS,
+        },
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
             eprint!("{error}");
             ExitCode::from(USAGE)
         }
         _ => {
-            let name = A::command().get_name().to_owned();
-            complain(&format!("{name}: {}", one_line(&error.to_string())));
+            complain(&one_line(&error.to_string()));
             ExitCode::from(USAGE)
         }
     })

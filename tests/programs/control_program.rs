@@ -305,7 +305,12 @@ fn help_and_version_exit_0() {
 
 #[test]
 fn what_is_printed_cannot_be_written_one_line_says_so_and_exits_1() {
-    for arguments in [&["addr", "3", "--prefix", PREFIX][..], &["metrics"]] {
+    for arguments in [
+        &["addr", "3", "--prefix", PREFIX][..],
+        &["metrics"],
+        &["--help"],
+        &["--version"],
+    ] {
         let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
             return skipped("no /dev/full here");
         };
