@@ -68,7 +68,7 @@ impl Activation {
         Ok(activation)
     }
 
-    /// Gives where the peers of all sockets connect to.
+    /// Returns where the peers of all sockets connect to.
     pub(crate) fn locals(&self) -> Vec<Endpoint> {
         let listeners = self
             .listeners

@@ -26,7 +26,7 @@ impl Moment {
         Moment(NonZeroU64::new(count).unwrap_or(NonZeroU64::MIN))
     }
 
-    /// Gives the number of nanoseconds since the clock began.
+    /// Returns the number of nanoseconds since the clock began.
     pub(crate) fn nanoseconds(self) -> u64 {
         self.0.get()
     }

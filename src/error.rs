@@ -224,7 +224,7 @@ impl Error {
         move |source| Error::System { operation, source }
     }
 
-    /// Tells whether what the user typed is wrong, and not what came of it.
+    /// Returns whether what the user typed is wrong, and not what came of it.
     pub fn is_usage(&self) -> bool {
         matches!(
             self,
@@ -234,7 +234,7 @@ impl Error {
         )
     }
 
-    /// Gives 2 for what the user typed, 1 for all else.
+    /// Returns 2 for what the user typed, 1 for all else.
     pub fn exit_code(&self) -> ExitCode {
         match self.is_usage() {
             true => ExitCode::from(2),

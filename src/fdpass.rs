@@ -17,11 +17,11 @@ use crate::stream::Stream;
 use crate::sys;
 
 /// How long a program that is not known to take a descriptor may be silent until it is taken for one that does.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SPEAKS_WITHIN: Duration = Duration::from_secs(1);
 /// What takes a descriptor, and never sends a byte: OpenSSH.
 const KNOWN_TAKER: &str = "ssh";
 
-/// Tells whether who reads `output` takes a descriptor; where it writes to `input` first it wants its bytes relayed.
+/// Returns whether who reads `output` takes a descriptor; where it writes to `input` first it wants its bytes relayed.
 ///
 /// Waits for a second if neither is known: a program other than ssh that has the other end of both, and is silent.
 pub(crate) fn is_wanted(input: BorrowedFd<'_>, output: BorrowedFd<'_>) -> bool {
@@ -49,7 +49,7 @@ fn is_known_taker(output: BorrowedFd<'_>) -> bool {
 
 fn is_silent(input: BorrowedFd<'_>) -> bool {
     let mut watched = [PollFd::new(input, PollFlags::POLLIN)];
-    let timeout = PollTimeout::try_from(PATIENCE).unwrap_or(PollTimeout::MAX);
+    let timeout = PollTimeout::try_from(SPEAKS_WITHIN).unwrap_or(PollTimeout::MAX);
     // An end without a byte is that of one who waits for the descriptor alone.
     !matches!(poll(&mut watched, timeout), Ok(1)) || sys::readable_bytes(input) == Ok(0)
 }

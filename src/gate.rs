@@ -164,7 +164,7 @@ impl Gate {
         }
     }
 
-    /// Tells which limit is near since this peer came in, once.
+    /// Returns which limit is near since this peer came in, once.
     pub(crate) fn near(&mut self, peer: &Peer) -> Option<Near> {
         let key = PeerKey::new(peer);
         let open = self.open.get(&key).copied().unwrap_or(0);
@@ -210,7 +210,7 @@ impl Gate {
         self.total += 1;
     }
 
-    /// Gives who is in, and how often; whoever is there most comes first.
+    /// Returns who is in, and how often; whoever is there most comes first.
     pub(crate) fn peers(&self) -> Vec<(PeerKey, usize)> {
         let mut peers: Vec<_> = self
             .open

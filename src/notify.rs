@@ -72,7 +72,7 @@ impl<S: PartialEq> Notifier<S> {
         }
     }
 
-    /// Tells when [`Notifier::tick`] has something to send.
+    /// Returns when [`Notifier::tick`] has something to send.
     pub(crate) fn deadline(&self) -> Option<Moment> {
         let status = self.has_news.then_some(self.next_status);
         [self.next_ping, status].into_iter().flatten().min()
@@ -99,7 +99,7 @@ const VARIABLE: &str = "NOTIFY_SOCKET";
 /// How long systemd may take to read what was sent to it, before somebody else is served.
 pub(crate) const BARRIER_TIME: u16 = 5000;
 
-/// Tells whether systemd, or whoever started us, listens.
+/// Returns whether systemd, or whoever started us, listens.
 pub(crate) fn is_heard() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
@@ -114,7 +114,7 @@ pub(crate) struct Storing {
 }
 
 impl Storing {
-    /// Gives systemd descriptors to keep for the next process of the service.
+    /// Returns systemd descriptors to keep for the next process of the service.
     ///
     /// Errors: `ENOTCONN` without systemd.
     pub(crate) fn new<'a>(

@@ -57,7 +57,7 @@ impl Device {
         found.max().unwrap_or(Device::None)
     }
 
-    /// Tells whether large packets get through.
+    /// Returns whether large packets get through.
     fn takes_all(self) -> bool {
         matches!(self, Device::None | Device::Kernel)
     }
@@ -111,7 +111,7 @@ impl Packets {
 pub(crate) struct PacketArgument(Option<Packets>);
 
 impl PacketArgument {
-    /// Gives what was asked for, else what the device of this machine takes; a limit is logged at that level.
+    /// Returns what was asked for, else what the device of this machine takes; a limit is logged at that level.
     pub(crate) fn resolve(self, root: &Path, level: Level) -> Packets {
         if let PacketArgument(Some(packets)) = self {
             return packets;

@@ -68,7 +68,7 @@ impl Peer {
         }
     }
 
-    /// Gives the machine of a vsock peer.
+    /// Returns the machine of a vsock peer.
     pub fn cid(&self) -> Option<Cid> {
         match self {
             Peer::Vsock(addr) => addr.cid,

@@ -53,7 +53,7 @@ impl FromStr for Version {
     }
 }
 
-/// Gives the header of a connection of `peer` to `local`.
+/// Returns the header of a connection of `peer` to `local`.
 pub fn header(
     version: Version,
     peer: &Peer,
@@ -68,7 +68,7 @@ pub fn header(
     }
 }
 
-/// Gives where the connection comes from and where it went, in one family.
+/// Returns where the connection comes from and where it went, in one family.
 fn addresses(
     peer: &Peer,
     local: Option<&Endpoint>,

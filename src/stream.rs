@@ -113,12 +113,12 @@ impl Listener {
         })
     }
 
-    /// Gives the address it is bound to.
+    /// Returns the address it is bound to.
     pub(crate) fn local(&self) -> &Endpoint {
         &self.local
     }
 
-    /// Gives its family.
+    /// Returns its family.
     pub(crate) fn family(&self) -> Family {
         self.family
     }
@@ -193,23 +193,23 @@ impl Stream {
         })
     }
 
-    /// Gives its family.
+    /// Returns its family.
     pub(crate) fn family(&self) -> Family {
         self.family
     }
 
-    /// Gives the most that one call may write; see [`Tuning::limit_writes`].
+    /// Returns the most that one call may write; see [`Tuning::limit_writes`].
     pub(crate) fn largest_write(&self) -> usize {
         self.largest_write
             .map_or(usize::MAX, |bytes| bytes.get().into())
     }
 
-    /// Gives the descriptor that is read from; for a socket the only one.
+    /// Returns the descriptor that is read from; for a socket the only one.
     pub(crate) fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
 
-    /// Gives the descriptor that is written to, if it is another one than [`Stream::input`].
+    /// Returns the descriptor that is written to, if it is another one than [`Stream::input`].
     pub(crate) fn separate_output(&self) -> Option<BorrowedFd<'_>> {
         match &self.output {
             Output::Separate(output) => Some(output.as_fd()),
@@ -217,7 +217,7 @@ impl Stream {
         }
     }
 
-    /// Gives the descriptor that is written to; `EPIPE` after it was closed.
+    /// Returns the descriptor that is written to; `EPIPE` after it was closed.
     pub(crate) fn output(&self) -> Result<BorrowedFd<'_>, Errno> {
         match &self.output {
             Output::Same => Ok(self.input.as_fd()),
@@ -258,7 +258,7 @@ impl Stream {
         }
     }
 
-    /// Tells whether the other end has acknowledged all that was written, and the end if that was sent.
+    /// Returns whether the other end has acknowledged all that was written, and the end if that was sent.
     ///
     /// Asked before an abort, which drops what is not acknowledged; only TCP has such bytes.
     pub(crate) fn is_acknowledged(&self) -> bool {
@@ -284,7 +284,7 @@ impl Stream {
         Some(silence.time.max(silence.sent))
     }
 
-    /// Tells whether the other end of a unix or vsock connection neither sends nor takes anything any more, and what it has
+    /// Returns whether the other end of a unix or vsock connection neither sends nor takes anything any more, and what it has
     /// sent was read. One that has only ended its own direction still takes an answer. Of TCP that cannot be told.
     pub(crate) fn is_abandoned(&self) -> bool {
         matches!(self.family, Family::Unix | Family::Vsock)
@@ -292,7 +292,7 @@ impl Stream {
             && sys::readable_bytes(self.input()).is_ok_and(|count| count == 0)
     }
 
-    /// Gives the address that the peer connected to.
+    /// Returns the address that the peer connected to.
     pub(crate) fn local_address(&self) -> Result<SockaddrStorage, Errno> {
         sys::local_address(self.input.as_fd())
     }
@@ -321,12 +321,12 @@ impl Stream {
         };
     }
 
-    /// Tells whether a socket that was being connected is.
+    /// Returns whether a socket that was being connected is.
     pub(crate) fn is_connected(&self) -> bool {
         sys::peer_address(self.input()).is_ok()
     }
 
-    /// Tells whether the connection is over in both directions, in whatever way.
+    /// Returns whether the connection is over in both directions, in whatever way.
     pub(crate) fn is_dead(&self) -> bool {
         self.family == Family::Tcp && sys::peer_address(self.input()) == Err(Errno::ENOTCONN)
     }
@@ -346,7 +346,7 @@ impl Stream {
         }
     }
 
-    /// Gives the socket away, blocking as a fresh one is.
+    /// Returns the socket away, blocking as a fresh one is.
     pub(crate) fn into_blocking(self) -> Result<OwnedFd, Errno> {
         let flags = OFlag::from_bits_retain(fcntl(&self.input, FcntlArg::F_GETFL)?);
         fcntl(&self.input, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;

@@ -43,7 +43,7 @@ pub(crate) struct AddressTuple {
     scope_id: u32,
 }
 
-/// Gives the address of a machine for getaddrinfo(3) with AF_INET6, and for gethostbyname3_r.
+/// Returns the address of a machine for getaddrinfo(3) with AF_INET6, and for gethostbyname3_r.
 ///
 /// # Safety
 ///
@@ -80,7 +80,7 @@ pub(crate) unsafe extern "C" fn _nss_vsock_gethostbyname3_r(
     }
 }
 
-/// Gives the address of a machine for gethostbyname2(3).
+/// Returns the address of a machine for gethostbyname2(3).
 ///
 /// # Safety
 ///
@@ -111,7 +111,7 @@ pub(crate) unsafe extern "C" fn _nss_vsock_gethostbyname2_r(
     }
 }
 
-/// Gives the address of a machine for getaddrinfo(3) with AF_UNSPEC.
+/// Returns the address of a machine for getaddrinfo(3) with AF_UNSPEC.
 ///
 /// # Safety
 ///
@@ -143,7 +143,7 @@ pub(crate) unsafe extern "C" fn _nss_vsock_gethostbyname4_r(
     }
 }
 
-/// Gives the names of a machine for getnameinfo(3) and gethostbyaddr(3).
+/// Returns the names of a machine for getnameinfo(3) and gethostbyaddr(3).
 ///
 /// # Safety
 ///
@@ -183,7 +183,7 @@ unsafe fn by_name(name: *const c_char) -> Result<Option<Host>, Unusable> {
     }
 }
 
-/// Gives the laid-out answer, or the status that says why there is none. A panic stays here, without a word.
+/// Returns the laid-out answer, or the status that says why there is none. A panic stays here, without a word.
 fn find_and_lay_out<T>(
     find: impl FnOnce() -> Result<Option<Host>, Unusable>,
     mut buffer: Buffer,

@@ -46,7 +46,7 @@ const fn event(id: u128, level: Level) -> Event {
 }
 
 impl Event {
-    /// Tells whether anybody wants to read it; if not, its fields need not be made.
+    /// Returns whether anybody wants to read it; if not, its fields need not be made.
     pub fn is_wanted(self) -> bool {
         log::log_enabled!(self.level)
     }

@@ -23,7 +23,7 @@ pub(super) struct Said {
 }
 
 impl Said {
-    /// Gives its complaint, for a line.
+    /// Returns its complaint, for a line.
     pub(super) fn problem(&self, program: &str) -> String {
         match shown(&self.complaint) {
             none if none.is_empty() => format!("{program} said nothing"),

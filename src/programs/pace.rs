@@ -35,10 +35,10 @@ const CAUSES_MAX: usize = 16;
 /// Longer after the wait of a process that failed, another failure has nothing to do with it.
 const MEMORY: Duration = Duration::from_secs(120);
 
-/// Tells why the process cannot start, if that is news, and how many connections wait; stays for a while if it has
+/// Returns why the process cannot start, if that is news, and how many connections wait; stays for a while if it has
 /// failed before.
 ///
-/// Gives the status to exit with: `failure`, or success when told to leave meanwhile.
+/// Returns the status to exit with: `failure`, or success when told to leave meanwhile.
 pub(super) fn give_up(
     cause: &str,
     waiting: usize,
@@ -82,7 +82,7 @@ pub(super) fn give_up(
 
 /// Counts a start; stays for a while before it goes on when many in a row have ended without a word, as by a crash.
 ///
-/// Gives the status to exit with when told to leave meanwhile.
+/// Returns the status to exit with when told to leave meanwhile.
 pub(super) fn begin() -> Option<ExitCode> {
     let folder = folder()?;
     let path = folder.join(STARTS);
@@ -120,12 +120,12 @@ pub(super) fn forget() {
     }
 }
 
-/// Tells whether the start before this one has failed, so that all there is to say has been said.
+/// Returns whether the start before this one has failed, so that all there is to say has been said.
 pub(super) fn has_failed() -> bool {
     folder().is_some_and(|folder| folder.join(FILE).exists())
 }
 
-/// Gives the folder that systemd made for the service.
+/// Returns the folder that systemd made for the service.
 pub(super) fn folder() -> Option<PathBuf> {
     let folders = env::var("RUNTIME_DIRECTORY").ok()?;
     folders.split(':').next().map(PathBuf::from)

@@ -73,7 +73,7 @@ pub(crate) fn up(prefix: Prefix) -> Result<()> {
     netlink.change(route, NLM_F_CREATE | NLM_F_REPLACE, &operation)
 }
 
-/// Gives this machine's own address: the source of the route in place, else the one that [`up`] would take.
+/// Returns this machine's own address: the source of the route in place, else the one that [`up`] would take.
 ///
 /// Errors: [`Error::PrefixInUse`], [`Error::Route`].
 pub(crate) fn own_address(prefix: Prefix) -> Result<Ipv6Addr> {
@@ -100,7 +100,7 @@ pub(crate) fn down() -> Result<()> {
     stand_in::remove(&mut netlink)
 }
 
-/// Tells what it means that an address of IPv6 cannot be added: whoever lacks the right to hears EPERM.
+/// Returns what it means that an address of IPv6 cannot be added: whoever lacks the right to hears EPERM.
 fn without_ipv6(error: Error) -> Error {
     use nix::libc::{EACCES, EAFNOSUPPORT, EOPNOTSUPP};
     match error {
@@ -113,14 +113,14 @@ fn without_ipv6(error: Error) -> Error {
     }
 }
 
-/// Gives the prefix whose route is in place, if it is one of ours.
+/// Returns the prefix whose route is in place, if it is one of ours.
 ///
 /// Errors: [`Error::Route`].
 pub(crate) fn in_place() -> Result<Option<Prefix>> {
     Ok(Netlink::open()?.routes()?.iter().find_map(ours))
 }
 
-/// Tells what [`up`] would have to add, in words; none when all is there.
+/// Returns what [`up`] would have to add, in words; none when all is there.
 ///
 /// Errors: [`Error::Route`].
 pub(crate) fn missing(prefix: Prefix) -> Result<Option<String>> {

@@ -20,7 +20,7 @@ pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// Tells it from one that somebody else has added.
 const LABEL: &str = "lo:vsock";
 
-/// Tells whether the prefix would be all that there is, but for 127.0.0.1 and ::1.
+/// Returns whether the prefix would be all that there is, but for 127.0.0.1 and ::1.
 pub(super) fn is_missing(addresses: &[Address], prefix: Prefix) -> bool {
     let counts = |address: &Address| match address.ip {
         IpAddr::V4(ip) => ip != Ipv4Addr::LOCALHOST,

@@ -14,7 +14,7 @@ nix::ioctl_read_bad!(
     libc::c_int
 );
 
-/// Tells how many bytes, an end counted as one, the other end has not acknowledged.
+/// Returns how many bytes, an end counted as one, the other end has not acknowledged.
 pub fn unacknowledged_bytes(socket: BorrowedFd<'_>) -> Result<i32, Errno> {
     let mut count = 0;
     // SAFETY: the kernel writes one int to the pointer, which is valid for one.
@@ -29,7 +29,7 @@ nix::ioctl_read_bad!(
     libc::c_int
 );
 
-/// Tells how many bytes are in a pipe, or wait in a socket.
+/// Returns how many bytes are in a pipe, or wait in a socket.
 pub(crate) fn readable_bytes(pipe: BorrowedFd<'_>) -> Result<usize, Errno> {
     let mut count = 0;
     // SAFETY: the kernel writes one int to the pointer, which is valid for one.

@@ -57,7 +57,7 @@ impl Mapping {
         Ok(Mapping { address, length })
     }
 
-    /// Gives the 64-bit word at an offset, which is a multiple of eight.
+    /// Returns the 64-bit word at an offset, which is a multiple of eight.
     pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset % 8 == 0 && self.holds(offset, 8), "a word outside");
         // SAFETY: inside the mapping, aligned since a mapping begins at a page, and only used as an atomic.
@@ -79,7 +79,7 @@ impl Mapping {
         unsafe { bytes.as_mut_ptr().copy_from(self.at(offset), bytes.len()) }
     }
 
-    /// Tells how many bytes the transfer moved whose header is at that offset.
+    /// Returns how many bytes the transfer moved whose header is at that offset.
     ///
     /// The kernel writes the number before the call returns, so that it is true even if this process is killed in between.
     pub(crate) fn count(&self, header: usize) -> usize {
@@ -94,7 +94,7 @@ impl Mapping {
 
     /// Reads from a socket into a range of the mapping, with the header of the transfer at that offset (recvmmsg(2)).
     ///
-    /// Gives the bytes, none at the end, and whether the read stopped at a descriptor, which is dropped. An error that
+    /// Returns the bytes, none at the end, and whether the read stopped at a descriptor, which is dropped. An error that
     /// waits on the socket comes before the bytes that came before it.
     pub(crate) fn receive(
         &self,

@@ -102,12 +102,12 @@ pub(crate) fn peer_address(socket: BorrowedFd<'_>) -> Result<SockaddrStorage, Er
     socket::getpeername(socket.as_raw_fd())
 }
 
-/// Tells whether the socket is a listening one (SO_ACCEPTCONN).
+/// Returns whether the socket is a listening one (SO_ACCEPTCONN).
 pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     socket::getsockopt(&socket, socket::sockopt::AcceptConn)
 }
 
-/// Tells whether the other end of a stream takes nothing more: a send of no bytes says so, and else does nothing.
+/// Returns whether the other end of a stream takes nothing more: a send of no bytes says so, and else does nothing.
 pub(crate) fn refuses_bytes(socket: BorrowedFd<'_>) -> bool {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
     socket::send(socket.as_raw_fd(), &[], flags).is_err()

@@ -25,7 +25,7 @@ fn expect_line(finished: &Finished, code: i32, words: &[&str]) {
     assert_eq!(finished.stdout, "");
 }
 
-/// Gives a bridge a listener and a target, and checks that it refuses and the target hears nothing.
+/// Returns a bridge a listener and a target, and checks that it refuses and the target hears nothing.
 fn expect_refusal(code: i32, words: &[&str], change: impl FnOnce(Bridge) -> Bridge) {
     let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
     let client = listener.connect();

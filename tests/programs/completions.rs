@@ -44,7 +44,7 @@ fn help(program: &str, subcommands: &[String]) -> String {
     finish(command).stdout
 }
 
-/// Gives the subcommands of a help.
+/// Returns the subcommands of a help.
 fn subcommands(help: &str) -> impl Iterator<Item = String> {
     let section = help.lines().skip_while(|line| *line != "Commands:").skip(1);
     section
@@ -55,7 +55,7 @@ fn subcommands(help: &str) -> impl Iterator<Item = String> {
         .into_iter()
 }
 
-/// Gives all subcommands and long options of a program.
+/// Returns all subcommands and long options of a program.
 fn offered(program: &str) -> BTreeSet<String> {
     let mut offered = BTreeSet::new();
     let mut rest = vec![Vec::new()];
@@ -75,7 +75,7 @@ fn offered(program: &str) -> BTreeSet<String> {
     offered
 }
 
-/// Gives the long options that a file names; fish has its own way to write them.
+/// Returns the long options that a file names; fish has its own way to write them.
 fn options(text: &str) -> BTreeSet<String> {
     let fish = text.lines().filter(|line| line.starts_with("complete "));
     let fish = fish.filter_map(|line| line.split(" -l ").nth(1)?.split(' ').next());

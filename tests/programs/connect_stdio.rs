@@ -170,7 +170,7 @@ struct Ends {
 }
 
 /// Lets the ends go in an order: `i` stdin ends, `t` the target sends and closes, `o` the reader of stdout goes.
-/// Gives the exit status.
+/// Returns the exit status.
 fn end_in_order(order: &str) -> i32 {
     let place = Place::listening(Kind::Unix);
     let mut program = piped(&[&place.text]);

@@ -24,7 +24,7 @@ fn common_settings() -> Display {
     all.into_iter().find(is_common).unwrap()
 }
 
-/// Gives the variables of a file with settings.
+/// Returns the variables of a file with settings.
 fn assignments(settings: &Display) -> Vec<(String, String)> {
     let lines = settings.lines.iter().filter(|line| !line.starts_with('#'));
     lines

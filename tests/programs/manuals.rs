@@ -217,7 +217,7 @@ fn unwrapped(source: &str) -> String {
     first.chain(rest).collect()
 }
 
-/// Gives the lines of our programs under DIAGNOSTICS.
+/// Returns the lines of our programs under DIAGNOSTICS.
 fn diagnostics(page: &str) -> impl Iterator<Item = &str> {
     let list = page.lines().skip_while(|line| *line != ".Bl -diag");
     list.take_while(|line| *line != ".El")
@@ -262,7 +262,7 @@ fn pages() -> Vec<PathBuf> {
     files(&root().join("man"))
 }
 
-/// Gives all files below a directory.
+/// Returns all files below a directory.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries =
         fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
@@ -278,13 +278,13 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Tells whether we have the page, written like `vsockctl(8)`.
+/// Returns whether we have the page, written like `vsockctl(8)`.
 fn exists(page: &str) -> bool {
     let file = page.trim_end_matches(')').replace('(', ".");
     root().join("man").join(file).is_file()
 }
 
-/// Gives what the program prints with `--help` behind the subcommands.
+/// Returns what the program prints with `--help` behind the subcommands.
 fn help(program: &str, subcommands: &[String]) -> String {
     let mut command = Command::new(program);
     // Help shows the values of variables that are set.
@@ -296,7 +296,7 @@ fn help(program: &str, subcommands: &[String]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Gives the help of the program and of each of its subcommands.
+/// Returns the help of the program and of each of its subcommands.
 fn helps(program: &str) -> Vec<String> {
     let paths = command_paths(program);
     std::iter::once(Vec::new())
@@ -305,7 +305,7 @@ fn helps(program: &str) -> Vec<String> {
         .collect()
 }
 
-/// Gives all subcommands of the program, such as `prefix` and `prefix show`.
+/// Returns all subcommands of the program, such as `prefix` and `prefix show`.
 fn command_paths(program: &str) -> Vec<Vec<String>> {
     let mut paths = Vec::new();
     let mut rest = vec![Vec::new()];
@@ -366,7 +366,7 @@ fn variables(text: &str) -> impl Iterator<Item = String> + use<> {
         .into_iter()
 }
 
-/// Gives the fields of the journal, which begin like variables and are marked up with Dv.
+/// Returns the fields of the journal, which begin like variables and are marked up with Dv.
 fn fields() -> BTreeSet<String> {
     let text = read("vsock-bridge.8");
     let lines =
@@ -374,12 +374,12 @@ fn fields() -> BTreeSet<String> {
     lines.flat_map(variables).collect()
 }
 
-/// Gives the lines of a page that are macros.
+/// Returns the lines of a page that are macros.
 fn macros(page: &str) -> impl Iterator<Item = &str> {
     page.lines().filter(|line| line.starts_with('.'))
 }
 
-/// Gives the lines of a page that begin an item.
+/// Returns the lines of a page that begin an item.
 fn items(page: &str) -> impl Iterator<Item = &str> {
     page.lines().filter(|line| line.starts_with(".It "))
 }
@@ -398,7 +398,7 @@ fn flags<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
     flags
 }
 
-/// Gives all that a page says about a long option, up to the next one.
+/// Returns all that a page says about a long option, up to the next one.
 fn item(page: &str, option: &str) -> String {
     let is_item = |line: &str| line.starts_with(".It ") && line.contains("Fl -");
     let mut lines = page

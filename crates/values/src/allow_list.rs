@@ -112,12 +112,12 @@ impl AllowedCids {
         }
     }
 
-    /// Tells whether another machine is among them.
+    /// Returns whether another machine is among them.
     pub fn contains(&self, cid: Cid) -> bool {
         self.is_any || self.ranges.iter().any(|range| range.contains(&cid))
     }
 
-    /// Tells whether this machine itself is: only by name, never by a range that CID 1 or its own CID is in.
+    /// Returns whether this machine itself is: only by name, never by a range that CID 1 or its own CID is in.
     pub fn contains_local(&self) -> bool {
         self.has_local
     }

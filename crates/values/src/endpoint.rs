@@ -101,7 +101,7 @@ impl fmt::Display for UnixName {
 }
 
 impl Endpoint {
-    /// Gives the vsock port of a machine.
+    /// Returns the vsock port of a machine.
     pub fn of_machine(machine: Machine, port: VsockPort) -> Endpoint {
         match machine {
             Machine::Cid(cid) => Endpoint::Vsock(VsockAddr {
@@ -124,7 +124,7 @@ impl Endpoint {
         }
     }
 
-    /// Gives a mapped TCP address the port that all listeners name; leaves all others as they are.
+    /// Returns a mapped TCP address the port that all listeners name; leaves all others as they are.
     pub fn at_port_of(self, listeners: &[Endpoint]) -> Result<Endpoint, Invalid> {
         let Endpoint::TcpMapped(ip) = self else {
             return Ok(self);
@@ -152,7 +152,7 @@ impl Endpoint {
         }
     }
 
-    /// Gives the TCP port that stands in the address: its port, or what is behind the last `_` of a path.
+    /// Returns the TCP port that stands in the address: its port, or what is behind the last `_` of a path.
     fn named_port(&self) -> Option<u16> {
         let port = match self {
             Endpoint::Tcp(addr) => Some(addr.port()),

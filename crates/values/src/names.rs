@@ -49,7 +49,7 @@ impl FromStr for Machine {
 pub struct Names(Vec<(String, Cid)>);
 
 impl Names {
-    /// Gives the machines that have names, each once, the host before all others even if it has none.
+    /// Returns the machines that have names, each once, the host before all others even if it has none.
     pub fn machines(&self) -> Vec<Cid> {
         let mut machines = vec![Cid::HOST];
         for &(_, cid) in &self.0 {
@@ -60,7 +60,7 @@ impl Names {
         machines
     }
 
-    /// Gives all names of a machine with `.vsock`, the best one first: those given to it, `host` or `local`, its CID.
+    /// Returns all names of a machine with `.vsock`, the best one first: those given to it, `host` or `local`, its CID.
     pub fn of(&self, machine: Cid) -> Vec<String> {
         let given = self.0.iter().filter(|(_, cid)| *cid == machine);
         let word = match machine {
@@ -144,7 +144,7 @@ impl FromStr for GivenNames {
     }
 }
 
-/// Tells whether it is a name, in lower case, that can be given to a machine.
+/// Returns whether it is a name, in lower case, that can be given to a machine.
 ///
 /// Without a letter it could be a CID or a range of CIDs.
 fn is_name(text: &str) -> bool {

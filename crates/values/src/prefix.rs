@@ -32,14 +32,14 @@ impl Prefix {
         Prefix([UNIQUE_LOCAL, a, b, c, d, e, 0, 0])
     }
 
-    /// Gives the address that names the machine.
+    /// Returns the address that names the machine.
     pub fn address(self, cid: Cid) -> Ipv6Addr {
         let mut octets = self.network().octets();
         octets[12..].copy_from_slice(&cid.number().to_be_bytes());
         octets.into()
     }
 
-    /// Gives the machine that the address names: none when it is outside, or in no machine's form.
+    /// Returns the machine that the address names: none when it is outside, or in no machine's form.
     pub fn cid(self, address: Ipv6Addr) -> Option<Cid> {
         let octets = address.octets();
         let number = u32::from_be_bytes([octets[12], octets[13], octets[14], octets[15]]);
@@ -47,19 +47,19 @@ impl Prefix {
         if is_plain { Cid::new(number) } else { None }
     }
 
-    /// Tells whether the address lies in the /64.
+    /// Returns whether the address lies in the /64.
     pub fn contains(self, address: Ipv6Addr) -> bool {
         address.octets()[..8] == self.0
     }
 
-    /// Gives the /64 that the address is in, if it can be a prefix.
+    /// Returns the /64 that the address is in, if it can be a prefix.
     pub fn containing(address: Ipv6Addr) -> Option<Prefix> {
         let octets = address.octets();
         let (prefix, _) = octets.split_first_chunk()?;
         (octets[0] == UNIQUE_LOCAL).then_some(Prefix(*prefix))
     }
 
-    /// Gives the first address, `P::`.
+    /// Returns the first address, `P::`.
     pub fn network(self) -> Ipv6Addr {
         let mut octets = [0; 16];
         octets[..8].copy_from_slice(&self.0);

@@ -24,7 +24,7 @@ impl Cid {
         (number != 0 && number != u32::MAX).then_some(Cid(number))
     }
 
-    /// Gives the number.
+    /// Returns the number.
     pub fn number(self) -> u32 {
         self.0
     }
@@ -62,7 +62,7 @@ impl VsockPort {
         (number != u32::MAX).then_some(VsockPort(number))
     }
 
-    /// Gives the number.
+    /// Returns the number.
     pub fn number(self) -> u32 {
         self.0
     }

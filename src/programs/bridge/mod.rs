@@ -54,7 +54,7 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Gives up before the options are known; `line` says what is wrong with them.
+/// Returns up before the options are known; `line` says what is wrong with them.
 pub fn refuse(line: &str, status: ExitCode) -> ExitCode {
     let waiting = Activation::take().map_or(0, |activation| handover::waiting(activation.stored));
     pace::give_up(line, waiting, status, |line| eprintln!("{line}"))

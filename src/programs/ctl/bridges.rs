@@ -23,7 +23,7 @@ use crate::{sys, unix_path};
 /// The folders of all services, see RuntimeDirectory= in their units.
 const FOLDER: &str = "/run/vsock-bridge";
 /// For a whole answer. A bridge waits two seconds for a thread that is stuck.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// A million connections have less.
 const ANSWER_MAX: usize = 1 << 29;
 /// How often a bridge is asked whose connections changed while it answered.
@@ -48,7 +48,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Tells whether there is no bridge at all.
+    /// Returns whether there is no bridge at all.
     pub(super) fn is_empty(&self) -> bool {
         self.bridges.is_empty() && self.unread.is_empty()
     }
@@ -92,7 +92,7 @@ pub(super) fn survey() -> Result<Survey> {
     Ok(survey)
 }
 
-/// Tells whether its process has left a socket behind, as after a kill.
+/// Returns whether its process has left a socket behind, as after a kill.
 fn is_gone(unread: &Unread) -> bool {
     let kind = |error: &Error| match error {
         Error::Control { source, .. } => Some(source.kind()),
@@ -136,7 +136,7 @@ fn add_silent(survey: &mut Survey) {
         .sort_by(|one, other| one.name.cmp(&other.name));
 }
 
-/// Gives the names of all services that have a folder.
+/// Returns the names of all services that have a folder.
 fn names() -> Result<Vec<String>> {
     let entries = match fs::read_dir(FOLDER) {
         Ok(entries) => entries,
@@ -167,7 +167,7 @@ fn failure(path: PathBuf, source: io::Error) -> Error {
 
 /// Asks one bridge. Its totals and its connections must be of the same moment, or a sum over both would fall.
 fn ask(path: &Path) -> io::Result<Snapshot> {
-    let until = Moment::now() + PATIENCE;
+    let until = Moment::now() + ANSWER_TIME;
     let mut snapshot = ask_once(path, until)?;
     for _ in 1..ATTEMPTS {
         if snapshot.open == snapshot.connections.len() {

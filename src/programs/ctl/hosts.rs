@@ -37,7 +37,7 @@ pub(crate) struct Arguments {
     resolved: bool,
 }
 
-/// Gives the names, writes or removes them; `machines` is asked only if they are needed.
+/// Returns the names, writes or removes them; `machines` is asked only if they are needed.
 pub(crate) fn run(
     arguments: &Arguments,
     machines: impl FnOnce() -> Result<(Prefix, Names)>,
@@ -68,7 +68,7 @@ pub(crate) fn run(
     Ok(String::new())
 }
 
-/// Gives a line for the host and one for each machine with a name, between the lines that mark them as ours.
+/// Returns a line for the host and one for each machine with a name, between the lines that mark them as ours.
 fn block(prefix: Prefix, names: &Names) -> String {
     let mut text = format!("{BEGIN}\n# Written by `vsockctl hosts`; changes are lost.\n");
     for machine in names.machines() {

@@ -38,7 +38,7 @@ pub(crate) fn suited(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Gives width and height of the terminal; none if it is none, or one that cannot move its cursor.
+/// Returns width and height of the terminal; none if it is none, or one that cannot move its cursor.
 pub(crate) fn terminal() -> Option<(usize, usize)> {
     let stdout = std::io::stdout();
     let is_dumb = std::env::var_os("TERM").is_none_or(|name| name == "dumb");

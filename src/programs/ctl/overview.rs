@@ -149,7 +149,7 @@ fn bytes(count: u64) -> Cell {
     Cell::new(ByteSize(count).display().iec_short())
 }
 
-/// Gives the two units that matter most.
+/// Returns the two units that matter most.
 fn time(seconds: f64) -> String {
     let time = Duration::from_secs(seconds as u64);
     let text = humantime::format_duration(time).to_string();

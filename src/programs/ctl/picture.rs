@@ -38,7 +38,7 @@ pub(super) fn draw(text: &str, height: usize) -> Result<bool> {
     output::write(&picture(text, height))
 }
 
-/// Gives what puts the text over the one before. The last line of the terminal is for the cursor.
+/// Returns what puts the text over the one before. The last line of the terminal is for the cursor.
 fn picture(text: &str, height: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let room = height.saturating_sub(1);

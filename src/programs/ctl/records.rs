@@ -18,7 +18,7 @@ const IN: u8 = 1;
 const PTR: u8 = 12;
 const AAAA: u8 = 28;
 
-/// Gives an address record for each name, and for each address a record with the best name of its machine.
+/// Returns an address record for each name, and for each address a record with the best name of its machine.
 ///
 /// The form is the one that `resolvectl --json=short query` prints; no name has a character that JSON escapes.
 pub(super) fn text(prefix: Prefix, names: &Names) -> String {

@@ -22,7 +22,7 @@ const PORT: u16 = 40;
 const KERNEL_SAYS: &str =
     "destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-reply";
 
-/// Gives the rules for this machine as it is.
+/// Returns the rules for this machine as it is.
 ///
 /// Errors: [`Error::PrefixInUse`], [`Error::Route`].
 pub(super) fn current(prefix: Prefix) -> Result<String> {

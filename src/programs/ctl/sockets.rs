@@ -9,7 +9,7 @@ use crate::endpoint::Endpoint;
 /// As it stands in ExecStart=.
 const OPTION: &str = " --allow-cid";
 
-/// Gives the bridges of all socket units that are up or should be.
+/// Returns the bridges of all socket units that are up or should be.
 pub(super) fn bridges(units: &[Unit]) -> Vec<Bridge> {
     units
         .iter()

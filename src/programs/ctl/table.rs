@@ -67,7 +67,7 @@ impl Column {
     }
 }
 
-/// Gives one line for the titles and one for each row, each behind `indent`; `width` is that of the terminal.
+/// Returns one line for the titles and one for each row, each behind `indent`; `width` is that of the terminal.
 pub(super) fn table(
     columns: &[Column],
     rows: &[Vec<Cell>],

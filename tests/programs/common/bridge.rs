@@ -23,7 +23,7 @@ enum ListenPid {
 pub const DROP_RIGHTS: &str =
     "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all";
 
-/// Tells whether the shell can do it here.
+/// Returns whether the shell can do it here.
 pub fn works(script: &str) -> bool {
     let mut shell = command("sh");
     shell.arg("-c").arg(script);

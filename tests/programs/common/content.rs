@@ -43,13 +43,13 @@ impl Content {
         Content(bytes.into())
     }
 
-    /// Gives the bytes from a position up to the next multiple of the period, at most `most`.
+    /// Returns the bytes from a position up to the next multiple of the period, at most `most`.
     fn from(&self, position: u64, most: usize) -> &[u8] {
         let start = (position % PERIOD as u64) as usize;
         &self.0[start..(start + most).min(PERIOD)]
     }
 
-    /// Gives the first bytes.
+    /// Returns the first bytes.
     pub fn first(&self, count: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(count);
         while bytes.len() < count {

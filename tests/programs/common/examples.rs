@@ -28,7 +28,7 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Gives the displays of all pages.
+/// Returns the displays of all pages.
 pub fn displays() -> Vec<Display> {
     let pages = files(&root().join("man"));
     let displays: Vec<Display> = pages.iter().flat_map(|page| displays_of(page)).collect();
@@ -128,7 +128,7 @@ impl Display {
     }
 }
 
-/// Gives what stands behind a prompt.
+/// Returns what stands behind a prompt.
 fn prompt(line: &str) -> Option<&str> {
     let line = ["host", "guest"]
         .iter()
@@ -142,7 +142,7 @@ fn is_command(text: &str) -> bool {
     !text.starts_with(|first: char| first.is_ascii_uppercase())
 }
 
-/// Gives each text that a case names behind a mark, in quotes, with the name of the case.
+/// Returns each text that a case names behind a mark, in quotes, with the name of the case.
 pub fn named_by_cases() -> Vec<(String, String)> {
     let cases = CASES.iter().flat_map(|folder| files(&root().join(folder)));
     cases

@@ -28,7 +28,7 @@ impl OwnRun {
         folder
     }
 
-    /// Gives a bridge the folder of a service, as RuntimeDirectory= does.
+    /// Returns a bridge the folder of a service, as RuntimeDirectory= does.
     pub fn serve(&self, name: &str, bridge: Bridge) -> Bridge {
         bridge.variable("RUNTIME_DIRECTORY", self.service(name))
     }

@@ -171,7 +171,7 @@ impl Place {
         with_deadlines(socket)
     }
 
-    /// Tells whether nobody has connected who was not accepted yet.
+    /// Returns whether nobody has connected who was not accepted yet.
     pub fn has_nobody_waiting(&self) -> bool {
         let mut watched = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
         poll(&mut watched, PollTimeout::ZERO).unwrap() == 0

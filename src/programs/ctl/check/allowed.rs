@@ -12,7 +12,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Result;
 use crate::names;
 
-/// Gives a line for each bridge in use whose list is none, or that lets this machine itself in to a unix socket.
+/// Returns a line for each bridge in use whose list is none, or that lets this machine itself in to a unix socket.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
     let has_vsock = |service: &&Unit| {
         let sockets = sockets_of(service, units);

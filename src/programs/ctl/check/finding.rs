@@ -16,7 +16,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// Gives what a fault means: a failure where the thing is in use.
+    /// Returns what a fault means: a failure where the thing is in use.
     pub(super) fn of_fault(is_in_use: bool) -> Level {
         if is_in_use { Level::Fail } else { Level::Warn }
     }

@@ -42,18 +42,18 @@ pub(super) fn gather() -> Listeners {
 }
 
 impl Listeners {
-    /// Tells whether a connection to the address would be accepted by somebody.
+    /// Returns whether a connection to the address would be accepted by somebody.
     pub(super) fn serve(&self, address: SocketAddr) -> bool {
         self.on_port(address.port())
             .any(|listener| covers(listener.address.ip(), address.ip()))
     }
 
-    /// Tells whether the unix socket accepts connections.
+    /// Returns whether the unix socket accepts connections.
     pub(super) fn serve_unix(&self, name: &UnixName) -> bool {
         self.unix.iter().any(|bound| *bound == name.to_string())
     }
 
-    /// Gives the listeners on a port.
+    /// Returns the listeners on a port.
     pub(super) fn on_port(&self, port: u16) -> impl Iterator<Item = &TcpListener> {
         self.tcp
             .iter()
@@ -61,7 +61,7 @@ impl Listeners {
     }
 }
 
-/// Tells whether a listener on one address is also one on the other. `[::]` may be for IPv6 alone, which is not known
+/// Returns whether a listener on one address is also one on the other. `[::]` may be for IPv6 alone, which is not known
 /// from outside.
 fn covers(bound: IpAddr, wanted: IpAddr) -> bool {
     match (bound.to_canonical(), wanted.to_canonical()) {

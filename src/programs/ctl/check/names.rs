@@ -5,7 +5,7 @@ use crate::names::Names;
 use crate::prefix::Prefix;
 use crate::programs::ctl::hosts::{self, PATH, State};
 
-/// Gives a line where names were written. Names that are not valid have a line of their own.
+/// Returns a line where names were written. Names that are not valid have a line of their own.
 pub(super) fn check(prefix: Prefix) -> Option<Finding> {
     let names = Names::read().ok()?;
     finding(&hosts::state(prefix, &names))

@@ -43,7 +43,7 @@ pub(super) fn clashes<'a>(units: &'a [Unit], listeners: &Listeners) -> Vec<Clash
         .collect()
 }
 
-/// Gives a line for each clash, or one that says there is none.
+/// Returns a line for each clash, or one that says there is none.
 pub(super) fn check(clashes: &[Clash<'_>], units: &[Unit]) -> Vec<Finding> {
     let mut findings: Vec<Finding> = clashes
         .iter()

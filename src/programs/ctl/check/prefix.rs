@@ -101,7 +101,7 @@ pub(super) fn check(facts: &Facts, is_used: &Use, units: &[Unit]) -> Finding {
 }
 
 impl Facts {
-    /// Tells whether everything still runs with another prefix than the programs find.
+    /// Returns whether everything still runs with another prefix than the programs find.
     pub(super) fn is_changing(&self) -> bool {
         match (&self.found, self.generated) {
             (Ok((prefix, _)), Generated::Prefix(generated)) => *prefix != generated,
@@ -110,7 +110,7 @@ impl Facts {
     }
 }
 
-/// Gives the commands that make all units use the prefix that is found now.
+/// Returns the commands that make all units use the prefix that is found now.
 pub(super) fn take_over(units: &[Unit]) -> Vec<String> {
     let mut commands = vec!["systemctl daemon-reload".to_owned()];
     let is_ours = |unit: &&Unit| unit.id.starts_with("vsock-bridge") && unit.active != "inactive";

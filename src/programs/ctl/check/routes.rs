@@ -10,7 +10,7 @@ use crate::prefix::Prefix;
 use crate::route::State;
 use crate::vsock::Cid;
 
-/// Gives a line for each of the three. `own`: this machine's CID or that it has none, if that is known.
+/// Returns a line for each of the three. `own`: this machine's CID or that it has none, if that is known.
 pub(super) fn check(
     facts: &Facts,
     is_used: &Use,

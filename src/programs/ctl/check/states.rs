@@ -3,7 +3,7 @@
 use super::finding::{Finding, Level};
 use super::units::{PREFIX_SERVICE, Unit};
 
-/// Gives a line for each unit that is in use, or was meant to be. `is_explained`: another line tells why it failed.
+/// Returns a line for each unit that is in use, or was meant to be. `is_explained`: another line tells why it failed.
 pub(super) fn check(units: &[Unit], is_explained: impl Fn(&Unit) -> bool) -> Vec<Finding> {
     let findings: Vec<Finding> = units
         .iter()
@@ -59,7 +59,7 @@ fn state(unit: &Unit, units: &[Unit]) -> Option<Finding> {
     }
 }
 
-/// Gives the commands that start a unit again; open connections go on.
+/// Returns the commands that start a unit again; open connections go on.
 pub(super) fn restart(unit: &Unit, units: &[Unit]) -> Vec<String> {
     let Some(service) = running_service(unit, units) else {
         return vec![format!("systemctl restart {}", unit.id)];

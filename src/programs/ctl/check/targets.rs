@@ -15,7 +15,7 @@ use crate::vsock::Cid;
 /// `--to` as an environment variable.
 const VARIABLE: &str = "VSOCK_BRIDGE_TO";
 
-/// Gives a line for each bridge in use whose target is on this machine.
+/// Returns a line for each bridge in use whose target is on this machine.
 pub(super) fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
     services(units)
         .filter_map(|service| match target(service) {
@@ -30,7 +30,7 @@ pub(super) fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
         .collect()
 }
 
-/// Tells whether some bridge in use connects to the host.
+/// Returns whether some bridge in use connects to the host.
 pub(super) fn has_host(units: &[Unit]) -> bool {
     let is_host = |endpoint: Endpoint| matches!(endpoint, Endpoint::Vsock(addr) if addr.cid == Some(Cid::HOST));
     services(units)

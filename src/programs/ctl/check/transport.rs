@@ -53,7 +53,7 @@ pub(super) fn gather() -> Facts {
 }
 
 impl Facts {
-    /// Tells whether a missing CID means that there is none, and not that this user could not ask.
+    /// Returns whether a missing CID means that there is none, and not that this user could not ask.
     pub(super) fn knows_cid(&self, device: &Device) -> bool {
         self.cid.is_some() || matches!(device, Device::Open)
     }

@@ -44,12 +44,12 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    /// Tells whether it runs, should run, or failed to.
+    /// Returns whether it runs, should run, or failed to.
     pub(crate) fn is_in_use(&self) -> bool {
         self.load != "not-found" && (self.is_enabled() || self.active != "inactive")
     }
 
-    /// Tells whether it is up.
+    /// Returns whether it is up.
     pub(crate) fn is_active(&self) -> bool {
         ["active", "reloading", "refreshing"].contains(&&*self.active)
     }
@@ -63,7 +63,7 @@ impl Unit {
         self.active == "activating" && (self.sub.starts_with("auto-restart") || self.restarts > 0)
     }
 
-    /// Tells whether its name begins and ends so.
+    /// Returns whether its name begins and ends so.
     pub(crate) fn is(&self, prefix: &str, suffix: &str) -> bool {
         self.id.starts_with(prefix) && self.id.ends_with(suffix)
     }
