@@ -4,10 +4,8 @@
 
 use std::process::{Command, Stdio};
 
-use crate::common::program::{Finished, command, finish};
+use crate::common::program::{Finished, command, finish, ours};
 use crate::common::skipped;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vsockctl");
 
 /// A line of the table: level, subject, the rest.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,14 +53,17 @@ fn check_with(etc: &str) -> Option<Finished> {
         skipped("no mount namespaces here");
         return None;
     }
-    Some(finish(unshared(&format!("{etc}; exec {PROGRAM} check"))))
+    Some(finish(unshared(&format!(
+        "{etc}; exec {} check",
+        ours("vsockctl")
+    ))))
 }
 
 const MACHINE_ID: &str = "echo 0123456789abcdef0123456789abcdef >/etc/machine-id";
 
 #[test]
 fn each_line_has_level_subject_and_text_and_the_status_tells_of_fail() {
-    let mut check = command(PROGRAM);
+    let mut check = command(ours("vsockctl"));
     check.arg("check");
     let finished = finish(check);
     let lines = lines(&finished);
@@ -147,7 +148,11 @@ fn there_is_no_machine_id_the_prefix_is_a_warning() {
 fn colours_are_for_terminals_and_not_where_they_are_not_wanted() {
     let on_terminal = |variable: Option<(&str, &str)>| {
         let mut script = command("script");
-        script.args(["-qec", &format!("{PROGRAM} check; true"), "/dev/null"]);
+        script.args([
+            "-qec",
+            &format!("{} check; true", ours("vsockctl")),
+            "/dev/null",
+        ]);
         script.env("TERM", "xterm").envs(variable);
         finish(script).stdout
     };
@@ -161,7 +166,7 @@ fn colours_are_for_terminals_and_not_where_they_are_not_wanted() {
     }
     assert!(on_terminal(None).contains("\x1b["));
     assert!(!on_terminal(Some(("NO_COLOR", "1"))).contains('\x1b'));
-    let mut check = command(PROGRAM);
+    let mut check = command(ours("vsockctl"));
     check.arg("check").env("TERM", "xterm");
     assert!(!finish(check).stdout.contains('\x1b'));
 }
@@ -171,7 +176,7 @@ fn the_table_cannot_be_written_exits_1() {
     let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
         return skipped("no /dev/full here");
     };
-    let mut check = command(PROGRAM);
+    let mut check = command(ours("vsockctl"));
     check.arg("check").stdout(Stdio::from(full));
     assert_eq!(check.status().unwrap().code(), Some(1));
 }

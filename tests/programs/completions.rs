@@ -5,11 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::common::own_etc::OwnEtc;
-use crate::common::program::{command, finish};
+use crate::common::program::{command, finish, ours, path_with_ours};
 use crate::common::{own_folder, skipped};
 
-const VSOCKCTL: &str = env!("CARGO_BIN_EXE_vsockctl");
-const CONNECT: &str = env!("CARGO_BIN_EXE_vsock-connect");
+const VSOCKCTL: &str = "vsockctl";
+const CONNECT: &str = "vsock-connect";
 /// Files with the programs that they complete.
 const FILES: [(&str, &[&str]); 4] = [
     ("vsock.bash", &[VSOCKCTL, CONNECT]),
@@ -39,7 +39,7 @@ fn folder() -> PathBuf {
 }
 
 fn help(program: &str, subcommands: &[String]) -> String {
-    let mut command = command(program);
+    let mut command = command(ours(program));
     command.args(subcommands).arg("--help");
     finish(command).stdout
 }
@@ -117,8 +117,7 @@ fn complete(shell: &str, arguments: &[&str], script: &str) {
         return skipped("no mount namespaces here");
     };
     etc.write("vsock-bridge/vsock-bridge.conf", SETTINGS);
-    let programs = Path::new(VSOCKCTL).parent().unwrap().display();
-    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    let path = path_with_ours();
     let home = own_folder();
     for (line, expected) in LINES {
         let mut command = etc.command(shell);

@@ -10,7 +10,7 @@ use std::thread;
 use crate::common::connect::{connect, piped};
 use crate::common::content::{Content, End, read_to_end};
 use crate::common::place::{Kind, Place, pair_of_sockets};
-use crate::common::program::{Finished, Program, command, finish};
+use crate::common::program::{Finished, Program, command, finish, ours};
 use crate::common::skipped;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -284,9 +284,7 @@ fn stdio_is_closed_from_the_start_in_every_combination_the_target_sees_a_connect
         shell
             .arg("-c")
             .arg(format!(r#"exec "$0" "$@" {}"#, list.join(" ")));
-        shell
-            .arg(env!("CARGO_BIN_EXE_vsock-connect"))
-            .arg(&place.text);
+        shell.arg(ours("vsock-connect")).arg(&place.text);
         shell
             .stdin(File::open("/dev/null").unwrap())
             .stdout(Stdio::piped());
@@ -332,7 +330,7 @@ fn a_terminal_carries_lines_both_ways_and_its_end() {
 /// Runs it in a terminal of its own, with a line typed.
 fn in_terminal(arguments: &[&str]) -> Option<std::process::Command> {
     let mut script = command("script");
-    let line = [&[env!("CARGO_BIN_EXE_vsock-connect")], arguments]
+    let line = [&[ours("vsock-connect").as_str()], arguments]
         .concat()
         .join(" ");
     script.args(["-q", "-e", "-c", &line, "/dev/null"]);

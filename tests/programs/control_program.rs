@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 use std::process::Stdio;
 
-use crate::common::program::{Finished, Program, command, finish, with_own_settings};
+use crate::common::program::{Finished, Program, command, finish, ours, with_own_settings};
 use crate::common::{own_folder, skipped};
 
 const PREFIX: &str = "fd00:1:2:3::/64";
 
 fn vsockctl(arguments: &[&str]) -> Finished {
-    let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+    let mut vsockctl = command(ours("vsockctl"));
     with_own_settings(&mut vsockctl).args(arguments);
     finish(vsockctl)
 }
@@ -133,12 +133,12 @@ fn cid_of_what_names_no_machine_exits_2() {
 
 #[test]
 fn the_prefix_comes_from_the_option_before_the_environment() {
-    let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+    let mut vsockctl = command(ours("vsockctl"));
     vsockctl
         .args(["addr", "3"])
         .env("VSOCK_BRIDGE_PREFIX", PREFIX);
     expect_output(finish(vsockctl), "fd00:1:2:3::3\n");
-    let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+    let mut vsockctl = command(ours("vsockctl"));
     vsockctl
         .args(["addr", "3", "--prefix", "fd00:9::/64"])
         .env("VSOCK_BRIDGE_PREFIX", PREFIX);
@@ -241,7 +241,7 @@ fn nft_is_missing_or_fails_rules_say_so_and_exit_1() {
             std::os::unix::fs::symlink("/bin/false", place.path().join("nft")).unwrap();
         }
         for option in ["--load", "--unload"] {
-            let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+            let mut vsockctl = command(ours("vsockctl"));
             vsockctl
                 .args(["-q", "rules", option, "--prefix", PREFIX])
                 .env("PATH", place.path());
@@ -279,7 +279,7 @@ fn wrong_command_lines_exit_2() {
 fn a_subcommand_is_missing_the_usage_is_shown_and_exits_2() {
     for arguments in [&[][..], &["prefix"]] {
         // With settings in the environment something is not missing, to the parser of options.
-        let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+        let mut vsockctl = command(ours("vsockctl"));
         vsockctl.args(arguments);
         let finished = finish(vsockctl);
         assert_eq!((finished.code, &*finished.stdout), (2, ""), "{finished:#?}");
@@ -314,7 +314,7 @@ fn what_is_printed_cannot_be_written_one_line_says_so_and_exits_1() {
         let Ok(full) = std::fs::File::options().write(true).open("/dev/full") else {
             return skipped("no /dev/full here");
         };
-        let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+        let mut vsockctl = command(ours("vsockctl"));
         vsockctl.args(arguments).stdout(Stdio::from(full));
         let mut vsockctl = Program::start(vsockctl);
         assert_eq!(vsockctl.exit_code(), 1);
@@ -332,7 +332,7 @@ fn what_is_printed_cannot_be_written_one_line_says_so_and_exits_1() {
 fn nobody_reads_what_is_printed_exits_0_in_silence() {
     let (reader, writer) = nix::unistd::pipe().unwrap();
     drop(reader);
-    let mut vsockctl = command(env!("CARGO_BIN_EXE_vsockctl"));
+    let mut vsockctl = command(ours("vsockctl"));
     vsockctl.args(["addr", "3", "--prefix", PREFIX]);
     vsockctl.stdout(Stdio::from(writer));
     let mut vsockctl = Program::start(vsockctl);

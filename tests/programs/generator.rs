@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::program::{command, finish};
+use crate::common::program::{command, finish, ours};
 use crate::common::{own_folder, skipped};
 use nix::sys::stat::Mode;
 use tempfile::TempDir;
@@ -17,7 +17,7 @@ const CONFIG: &str = "etc/vsock-bridge/vsock-bridge.conf";
 const MACHINE_ID: &str = "0123456789abcdef0123456789abcdef\n";
 
 fn generator(root: &Path, output: &Path) -> Command {
-    let mut generator = command(env!("CARGO_BIN_EXE_vsock-bridge-generator"));
+    let mut generator = command(ours("vsock-bridge-generator"));
     generator
         .args([output, &output.join("early"), &output.join("late")])
         .env("VSOCK_BRIDGE_GENERATOR_ROOT", root);
@@ -247,7 +247,7 @@ fn a_wrong_line_is_named_with_file_and_number() {
     let mut script = command("script");
     let line = format!(
         "{} --root {} {}",
-        env!("CARGO_BIN_EXE_vsock-bridge-generator"),
+        ours("vsock-bridge-generator"),
         root.path().display(),
         output.path().display()
     );

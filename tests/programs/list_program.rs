@@ -13,12 +13,10 @@ use crate::common::bridge::Bridge;
 use crate::common::eventually;
 use crate::common::own_run::OwnRun;
 use crate::common::place::{Kind, Place, ping};
-use crate::common::program::{Finished, Program, command, finish};
+use crate::common::program::{Finished, Program, command, finish, ours};
 use crate::common::skipped;
 use serde_json::Value;
 use socket2::Socket;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_vsockctl");
 
 fn own_run() -> Option<OwnRun> {
     let run = OwnRun::new();
@@ -29,7 +27,7 @@ fn own_run() -> Option<OwnRun> {
 }
 
 fn vsockctl(run: &OwnRun, arguments: &[&str]) -> Finished {
-    let mut vsockctl = run.command(PROGRAM);
+    let mut vsockctl = run.command(ours("vsockctl"));
     vsockctl.args(arguments);
     finish(vsockctl)
 }
@@ -295,7 +293,7 @@ fn a_bridge_of_another_user_is_a_line_that_says_who_may_look_and_exits_1() {
     let folder = run.service("vsock-bridge@445");
     fs::set_permissions(&folder, Permissions::from_mode(0o000)).unwrap();
     for arguments in [&["list"][..], &["list", "--json"], &["metrics"]] {
-        let mut vsockctl = run.command_without_rights(PROGRAM);
+        let mut vsockctl = run.command_without_rights(ours("vsockctl"));
         vsockctl.args(arguments);
         let finished = finish(vsockctl);
         assert_eq!(finished.code, 1, "{finished:#?}");
@@ -315,7 +313,7 @@ fn a_bridge_of_another_user_is_a_line_that_says_who_may_look_and_exits_1() {
 fn watch_prints_again_with_an_empty_line_between_until_the_reader_goes() {
     let Some(run) = own_run() else { return };
     let served = serve(&run, "b@1");
-    let mut watch = run.command(PROGRAM);
+    let mut watch = run.command(ours("vsockctl"));
     watch.args(["list", "--watch"]).stdout(Stdio::piped());
     let mut watch = Program::start(watch);
     let mut lines = BufReader::new(watch.stdout()).lines().map(Result::unwrap);
@@ -343,7 +341,7 @@ fn on_terminal(run: &OwnRun, arguments: &str) -> Option<Command> {
     let mut script = run.command("script");
     // A terminal without a size has none that could be too small; whoever started the tests may ignore ^C.
     let settings = "stty rows 24 columns 120; exec env --default-signal=INT,QUIT";
-    let line = format!("{settings} {PROGRAM} {arguments}");
+    let line = format!("{settings} {} {arguments}", ours("vsockctl"));
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     script.env("TERM", "xterm").env("SHELL", "/bin/sh");
     script.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -425,7 +423,7 @@ fn wrong_command_lines_exit_2() {
         &["list", "--nonsense"],
         &["metrics", "--json"],
     ] {
-        let mut vsockctl = command(PROGRAM);
+        let mut vsockctl = command(ours("vsockctl"));
         vsockctl.args(arguments);
         let finished = finish(vsockctl);
         assert_eq!(

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use crate::common::own_run::OwnRun;
-use crate::common::program::{Finished, command, finish};
+use crate::common::program::{Finished, command, finish, ours};
 use crate::common::{DEADLINE, own_folder, skipped};
 use socket2::SockRef;
 use tempfile::TempDir;
@@ -58,7 +58,7 @@ impl Machine {
             self.tools.path().display()
         );
         let mut shell = self.run.command("sh");
-        shell.args(["-c", &script, env!("CARGO_BIN_EXE_vsock-connect")]);
+        shell.args(["-c", &script, &ours("vsock-connect")]);
         shell.args(arguments);
         finish(shell)
     }

@@ -8,10 +8,9 @@ use crate::common::bridge::Bridge;
 use crate::common::examples::{Display, Step, displays, named_by_cases, root};
 use crate::common::own_etc::OwnEtc;
 use crate::common::place::{Kind, Place};
-use crate::common::program::{command, finish};
+use crate::common::program::{command, finish, ours, path_with_ours};
 use crate::common::{own_folder, skipped};
 
-const BRIDGE: &str = env!("CARGO_BIN_EXE_vsock-bridge");
 const CONFIG: &str = "vsock-bridge/vsock-bridge.conf";
 /// The prefix of all examples.
 const PREFIX: &str = "fd00:abcd:ef12::/64";
@@ -113,10 +112,11 @@ fn install_units(folder: &Path) {
 }
 
 fn write_unit(path: &Path, text: &str) {
+    let bridge = ours("vsock-bridge");
     let text = text
-        .replace("@LIBEXECDIR@/vsock-bridge/vsock-bridge", BRIDGE)
-        .replace("/usr/libexec/vsock-bridge/vsock-bridge", BRIDGE)
-        .replace("@BINDIR@/vsockctl", env!("CARGO_BIN_EXE_vsockctl"));
+        .replace("@LIBEXECDIR@/vsock-bridge/vsock-bridge", &bridge)
+        .replace("/usr/libexec/vsock-bridge/vsock-bridge", &bridge)
+        .replace("@BINDIR@/vsockctl", &ours("vsockctl"));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
 }
@@ -190,12 +190,8 @@ fn machine(is_configured: bool) -> Option<OwnEtc> {
 
 /// Runs a line of shell that finds our programs; gives what it prints.
 fn shell(etc: &OwnEtc, line: &str) -> String {
-    let folder = Path::new(BRIDGE).parent().unwrap().display();
-    let path = std::env::var("PATH").unwrap();
     let mut shell = etc.command("sh");
-    shell
-        .args(["-c", line])
-        .env("PATH", format!("{folder}:{path}"));
+    shell.args(["-c", line]).env("PATH", path_with_ours());
     let finished = finish(shell);
     assert_eq!(finished.code, 0, "{line}: {finished:#?}");
     finished.stdout

@@ -7,18 +7,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::program::ours;
 use vsock_bridge::logging::{self, event};
 use vsock_bridge_values::{names, prefix};
 
 /// The programs with their pages.
 const PROGRAMS: [(&str, &str); 4] = [
-    (env!("CARGO_BIN_EXE_vsock-bridge"), "vsock-bridge.8"),
-    (env!("CARGO_BIN_EXE_vsock-connect"), "vsock-connect.1"),
-    (env!("CARGO_BIN_EXE_vsockctl"), "vsockctl.8"),
-    (
-        env!("CARGO_BIN_EXE_vsock-bridge-generator"),
-        "vsock-bridge-generator.8",
-    ),
+    ("vsock-bridge", "vsock-bridge.8"),
+    ("vsock-connect", "vsock-connect.1"),
+    ("vsockctl", "vsockctl.8"),
+    ("vsock-bridge-generator", "vsock-bridge-generator.8"),
 ];
 /// Pages of others that our units name.
 const FOREIGN_PAGES: [&str; 1] = ["sshd(8)"];
@@ -286,7 +284,7 @@ fn exists(page: &str) -> bool {
 
 /// Returns what the program prints with `--help` behind the subcommands.
 fn help(program: &str, subcommands: &[String]) -> String {
-    let mut command = Command::new(program);
+    let mut command = Command::new(ours(program));
     // Help shows the values of variables that are set.
     command.env_clear().args(subcommands).arg("--help");
     let output = command

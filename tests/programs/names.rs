@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use crate::common::bridge::Bridge;
 use crate::common::own_etc::OwnEtc;
 use crate::common::place::{Kind, Place};
-use crate::common::program::{Finished, command, finish};
+use crate::common::program::{Finished, command, finish, ours};
 use crate::common::skipped;
 
 const CONFIG: &str = "vsock-bridge/vsock-bridge.conf";
@@ -26,7 +26,7 @@ fn machine() -> Option<OwnEtc> {
 }
 
 fn vsockctl(etc: &OwnEtc, arguments: &[&str]) -> Finished {
-    let mut vsockctl = etc.command(env!("CARGO_BIN_EXE_vsockctl"));
+    let mut vsockctl = etc.command(ours("vsockctl"));
     vsockctl.args(arguments);
     finish(vsockctl)
 }
@@ -198,7 +198,7 @@ fn records_are_written_and_removed() {
 fn names_come_from_the_option_then_the_environment_then_the_file() {
     let Some(etc) = machine() else { return };
     let addr = |name: &str, option: &[&str], variable: Option<&str>| {
-        let mut vsockctl = etc.command(env!("CARGO_BIN_EXE_vsockctl"));
+        let mut vsockctl = etc.command(ours("vsockctl"));
         vsockctl.args(["addr", name]).args(option);
         if let Some(names) = variable {
             vsockctl.env("VSOCK_BRIDGE_NAMES", names);
@@ -245,7 +245,7 @@ fn the_target_of_a_bridge_has_a_name() {
 fn a_name_that_nobody_has_exits_2() {
     let Some(etc) = machine() else { return };
     for host in ["nobody", "nobody.vsock", "vsock/nobody", "vsock:Nobody:22"] {
-        let mut connect = etc.command(env!("CARGO_BIN_EXE_vsock-connect"));
+        let mut connect = etc.command(ours("vsock-connect"));
         connect.arg(host);
         let finished = finish(connect);
         let [line] = &finished.stderr[..] else {
@@ -257,7 +257,7 @@ fn a_name_that_nobody_has_exits_2() {
         );
         assert_eq!(finished.code, 2, "{line}");
     }
-    let mut connect = command(env!("CARGO_BIN_EXE_vsock-connect"));
+    let mut connect = command(ours("vsock-connect"));
     connect.args(["--names", "web=0", "web"]);
     assert_eq!(finish(connect).code, 2);
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 
 use crate::common::place::{Kind, Place};
-use crate::common::program::{Program, command, finish};
+use crate::common::program::{Program, command, finish, ours};
 use crate::common::skipped;
 
 /// Debian's, for which the libraries are packaged.
@@ -18,11 +18,7 @@ fn expect_exchange(needs: &str, script: &str) {
         return skipped(&format!("not installed: {needs}"));
     }
     let place = Place::listening(Kind::Unix);
-    let proxy = format!(
-        "{} --fdpass {}",
-        env!("CARGO_BIN_EXE_vsock-connect"),
-        place.text
-    );
+    let proxy = format!("{} --fdpass {}", ours("vsock-connect"), place.text);
     let mut client = command(PYTHON);
     client.args(["-W", "ignore", "-c", &format!("{needs}\n{script}"), &proxy]);
     let client = Program::start(client);

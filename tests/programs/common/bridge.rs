@@ -9,7 +9,7 @@ use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::place::Place;
-use super::program::{Finished, Program, command, finish, with_own_settings};
+use super::program::{Finished, Program, command, finish, ours, with_own_settings};
 
 /// What LISTEN_PID is set to.
 #[derive(Debug)]
@@ -163,9 +163,7 @@ impl Bridge {
             shell.args(["--map-root-user", "--mount", "sh"]);
         }
         shell.arg("-c").arg(self.script());
-        shell
-            .arg(env!("CARGO_BIN_EXE_vsock-bridge"))
-            .args(&self.arguments);
+        shell.arg(ours("vsock-bridge")).args(&self.arguments);
         with_own_settings(&mut shell).env("LISTEN_FDS", self.descriptors.len().to_string());
         if let Some(limit) = connections_possible() {
             shell.env("VSOCK_BRIDGE_MAX_CONNECTIONS", limit.to_string());

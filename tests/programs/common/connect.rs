@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 
 use vsock_bridge::testing::{drop_packet, peek_packet};
 
-use super::program::{Program, command, with_own_settings};
+use super::program::{Program, command, ours, with_own_settings};
 
 /// Begins a command that depends on no settings of this machine.
 pub fn connect<S: AsRef<OsStr>>(arguments: &[S]) -> Command {
-    let mut connect = command(env!("CARGO_BIN_EXE_vsock-connect"));
+    let mut connect = command(ours("vsock-connect"));
     with_own_settings(&mut connect)
         .args(arguments)
         // Bounds the search for a name where no resolver answers (resolv.conf(5)).

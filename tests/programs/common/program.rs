@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -29,6 +30,26 @@ pub fn with_own_settings(command: &mut Command) -> &mut Command {
     command
         .env("VSOCK_BRIDGE_PREFIX", "fd00:1:2:3::/64")
         .env("VSOCK_BRIDGE_NAMES", "")
+}
+
+/// Names one of our programs: that in the folder `$VSOCK_BRIDGE_PROGRAMS`, such as the one of the packages, else the one
+/// that cargo has built for the tests.
+pub fn ours(name: &str) -> String {
+    let folder = match std::env::var("VSOCK_BRIDGE_PROGRAMS") {
+        Ok(folder) => std::fs::canonicalize(folder).unwrap(),
+        Err(_) => Path::new(env!("CARGO_BIN_EXE_vsock-bridge"))
+            .parent()
+            .unwrap()
+            .to_owned(),
+    };
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
+/// Names where programs are looked for, with ours in front.
+pub fn path_with_ours() -> String {
+    let ours = ours("vsockctl");
+    let folder = Path::new(&ours).parent().unwrap().display();
+    format!("{folder}:{}", std::env::var("PATH").unwrap())
 }
 
 pub struct Program {
@@ -145,8 +166,7 @@ impl Program {
     /// The number that its next descriptor gets.
     pub fn lowest_free_descriptor(&self) -> usize {
         let directory = format!("/proc/{}/fd", self.pid());
-        let is_free =
-            |number: &usize| !std::path::Path::new(&format!("{directory}/{number}")).is_symlink();
+        let is_free = |number: &usize| !Path::new(&format!("{directory}/{number}")).is_symlink();
         (0..).find(is_free).unwrap()
     }
 
