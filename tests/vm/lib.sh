@@ -164,6 +164,7 @@ install_payload() {
 boot() {
     uds=$work/guest.vsock
     mkfifo "$work/agent.in" "$work/agent.out" "$work/monitor.in" "$work/monitor.out"
+    # shellcheck disable=SC2034  # the monitor is for the cases
     exec {to_guest}<>"$work/agent.in" {from_guest}<>"$work/agent.out" {to_monitor}<>"$work/monitor.in"
     spawn monitor cat "$work/monitor.out"
     # Its defaults, which drop a packet that Linux has scattered: of more than 31 KiB, since 2025.

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # what run exports
 # What the cases on this machine share that do something to the guest as a whole. Sourced by the case.
 
 in_guest() { ssh -F "$ssh_config" guest "$@"; }

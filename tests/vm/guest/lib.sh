@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # What the cases in the guest share. run-case sources it and then the case, under errexit, nounset and pipefail.
+# shellcheck source=tests/vm/guest/document.sh
 . /vm/document.sh
+# shellcheck source=tests/vm/guest/recipes.sh
 . /vm/recipes.sh
 
 # shellcheck disable=SC2034  # for the cases
@@ -159,9 +161,9 @@ has_another() {
 # replace_often HOST PORT UNIT…: restarts each unit three times and kills it as often. Before each of these, the
 # connections to HOST and PORT carry more than the buffers on the way hold.
 replace_often() {
-    local host=$1 port=$2 round unit action process sent received
+    local host=$1 port=$2 unit action process sent received
     shift 2
-    for round in 1 2 3; do
+    for _ in 1 2 3; do
         for unit; do
             for action in restart 'kill --signal=KILL'; do
                 read -r sent received < <(carried "$host" "$port")
