@@ -4,7 +4,7 @@
 
 vm_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 top=$(cd "$vm_dir/../.." && pwd)
-cache=${VM_CACHE:-$vm_dir/.cache}
+cache=${VM_CACHE:-${XDG_CACHE_HOME:-${HOME:-$vm_dir}/.cache}/vsock-bridge}
 # The version is part of the path: another version is another directory, never a half-replaced one.
 vhost_version=0.3.0
 vhost_root=$cache/vhost-device-vsock-$vhost_version
@@ -32,6 +32,14 @@ stage() {
 }
 
 since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
+
+# Makes the cache and has it alone, until the script ends: two of them would build the same.
+lock_cache() {
+    local lock
+    mkdir -p "$cache"
+    exec {lock}>"$cache/lock"
+    flock --nonblock "$lock" || { say 'waiting for another who builds guests'; child flock "$lock"; }
+}
 
 # ---- processes: every one of them ends with the script ------------------------------------------------------------
 
