@@ -33,7 +33,8 @@ PRESETDIR := $(PRESETDIR)
 LIBDIR ?= $(or $(patsubst %/,%,$(dir $(realpath $(shell cc -print-file-name=libc.so.6 2>/dev/null)))),$(PREFIX)/lib)
 
 CARGO ?= cargo
-RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+# Where the programs are that are installed; tests know them by the same variable.
+RELEASE = $(or $(VSOCK_BRIDGE_PROGRAMS),$(or $(CARGO_TARGET_DIR),target)/release)
 
 # A build with a fixed date is to be the same anywhere (reproducible-builds.org): panics name source files, whose paths
 # are those of the builder.
@@ -81,7 +82,7 @@ NSS_FILES = \
 # Folders of our own, removed by uninstall when nothing of the administrator's is in them.
 OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
 
-STAGES = fmt clippy doc unit programs units packages systemd vm
+STAGES = fmt clippy doc unit programs shipped units packages systemd vm
 
 .PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs check-long demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
@@ -96,7 +97,7 @@ nss: ## build the module that resolves 3.vsock for every program
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs units packages systemd vm
+check: ## run every test; check-STAGE runs one of: fmt clippy doc unit programs shipped units packages systemd vm
 	@tests/check $(STAGES)
 
 $(addprefix check-,$(STAGES)): check-%:
