@@ -41,7 +41,8 @@ pub struct End<W> {
     pub failure: Option<Errno>,
     /// The end of the other direction was sent to it.
     pub is_finished: bool,
-    /// What epoll is asked to report.
+    /// What epoll is asked to report. A vsock target is watched for room as well from its connect until it goes to another
+    /// thread: to take that back would cost each connection a call, and gained nothing when it was measured.
     pub interest: Interest,
 }
 
