@@ -40,7 +40,7 @@
 //! | [`activation`] [`connect`] | sockets from systemd, and connections to targets |
 //! | [`fdpass`] [`handover`] [`mux`] | streams handed on: to ssh, to the next process, to a port behind a monitor |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
-//! | [`descriptors`] [`gate`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`unix_path`] | one job each |
+//! | [`descriptors`] [`gate`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`this_machine`] [`unix_path`] | one job each |
 //! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 
@@ -68,6 +68,7 @@ mod stream;
 mod sys;
 #[doc(hidden)]
 pub mod testing;
+mod this_machine;
 mod unix_path;
 
 use vsock_bridge_values::{

@@ -8,3 +8,4 @@ compile_error!("a panic must not end the process that resolves a name: build wit
 
 mod ffi;
 mod lookup;
+mod machine_id;

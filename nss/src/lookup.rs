@@ -1,11 +1,15 @@
 //! From a name to its machine, and from an address back.
 
 use std::net::Ipv6Addr;
+use std::path::Path;
 
-use vsock_bridge_values::configured;
+use vsock_bridge_values::configured::{self, System};
 use vsock_bridge_values::names::{Machine, Names, SUFFIX};
+use vsock_bridge_values::prefix::Prefix;
 use vsock_bridge_values::unusable::Unusable;
 use vsock_bridge_values::vsock::Cid;
+
+use crate::machine_id;
 
 /// Begins every prefix of ours (RFC 4193), and few other addresses.
 const UNIQUE_LOCAL: u8 = 0xfd;
@@ -26,7 +30,7 @@ pub(crate) fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
     let Ok(cid) = machine.cid(Some(&names.clone().into())) else {
         return Ok(None);
     };
-    let prefix = configured::prefix_without_environment()?;
+    let prefix = prefix()?;
     Ok(Some(Host {
         address: prefix.address(cid),
         names: names.of(cid),
@@ -38,11 +42,20 @@ pub(crate) fn by_address(address: Ipv6Addr) -> Result<Option<Host>, Unusable> {
     if address.octets()[0] != UNIQUE_LOCAL {
         return Ok(None);
     }
-    let cid: Option<Cid> = configured::prefix_without_environment()?.cid(address);
+    let cid: Option<Cid> = prefix()?.cid(address);
     Ok(cid.map(|cid| Host {
         address,
         names: names().of(cid),
     }))
+}
+
+/// Asks no environment: the process may run for others.
+fn prefix() -> Result<Prefix, Unusable> {
+    let system = System {
+        credentials: || None,
+        app_specific: |machine, application| Ok(machine_id::app_specific(machine, application)),
+    };
+    configured::prefix(None, Path::new("/"), &system).map(|(prefix, _)| prefix)
 }
 
 /// Names that are not valid are none: `host.vsock` must go on working after a slip of the pen.

@@ -11,7 +11,6 @@ use clap::{ArgAction, Parser};
 
 use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
-use crate::configured;
 use crate::connect::{Caller, Dialer, Source, Target};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
@@ -28,6 +27,7 @@ use crate::programs::bridge::config::{parse_positive, parse_time};
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
+use crate::this_machine;
 use crate::vsock::VsockPort;
 
 /// The port of ssh, for which this program is mostly called.
@@ -210,7 +210,7 @@ fn machine(text: &str, port: Option<&str>) -> Result<Endpoint> {
 }
 
 fn mapped(address: Ipv6Addr, port: Option<&str>, given: Option<Prefix>) -> Result<Endpoint> {
-    let (prefix, _) = configured::prefix(given, Path::new("/"))?;
+    let (prefix, _) = this_machine::prefix(given, Path::new("/"))?;
     let cid = prefix.cid(address).ok_or_else(|| {
         Error::invalid(
             "host",

@@ -6,9 +6,10 @@
 use std::fs;
 use std::path::Path;
 
-use crate::configured::{self, Origin};
+use crate::configured::Origin;
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
+use crate::this_machine;
 use crate::vsock::Cid;
 
 /// The drop-in, below the directory for generated units.
@@ -18,7 +19,7 @@ pub(crate) const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
 ///
 /// Errors: no prefix, or [`Unusable::File`](crate::unusable::Unusable::File).
 pub fn run(directory: &Path, root: &Path) -> Result<()> {
-    let (prefix, origin) = configured::prefix(None, root)?;
+    let (prefix, origin) = this_machine::prefix(None, root)?;
     let path = directory.join(DROP_IN);
     let write = || {
         if let Some(parent) = path.parent() {

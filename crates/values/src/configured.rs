@@ -2,7 +2,6 @@
 //!
 //! Decided in one place that every program shares, so that route, units and source addresses never disagree.
 
-use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -19,8 +18,6 @@ use crate::vsock::Cid;
 
 /// The system credential with the prefix, which a VMM can pass to its guest.
 const CREDENTIAL: &str = "vsock-bridge.prefix";
-/// Names the folder with the credentials of the service (systemd.exec(5)).
-const OWN_CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// Where systemd keeps system credentials for root.
 pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// Far above any real file; a device or a wrong path must not fill the memory of a generator.
@@ -50,45 +47,58 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What is not read from a file here. Each program has its own way: most ask libsystemd, which is too much for a module that
+/// every process loads.
+#[derive(Clone, Copy, Debug)]
+pub struct System {
+    /// Returns the folder with the credentials of the service (systemd.exec(5)), if it has one.
+    pub credentials: fn() -> Option<PathBuf>,
+    /// Hashes a machine id for an application, as sd_id128_get_machine_app_specific(3) does.
+    pub app_specific: fn(machine: u128, application: u128) -> Result<u128, String>,
+}
+
 /// Finds the prefix of this machine: `given` (option or environment), configuration file, credential, machine id.
 ///
 /// `root` is put before every absolute path; `/` but in tests. Errors name the file and what is wrong in it.
-pub fn prefix(given: Option<Prefix>, root: &Path) -> Result<(Prefix, Origin), Unusable> {
-    match given {
-        Some(prefix) => Ok((prefix, Origin::Option)),
-        None => prefix_in_files(root, env::var_os(OWN_CREDENTIALS).map(PathBuf::from)),
-    }
-}
-
-/// Finds the prefix as [`prefix()`] does, but asks no environment: for code in processes that may run for others.
-pub fn prefix_without_environment() -> Result<Prefix, Unusable> {
-    prefix_in_files(Path::new("/"), None).map(|(prefix, _)| prefix)
-}
-
-fn prefix_in_files(
+pub fn prefix(
+    given: Option<Prefix>,
     root: &Path,
-    credentials: Option<PathBuf>,
+    system: &System,
 ) -> Result<(Prefix, Origin), Unusable> {
+    if let Some(prefix) = given {
+        return Ok((prefix, Origin::Option));
+    }
     let path = below(root, config_file::PATH);
     if let Some(setting) = config_file::last(settings(&path)?, prefix::VARIABLE) {
         return value(&setting, &path).map(|prefix| (prefix, Origin::File(path)));
     }
-    if let Some((setting, path)) = credential(root, credentials)? {
+    if let Some((setting, path)) = credential(root, (system.credentials)())? {
         return value(&setting, &path).map(|prefix| (prefix, Origin::Credential(path)));
     }
-    prefix_of_machine(below(root, "/etc/machine-id"))
+    prefix_of_machine(below(root, "/etc/machine-id"), system)
 }
 
-fn prefix_of_machine(path: PathBuf) -> Result<(Prefix, Origin), Unusable> {
+/// Derives the prefix that belongs to a machine id: stable, random-looking, not reversible.
+fn prefix_of_machine(path: PathBuf, system: &System) -> Result<(Prefix, Origin), Unusable> {
     let text = fs::read_to_string(&path).map_err(Unusable::file("read", &path))?;
-    match Prefix::from_machine_id(text.trim_end()) {
-        Ok(prefix) => Ok((prefix, Origin::MachineId(path))),
-        Err(error) => Err(Unusable::Line {
-            path,
-            line: 1,
-            problem: format!("{error}; set {} in {}", prefix::VARIABLE, config_file::PATH),
-        }),
-    }
+    let text = text.trim_end();
+    let fail = |problem: String| Unusable::Line {
+        path: path.clone(),
+        line: 1,
+        problem: format!(
+            "{problem}; set {} in {}",
+            prefix::VARIABLE,
+            config_file::PATH
+        ),
+    };
+    let is_plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let machine = u128::from_str_radix(text, 16).ok().filter(|_| is_plain);
+    let invalid = || Invalid::new("machine id", text, "expected 32 hexadecimal digits").to_string();
+    let machine = machine.ok_or_else(|| fail(invalid()))?;
+    let digest = (system.app_specific)(machine, prefix::APPLICATION).map_err(fail)?;
+    let [a, b, c, d, e, ..] = digest.to_be_bytes();
+    let prefix = Prefix::from_random([a, b, c, d, e]);
+    Ok((prefix, Origin::MachineId(path)))
 }
 
 /// Reads the credential from the service's own directory, else from the system's.
@@ -125,6 +135,18 @@ impl Names {
             Some(setting) => value(&setting, path),
             None => Ok(Names::default()),
         }
+    }
+}
+
+impl GivenNames {
+    /// Returns the names.
+    ///
+    /// Errors: [`Unusable::Names`].
+    pub fn names(&self) -> Result<&Names, Unusable> {
+        let fail = |problem: &Invalid| Unusable::Names {
+            problem: problem.clone(),
+        };
+        self.parsed().map_err(fail)
     }
 }
 

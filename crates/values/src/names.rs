@@ -6,7 +6,6 @@ use std::convert::Infallible;
 use std::str::FromStr;
 
 use crate::invalid::Invalid;
-use crate::unusable::Unusable;
 use crate::vsock::Cid;
 
 /// The variable with names of machines, in the environment and in the configuration file.
@@ -119,14 +118,9 @@ impl FromStr for Names {
 pub struct GivenNames(Result<Names, Invalid>);
 
 impl GivenNames {
-    /// Returns the names.
-    ///
-    /// Errors: [`Unusable::Names`].
-    pub fn names(&self) -> Result<&Names, Unusable> {
-        let fail = |problem: &Invalid| Unusable::Names {
-            problem: problem.clone(),
-        };
-        self.0.as_ref().map_err(fail)
+    /// Returns the names, or what is wrong with the text.
+    pub(crate) fn parsed(&self) -> Result<&Names, &Invalid> {
+        self.0.as_ref()
     }
 }
 

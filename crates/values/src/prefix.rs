@@ -6,9 +6,6 @@ use std::fmt;
 use std::net::Ipv6Addr;
 use std::str::FromStr;
 
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
-
 use crate::invalid::Invalid;
 use crate::vsock::Cid;
 
@@ -17,7 +14,7 @@ pub const VARIABLE: &str = "VSOCK_BRIDGE_PREFIX";
 /// Begins every unique-local prefix (RFC 4193, section 3.1).
 const UNIQUE_LOCAL: u8 = 0xfd;
 /// Makes what is derived from the machine id ours alone (see sd_id128_get_machine_app_specific(3)).
-const APPLICATION: u128 = 0x5f0c_6a3b_e1d9_4e5f_8c26_b7b4_c1a0_9d37;
+pub(crate) const APPLICATION: u128 = 0x5f0c_6a3b_e1d9_4e5f_8c26_b7b4_c1a0_9d37;
 
 /// An IPv6 unique-local /64 (RFC 4193).
 ///
@@ -64,23 +61,6 @@ impl Prefix {
         let mut octets = [0; 16];
         octets[..8].copy_from_slice(&self.0);
         octets.into()
-    }
-
-    /// Derives the prefix that belongs to a machine id: stable, random-looking, not reversible.
-    ///
-    /// The digest is that of sd_id128_get_machine_app_specific(3), whose first five bytes are taken.
-    pub fn from_machine_id(text: &str) -> Result<Prefix, Invalid> {
-        let fail = || Invalid::new("machine id", text, "expected 32 hexadecimal digits");
-        let is_plain = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        let machine = u128::from_str_radix(text, 16).ok().filter(|_| is_plain);
-        // HMAC fills a key up with zeros (RFC 2104, section 2).
-        let mut key = [0; 64];
-        key[..16].copy_from_slice(&machine.ok_or_else(fail)?.to_be_bytes());
-        let mut mac = Hmac::<Sha256>::new(&key.into());
-        mac.update(&APPLICATION.to_be_bytes());
-        let digest: [u8; 32] = mac.finalize().into_bytes().into();
-        let [a, b, c, d, e, ..] = digest;
-        Ok(Prefix::from_random([a, b, c, d, e]))
     }
 }
 
@@ -176,19 +156,5 @@ mod tests {
         ] {
             assert_eq!(prefix.cid(text.parse().unwrap()), None, "{text}");
         }
-    }
-
-    #[test]
-    fn a_machine_id_gives_always_the_same_prefix_and_another_one_another() {
-        let one = Prefix::from_machine_id("0123456789abcdef0123456789abcdef").unwrap();
-        assert_eq!(
-            one,
-            Prefix::from_machine_id("0123456789abcdef0123456789abcdef").unwrap()
-        );
-        assert_ne!(
-            one,
-            Prefix::from_machine_id("1123456789abcdef0123456789abcdef").unwrap()
-        );
-        assert_eq!(one.to_string().parse::<Prefix>().unwrap(), one);
     }
 }

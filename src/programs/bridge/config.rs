@@ -11,7 +11,6 @@ use bytesize::ByteSize;
 use clap::{ArgAction, CommandFactory, Parser};
 
 use crate::allow_list::{self, AllowList};
-use crate::configured;
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -24,6 +23,7 @@ use crate::prefix::{self, Prefix};
 use crate::proxy_protocol;
 use crate::relay::{Limits, LoopSettings};
 use crate::stream::Tuning;
+use crate::this_machine;
 
 /// Ten years: longer is infinity, and far below what a clock can add without overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
@@ -363,14 +363,14 @@ impl Settings {
 
 /// Finds the prefix; without need for one, a machine that has none does well without.
 fn find_prefix(given: Option<Prefix>, is_needed: bool) -> Result<Option<Prefix>> {
-    match configured::prefix(given, Path::new("/")) {
+    match this_machine::prefix(given, Path::new("/")) {
         Ok((prefix, origin)) => {
             log::debug!("the prefix is {prefix}, {origin}");
             Ok(Some(prefix))
         }
-        Err(error) if is_needed => Err(error.into()),
+        Err(error) if is_needed => Err(error),
         Err(error) => {
-            log::debug!("no prefix: {}", Error::from(error).report());
+            log::debug!("no prefix: {}", error.report());
             Ok(None)
         }
     }

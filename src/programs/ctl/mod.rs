@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::names::{self, GivenNames, Machine, Names};
 use crate::prefix::{self, Prefix};
 use crate::route;
+use crate::this_machine;
 
 /// Shows and prepares the addresses of virtual machines.
 #[derive(Debug, Parser)]
@@ -110,7 +111,7 @@ pub(crate) enum PrefixCommand {
 
 /// Carries out the subcommand and gives what it prints.
 pub fn run(arguments: Arguments) -> Result<String> {
-    let prefix = || configured::prefix(arguments.prefix, Path::new("/"));
+    let prefix = || this_machine::prefix(arguments.prefix, Path::new("/"));
     match arguments.command {
         Command::Addr { machine } => {
             let cid = machine.cid(arguments.names.as_ref())?;

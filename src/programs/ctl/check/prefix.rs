@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::prefix::Prefix;
 use crate::programs::generator;
 use crate::route::{self, State};
+use crate::this_machine;
 use crate::unusable::Unusable;
 
 /// Where systemd lets generators write.
@@ -42,7 +43,7 @@ pub(super) enum Generated {
 
 /// Reads files and the routes.
 pub(super) fn gather(given: Option<Prefix>, has_systemd: bool) -> Facts {
-    let found = configured::prefix(given, Path::new("/")).map_err(Error::from);
+    let found = this_machine::prefix(given, Path::new("/"));
     Facts {
         may_be_hidden: credentials_are_hidden(),
         generated: if has_systemd {
