@@ -33,7 +33,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// Gives the form that is printed.
+    /// Returns the form that is printed.
     pub fn endpoint(&self) -> Endpoint {
         match self.clone() {
             Address::Tcp(addr) => Endpoint::Tcp(addr),
@@ -43,7 +43,7 @@ impl Address {
         }
     }
 
-    /// Gives the machine that is reached over vsock.
+    /// Returns the machine that is reached over vsock.
     fn cid(&self) -> Option<Cid> {
         match self {
             Address::Vsock(addr) => addr.cid,
@@ -51,13 +51,13 @@ impl Address {
         }
     }
 
-    /// Tells whether nothing delays its answer but a full queue, for which the kernel drops the request without a word.
+    /// Returns whether nothing delays its answer but a full queue, for which the kernel drops the request without a word.
     pub fn is_prompt(&self) -> bool {
         let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
         matches!(self, Address::Tcp(addr) if is_here(addr.ip().to_canonical()))
     }
 
-    /// Tells whether a connected stream is its own other end.
+    /// Returns whether a connected stream is its own other end.
     ///
     /// Where nobody listens on a port from which connections go out, the kernel may choose that very port for this one;
     /// then two requests meet, which is a connection (RFC 9293, section 3.5, simultaneous open).

@@ -75,11 +75,11 @@ pub fn check(target: &Target, places: &[Place], prefix: Option<Prefix>) -> Resul
 
 /// What addresses are this machine's own.
 trait Machine {
-    /// Tells whether a connection to the CID stays here.
+    /// Returns whether a connection to the CID stays here.
     fn has_cid(&self, cid: Cid) -> bool;
-    /// Tells whether a connection to the address stays here.
+    /// Returns whether a connection to the address stays here.
     fn has_ip(&self, ip: IpAddr) -> bool;
-    /// Tells whether the address stands for another machine, where the rules are in place.
+    /// Returns whether the address stands for another machine, where the rules are in place.
     fn maps(&self, ip: IpAddr) -> bool;
 }
 

@@ -101,27 +101,27 @@ impl Target {
         })
     }
 
-    /// Gives the addresses of a name that leads elsewhere than at the start.
+    /// Returns the addresses of a name that leads elsewhere than at the start.
     fn renewed(&self) -> Option<Arc<[Address]>> {
         self.renewal.as_ref()?.addresses()
     }
 
-    /// Tells whether each connection brings its own target.
+    /// Returns whether each connection brings its own target.
     pub fn is_mapped(&self) -> bool {
         matches!(self.endpoint, Endpoint::VsockMapped(_))
     }
 
-    /// Tells whether it is reached over vsock.
+    /// Returns whether it is reached over vsock.
     pub fn is_vsock(&self) -> bool {
         self.is_mapped() || matches!(self.endpoint, Endpoint::Vsock(_))
     }
 
-    /// Tells whether a line each way comes before the stream.
+    /// Returns whether a line each way comes before the stream.
     pub fn is_mux(&self) -> bool {
         matches!(self.endpoint, Endpoint::Mux { .. })
     }
 
-    /// Tells whether it is a TCP service of this machine, reached over IPv6.
+    /// Returns whether it is a TCP service of this machine, reached over IPv6.
     pub fn is_ipv6_loopback(&self) -> bool {
         let is_loopback = |a: &Address| matches!(a, Address::Tcp(SocketAddr::V6(addr)) if addr.ip().is_loopback());
         !self.addresses.is_empty() && self.addresses.iter().all(is_loopback)
@@ -218,7 +218,7 @@ impl Dialer {
         }
     }
 
-    /// Gives what the target is told of a peer before its first byte; nothing without PROXY protocol.
+    /// Returns what the target is told of a peer before its first byte; nothing without PROXY protocol.
     pub fn header(&self, peer: &Peer, stream: &Stream) -> Vec<u8> {
         let Some(version) = self.proxy_protocol else {
             return Vec::new();
@@ -228,7 +228,7 @@ impl Dialer {
         proxy_protocol::header(version, peer, local.as_ref(), self.prefix)
     }
 
-    /// Tells where a connection to `destination` goes: to a mapped target's machine, else to the target as given.
+    /// Returns where a connection to `destination` goes: to a mapped target's machine, else to the target as given.
     pub fn target_of(&self, destination: Option<SocketAddr>) -> Endpoint {
         let mapped = match self.target.endpoint {
             Endpoint::VsockMapped(port) => self.map(destination, port).ok(),
@@ -280,7 +280,7 @@ impl Dialer {
         }
     }
 
-    /// Gives the address that maps the peer, if it has one.
+    /// Returns the address that maps the peer, if it has one.
     pub fn source_address(&self, peer: &Peer) -> Option<IpAddr> {
         match self.source {
             Source::Kernel => None,

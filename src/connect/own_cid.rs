@@ -15,14 +15,14 @@ use crate::vsock::Cid;
 /// VMADDR_FLAG_TO_HOST (include/uapi/linux/vm_sockets.h): a connection to a CID above 2 went to the host of this machine.
 const FLAG_TO_HOST: u8 = 1;
 
-/// Tells whether a connection to the CID comes back to this machine.
+/// Returns whether a connection to the CID comes back to this machine.
 pub fn stays_here(cid: Cid) -> bool {
     // Without a way to a host, loopback answers for it.
     let is_own_host = || is_own(Cid::LOCAL) && !has_guest_transport(Path::new("/sys"));
     cid == Cid::LOCAL || is_own(cid) || cid == Cid::HOST && is_own_host()
 }
 
-/// Tells whether a connected stream has left for the host of this machine, although this one is a host, too, and its
+/// Returns whether a connected stream has left for the host of this machine, although this one is a host, too, and its
 /// VMs are what CIDs above 2 mean here. Linux 7.1 does so where no VM has the CID (net.vsock.g2h_fallback).
 pub fn has_strayed(stream: &Stream) -> bool {
     has_flag(stream) && is_own(Cid::HOST)
@@ -38,7 +38,7 @@ fn has_flag(stream: &Stream) -> bool {
     address.svm_zero[0] & FLAG_TO_HOST != 0
 }
 
-/// Tells whether a socket can have the CID, which the kernel allows for the machine's own only.
+/// Returns whether a socket can have the CID, which the kernel allows for the machine's own only.
 fn is_own(cid: Cid) -> bool {
     let bind = || {
         let socket = sys::stream_socket(AddressFamily::Vsock)?;

@@ -70,12 +70,12 @@ impl Waiting {
         self.entries.keys().next().copied()
     }
 
-    /// Tells whether a newcomer would overtake somebody.
+    /// Returns whether a newcomer would overtake somebody.
     fn has_waiting(&self, now: Moment) -> bool {
         self.entries.len() > self.trying || self.is_late(now)
     }
 
-    /// Tells whether the first should have its answer by now.
+    /// Returns whether the first should have its answer by now.
     fn is_late(&self, now: Moment) -> bool {
         let patience = (self.answer_time() / 2).max(OVERTAKING_TIME);
         let first = self.entries.values().next();
@@ -96,7 +96,7 @@ impl Waiting {
         self.is_short &= !self.entries.is_empty();
     }
 
-    /// Gives the first; where there is room, all that wait.
+    /// Returns the first; where there is room, all that wait.
     fn take_called(&mut self) -> Vec<u64> {
         if !std::mem::take(&mut self.is_called) {
             return Vec::new();
@@ -107,7 +107,7 @@ impl Waiting {
         resting.map(|entry| entry.name).collect()
     }
 
-    /// Tells whether one may try.
+    /// Returns whether one may try.
     fn has_turn(&self, number: u64, now: Moment) -> bool {
         match self.is_short {
             true => self.first() == Some(number),
@@ -138,7 +138,7 @@ impl Waiting {
         self.answer = Some(answer.max(before - before / 8));
     }
 
-    /// Gives the time in which an answer comes, with a margin.
+    /// Returns the time in which an answer comes, with a margin.
     fn answer_time(&self) -> Duration {
         self.answer.unwrap_or_default() * 4
     }
@@ -184,12 +184,12 @@ impl Caller {
 pub struct Queue(Arc<Mutex<Waiting>>);
 
 impl Queue {
-    /// Gives those whose turn has come since the last call, by the names that they were given: one, unless there is room.
+    /// Returns those whose turn has come since the last call, by the names that they were given: one, unless there is room.
     pub fn take_called(&self) -> Vec<u64> {
         self.lock().take_called()
     }
 
-    /// Tells whether somebody waits, whom no newcomer may overtake.
+    /// Returns whether somebody waits, whom no newcomer may overtake.
     pub(super) fn has_waiting(&self, now: Moment) -> bool {
         self.lock().has_waiting(now)
     }
@@ -206,7 +206,7 @@ impl Queue {
         self.lock().progress = Some(now);
     }
 
-    /// Tells since when one that arrived at that time waits in vain: the target has taken nobody since.
+    /// Returns since when one that arrived at that time waits in vain: the target has taken nobody since.
     pub(super) fn since(&self, arrival: Moment) -> Moment {
         self.lock().since(arrival)
     }
@@ -216,7 +216,7 @@ impl Queue {
         self.lock().served = Some(now);
     }
 
-    /// Tells since when one that was taken waits for its answer while nobody gets one.
+    /// Returns since when one that was taken waits for its answer while nobody gets one.
     pub(super) fn unserved_since(&self, taken: Moment) -> Moment {
         self.lock().served.map_or(taken, |served| served.max(taken))
     }
@@ -226,7 +226,7 @@ impl Queue {
         self.lock().listened_until = is_there.then_some(now + LISTENED_TIME);
     }
 
-    /// Tells whether somebody listened at the target a moment ago.
+    /// Returns whether somebody listened at the target a moment ago.
     pub(super) fn has_listener(&self, now: Moment) -> bool {
         self.lock().listened_until.is_some_and(|until| now < until)
     }
@@ -236,7 +236,7 @@ impl Queue {
         self.lock().learn(answer);
     }
 
-    /// Tells after what time without an answer there was no room, where nothing but the target can delay it.
+    /// Returns after what time without an answer there was no room, where nothing but the target can delay it.
     pub(super) fn patience(&self) -> Duration {
         self.lock().patience()
     }
@@ -255,7 +255,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Tells whether all who came before have left.
+    /// Returns whether all who came before have left.
     pub(super) fn is_first(&self) -> bool {
         self.queue.lock().first() == Some(self.number)
     }
@@ -272,17 +272,17 @@ impl Place {
         self.queue.lock().resume(self.number, now);
     }
 
-    /// Tells whether it may try: as the first, or where there is room for all.
+    /// Returns whether it may try: as the first, or where there is room for all.
     pub(super) fn has_turn(&self, now: Moment) -> bool {
         self.queue.lock().has_turn(self.number, now)
     }
 
-    /// Tells how long the first, that arrived at that time, may rest until it tries again.
+    /// Returns how long the first, that arrived at that time, may rest until it tries again.
     pub(super) fn pause(&self, arrival: Moment, now: Moment) -> Duration {
         self.queue.lock().pause(arrival, now)
     }
 
-    /// Tells how long the first waits for an answer, as [`Queue::patience`] does for others.
+    /// Returns how long the first waits for an answer, as [`Queue::patience`] does for others.
     pub(super) fn patience(&self, arrival: Moment, now: Moment) -> Duration {
         self.queue.lock().patience_of_first(arrival, now)
     }

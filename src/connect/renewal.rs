@@ -32,7 +32,7 @@ struct State {
 }
 
 impl Renewal {
-    /// Gives the addresses if they are others than at the start.
+    /// Returns the addresses if they are others than at the start.
     pub(super) fn addresses(&self) -> Option<Arc<[Address]>> {
         self.lock().addresses.clone()
     }

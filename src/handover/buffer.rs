@@ -93,12 +93,12 @@ impl Buffer {
         self.set_word(OWNER, owner.word());
     }
 
-    /// Tells how many bytes it holds.
+    /// Returns how many bytes it holds.
     pub fn held_bytes(&self) -> usize {
         self.received.saturating_sub(self.sent)
     }
 
-    /// Tells how many it has room for when it is empty.
+    /// Returns how many it has room for when it is empty.
     pub fn room(&self) -> usize {
         BUFFER_BYTES
     }
@@ -161,7 +161,7 @@ impl Buffer {
         bytes.len()
     }
 
-    /// Gives a copy of what it holds, of which `count` bytes are then taken for sent.
+    /// Returns a copy of what it holds, of which `count` bytes are then taken for sent.
     #[cfg(test)]
     pub fn unload(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; self.held_bytes().min(count)];

@@ -272,7 +272,7 @@ impl Ledger {
         self.tables.word(0).store(format, Ordering::Release);
     }
 
-    /// Gives the file, which whoever maps it goes on with.
+    /// Returns the file, which whoever maps it goes on with.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
@@ -282,12 +282,12 @@ impl Ledger {
         self.is_frozen.store(true, Ordering::Release);
     }
 
-    /// Tells whether everything is to stay as it is.
+    /// Returns whether everything is to stay as it is.
     pub fn is_frozen(&self) -> bool {
         self.is_frozen.load(Ordering::Acquire)
     }
 
-    /// Gives a word that belongs to no connection.
+    /// Returns a word that belongs to no connection.
     pub fn common(&self, number: usize) -> &AtomicU64 {
         assert!(number < COMMON_WORDS);
         self.tables.word(COMMON_AT + number * WORD)
@@ -388,7 +388,7 @@ impl Ledger {
         self.place(index).inspect_err(|_| free.buffers.push(index))
     }
 
-    /// Gives a buffer back, whose bytes are nobody's any more.
+    /// Takes a buffer back, whose bytes are nobody's any more.
     pub fn close_buffer(&self, index: u32) {
         if self.is_frozen() {
             return;
@@ -403,7 +403,7 @@ impl Ledger {
         free.buffers.push(index);
     }
 
-    /// Gives all buffers that were ever used; after [`Ledger::adopt`], before any is opened.
+    /// Returns all buffers that were ever used; after [`Ledger::adopt`], before any is opened.
     pub fn used_buffers(&self) -> Result<Vec<Location>, Errno> {
         let free = self.free();
         (0..free.used[2]).map(|index| self.place(index)).collect()

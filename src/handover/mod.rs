@@ -103,7 +103,7 @@ impl Store {
         }
     }
 
-    /// Tells whether one more pipe may be made; then it counts, until [`Store::pipe_closed`].
+    /// Returns whether one more pipe may be made; then it counts, until [`Store::pipe_closed`].
     pub fn may_make_pipe(&self) -> bool {
         let more =
             |count| Some(count + 1).filter(|_| count < self.pipes_max.load(Ordering::Relaxed));

@@ -234,7 +234,7 @@ impl FdQueue {
     }
 }
 
-/// Gives each item its descriptors.
+/// Returns each item its descriptors.
 fn split(items: &[Item], descriptors: Vec<OwnedFd>) -> Vec<Found> {
     let mut descriptors = descriptors.into_iter();
     let own = |item: &Item| {

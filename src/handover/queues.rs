@@ -67,7 +67,7 @@ impl FdQueues {
         YOUNG_PACKETS.min(self.dead_max / 2).max(1)
     }
 
-    /// Gives what is to be stored, in the order of the names.
+    /// Returns what is to be stored, in the order of the names.
     pub fn ends(&self) -> [BorrowedFd<'_>; 4] {
         [
             &self.young.input,

@@ -56,7 +56,6 @@ pub struct Connection<W> {
 }
 
 impl<W: Wire> Connection<W> {
-    /// Begins to relay.
     pub fn new(peer: End<W>, target: End<W>, now: Moment) -> Connection<W> {
         Connection::restore((peer, target), Default::default(), 0, now)
     }
@@ -92,7 +91,6 @@ impl<W: Wire> Connection<W> {
         (&self.peer, &self.target)
     }
 
-    /// Returns one of the ends.
     pub fn end_mut(&mut self, side: Side) -> &mut End<W> {
         match side {
             Side::Peer => &mut self.peer,
@@ -127,17 +125,14 @@ impl<W: Wire> Connection<W> {
         )
     }
 
-    /// Returns the length of the header for the target.
     pub fn header_bytes(&self) -> u16 {
         self.header_bytes
     }
 
-    /// Returns when the last byte moved.
     pub fn active(&self) -> Moment {
         self.active
     }
 
-    /// Returns how far it has come.
     pub fn stage(&self) -> Stage {
         if self.is_half_closed() {
             Stage::HalfClosed
@@ -232,25 +227,25 @@ impl<W: Wire> Connection<W> {
         )
     }
 
-    /// Tells whether an end may still have to acknowledge something.
+    /// Returns whether an end may still have to acknowledge something.
     pub fn is_owing(&self) -> bool {
         self.is_owing
     }
 
-    /// Tells when [`Connection::expired`] and [`Connection::advance`] must be asked.
+    /// Returns when [`Connection::expired`] and [`Connection::advance`] must be asked.
     pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
         let (idle, half_close) = self.deadlines(limits);
         let deadlines = [idle, half_close, self.pause_ends()];
         deadlines.into_iter().flatten().min()
     }
 
-    /// Tells when a direction that waits for more bytes goes on; the wait began when the last byte moved.
+    /// Returns when a direction that waits for more bytes goes on; the wait began when the last byte moved.
     fn pause_ends(&self) -> Option<Moment> {
         let is_pausing = self.inbound.is_pausing() || self.outbound.is_pausing();
         is_pausing.then(|| self.active + coalesce::PAUSE)
     }
 
-    /// Tells which limit has passed, if one has.
+    /// Returns which limit has passed, if one has.
     pub fn expired(&mut self, limits: &Limits, now: Moment) -> Option<Ending> {
         self.passed(limits, now)?;
         // A slow reader may be at what the kernel has of it for long: that moves as well, and an abort would drop it.

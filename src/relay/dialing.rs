@@ -43,7 +43,6 @@ impl Dialing {
         }
     }
 
-    /// Returns the peer's stream.
     pub fn peer(&self) -> &Stream {
         &self.peer.wire
     }

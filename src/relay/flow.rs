@@ -139,12 +139,10 @@ impl Flow {
         }
     }
 
-    /// Returns the state.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Returns the bytes that the sink has taken.
     pub fn delivered_bytes(&self) -> u64 {
         self.delivered_bytes
     }

@@ -198,7 +198,7 @@ impl Inspection {
         }
     }
 
-    /// Tells when [`Inspection::resume`] must be called.
+    /// Returns when [`Inspection::resume`] must be called.
     pub fn deadline(&self) -> Option<Moment> {
         self.paused_until
     }

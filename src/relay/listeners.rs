@@ -59,22 +59,20 @@ impl Listeners {
         })
     }
 
-    /// Tells whether connections are still to be taken.
+    /// Returns whether connections are still to be taken.
     pub fn is_open(&self) -> bool {
         self.is_open
     }
 
-    /// Goes through all.
     pub fn iter(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.iter()
     }
 
-    /// Gives the listener at the place.
     pub fn get(&self, index: u32) -> Option<&Listener> {
         self.listeners.get(index as usize)
     }
 
-    /// Gives how many connections to take from it at one wake-up; after the last of them see [`Listeners::took`].
+    /// Returns how many connections to take from it at one wake-up; after the last of them see [`Listeners::took`].
     pub fn batch(&self, index: u32) -> usize {
         match self.get(index).map(Listener::family) {
             Some(Family::Vsock) => 1,
@@ -91,7 +89,6 @@ impl Listeners {
         };
     }
 
-    /// Takes one connection.
     pub fn accept(&mut self, index: u32, epoll: &Epoll, now: Moment) -> Accepted {
         let Some(listener) = self
             .get(index)
@@ -120,7 +117,7 @@ impl Listeners {
         }
     }
 
-    /// Tells when [`Listeners::resume`] must be called.
+    /// Returns when [`Listeners::resume`] must be called.
     pub fn deadline(&self) -> Option<Moment> {
         self.paused_until.filter(|_| self.is_open)
     }

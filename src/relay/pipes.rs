@@ -94,12 +94,12 @@ impl Pipe {
         }
     }
 
-    /// Gives the end that bytes are put into.
+    /// Returns the end that bytes are put into.
     pub fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
 
-    /// Gives the end that bytes come out of.
+    /// Returns the end that bytes come out of.
     pub fn output(&self) -> BorrowedFd<'_> {
         self.output.as_fd()
     }
@@ -126,7 +126,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// Gives an empty pipe; none when there is none to be had, and the caller copies instead.
+    /// Returns an empty pipe; none when there is none to be had, and the caller copies instead.
     pub fn take(&mut self, store: &Arc<Store>) -> Option<Box<Pipe>> {
         if let Some(pipe) = self.empty.pop() {
             self.unused = self.unused.min(self.empty.len());
@@ -150,7 +150,7 @@ impl Pool {
         }
     }
 
-    /// Tells whether there are any.
+    /// Returns whether there are any.
     pub fn is_empty(&self) -> bool {
         self.empty.is_empty()
     }

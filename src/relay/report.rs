@@ -64,7 +64,7 @@ pub fn read_totals(store: &Store) -> Totals {
     }
 }
 
-/// Gives the status line; `peers` have connections open, those with the most first.
+/// Returns the status line; `peers` have connections open, those with the most first.
 pub fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> String {
     let mut text = connections(open as u64) + " open";
     for (index, (peer, count)) in peers.iter().take(STATUS_PEERS).enumerate() {
@@ -92,7 +92,7 @@ pub fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> Strin
     text
 }
 
-/// Gives the number with its word.
+/// Returns the number with its word.
 pub fn connections(count: u64) -> String {
     match count {
         1 => "1 connection".to_owned(),
@@ -218,7 +218,7 @@ fn admit(limit: &mut RateLimit, event: event::Event, now: Moment) -> Option<Stri
     })
 }
 
-/// Gives who connected, in the parts that one searches for, and where to.
+/// Returns who connected, in the parts that one searches for, and where to.
 fn fields(peer: Peer, target: &Endpoint, dialer: &Dialer) -> Fields {
     let mut fields = vec![("peer", peer.to_string()), ("target", target.to_string())];
     match peer {

@@ -265,7 +265,6 @@ impl Session {
         inet_addr(&stream.local_address().ok()?)
     }
 
-    /// Returns its numbers.
     pub fn entry(&self, destination: Option<SocketAddr>) -> Entry {
         let (stage, bytes, active) = match self.connection() {
             Some(connection) => (

@@ -31,12 +31,11 @@ struct Place {
 }
 
 impl Sessions {
-    /// Tells how many there are.
     pub fn count(&self) -> usize {
         self.table.len()
     }
 
-    /// Gives the key that the next session will get.
+    /// Returns the key that the next session will get.
     pub fn next_key(&self) -> Key {
         Key::new(self.table.vacant_key(), self.serial)
     }
@@ -58,35 +57,30 @@ impl Sessions {
         (place.serial == key.serial).then_some(place)
     }
 
-    /// Finds a session.
     pub fn get(&mut self, key: Key) -> Option<&mut Session> {
         self.place(key).map(|place| &mut place.session)
     }
 
-    /// Takes a session out.
     pub fn remove(&mut self, key: Key) -> Option<Session> {
         let armed = self.place(key)?.armed;
         self.disarm(armed, key);
         Some(self.table.remove(key.index as usize).session)
     }
 
-    /// Goes through all.
     pub fn iter(&self) -> impl Iterator<Item = &Session> {
         self.table.iter().map(|(_, place)| &place.session)
     }
 
-    /// Goes through all.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
         self.table.iter_mut().map(|(_, place)| &mut place.session)
     }
 
-    /// Goes through all, each with its key.
     pub fn with_keys(&mut self) -> impl Iterator<Item = (Key, &mut Session)> {
         let places = self.table.iter_mut();
         places.map(|(index, place)| (Key::new(index, place.serial), &mut place.session))
     }
 
-    /// Gives the keys of those that are meant.
+    /// Returns the keys of those that are meant.
     pub fn keys_of(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Key> {
         let places = self.table.iter();
         let meant = places.filter(|(_, place)| is_meant(&place.session));
@@ -95,7 +89,6 @@ impl Sessions {
             .collect()
     }
 
-    /// Takes all out.
     pub fn drain(&mut self) -> impl Iterator<Item = Session> {
         self.deadlines.clear();
         self.table.drain().map(|place| place.session)
@@ -109,12 +102,11 @@ impl Sessions {
         }
     }
 
-    /// Tells how many are in the ring.
+    /// Returns how many are in the ring.
     pub fn queued(&self) -> usize {
         self.yielded.len()
     }
 
-    /// Takes the first out of the ring.
     pub fn unqueue(&mut self) -> Option<Key> {
         let key = self.yielded.pop_front()?;
         if let Some(session) = self.get(key) {
@@ -144,7 +136,6 @@ impl Sessions {
         }
     }
 
-    /// Gives the earliest deadline.
     pub fn deadline(&self) -> Option<Moment> {
         self.deadlines.first().map(|(at, _)| *at)
     }

@@ -17,7 +17,6 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Begins without a buffer and without pipes.
     pub fn new(store: Arc<Store>) -> Shared {
         Shared {
             store,
@@ -31,7 +30,6 @@ impl Shared {
         &self.store
     }
 
-    /// Returns the pipes that nobody uses at the moment.
     pub fn pool(&mut self) -> &mut Pool {
         &mut self.pool
     }

@@ -42,7 +42,6 @@ impl Signals {
         Ok(Signals(signals))
     }
 
-    /// Takes what has come.
     pub fn take(&self) -> Vec<Order> {
         let mut orders = Vec::new();
         while let Ok(Some(info)) = self.0.read_signal() {

@@ -101,7 +101,7 @@ struct Group {
 }
 
 impl Group {
-    /// Tells whether one more thread would have something to do.
+    /// Returns whether one more thread would have something to do.
     fn is_full(&self, most: usize) -> bool {
         self.open >= self.threads.len() && self.threads.len() < most
     }
@@ -128,7 +128,6 @@ pub struct Threads {
 }
 
 impl Threads {
-    /// Begins without threads.
     pub fn new(limits: Limits, processors: usize) -> Result<Threads> {
         let (return_sender, returns) = channel();
         let waker = Arc::new(Waker::new()?);
@@ -144,12 +143,11 @@ impl Threads {
         })
     }
 
-    /// Gives the descriptor that is readable when there are results.
+    /// Returns the descriptor that is readable when there are results.
     pub fn waker(&self) -> &Waker {
         &self.waker
     }
 
-    /// Tells how many sessions the threads have.
     pub fn open(&self) -> usize {
         self.bulk.open + self.relief.open
     }
@@ -159,12 +157,11 @@ impl Threads {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// Tells how many sessions the relief threads have.
     pub fn relieved(&self) -> usize {
         self.relief.open
     }
 
-    /// Tells how many threads there are for a job, after making one if all have something to do.
+    /// Returns how many threads there are for a job, after making one if all have something to do.
     pub fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> usize {
         let most = job.threads(self.processors);
         let now = Moment::now();
@@ -181,7 +178,7 @@ impl Threads {
         self.group(job).threads.len()
     }
 
-    /// Gives a session to a thread; [`Threads::ready`] has told that there is one.
+    /// Returns a session to a thread; [`Threads::ready`] has told that there is one.
     pub fn give(&mut self, job: Job, session: Session) {
         self.group(job).give(session);
     }

@@ -52,7 +52,6 @@ pub enum Token {
 const SESSION: u64 = 1 << 63;
 
 impl Token {
-    /// Packs the token.
     pub fn pack(self) -> u64 {
         match self {
             Token::Signal => 0,

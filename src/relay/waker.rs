@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 pub struct Waker(EventFd);
 
 impl Waker {
-    /// Begins with nobody having woken it.
     pub fn new() -> Result<Waker> {
         EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)
             .map(Waker)

@@ -26,13 +26,13 @@ pub trait Wire {
     fn refuse_input(&self);
     /// Takes the error that waits on the wire.
     fn take_error(&self) -> Option<Errno>;
-    /// Tells whether the other end has acknowledged all that was written, and the end if that was sent.
+    /// Returns whether the other end has acknowledged all that was written, and the end if that was sent.
     fn is_acknowledged(&self) -> bool;
     /// Returns for how long the other end has not answered, though bytes are on their way to it.
     fn silence(&self) -> Option<Duration>;
     /// Returns for how long no byte that is on its way to the other end has got any further.
     fn stillness(&self) -> Option<Duration>;
-    /// Gives the family, from which the way of moving bytes follows.
+    /// Returns the family, from which the way of moving bytes follows.
     fn family(&self) -> Family;
 }
 

@@ -95,7 +95,6 @@ impl Worker {
         }
     }
 
-    /// Returns what its sessions connect with.
     pub fn dialer(&self) -> &Arc<Dialer> {
         &self.dialer
     }
@@ -105,7 +104,6 @@ impl Worker {
         self.shared.store()
     }
 
-    /// Returns how many sessions there are.
     pub fn open(&self) -> usize {
         self.sessions.count()
     }
@@ -237,7 +235,6 @@ impl Worker {
         EpollTimeout::try_from(left.div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
 
-    /// Takes those that are over.
     pub fn take_closed(&mut self) -> impl Iterator<Item = Closed> + use<> {
         std::mem::take(&mut self.closed).into_iter()
     }
@@ -258,7 +255,6 @@ impl Worker {
         self.release_each(keys)
     }
 
-    /// Returns the numbers of all sessions.
     pub fn entries(&self) -> Vec<Entry> {
         let entry = |session: &Session| session.entry(self.destination(session));
         self.sessions.iter().map(entry).collect()
@@ -326,7 +322,6 @@ impl Worker {
         drop(self.sessions.drain());
     }
 
-    /// Goes through all sessions.
     pub fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
         self.sessions.iter_mut()
     }

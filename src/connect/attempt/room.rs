@@ -11,7 +11,7 @@ use crate::connect::{Address, Dialer};
 use crate::stream::Stream;
 
 impl Attempt {
-    /// Tells until when the address may be silent. One that nothing can delay has no room if it is.
+    /// Returns until when the address may be silent. One that nothing can delay has no room if it is.
     pub(super) fn patience(&self, dialer: &Dialer, now: Moment) -> Moment {
         let share = self.share(dialer, now);
         let Some(caller) = (self.caller.as_ref()).filter(|_| self.address(dialer).is_prompt())
@@ -25,7 +25,7 @@ impl Attempt {
         share.min(now + patience)
     }
 
-    /// Tells whether others wait who came before, and this one does not yet.
+    /// Returns whether others wait who came before, and this one does not yet.
     pub(super) fn has_others_before(&self, now: Moment) -> bool {
         let has_waiting = |caller: &Caller| caller.queue.has_waiting(now);
         self.place.is_none() && self.caller.as_ref().is_some_and(has_waiting)
@@ -46,7 +46,7 @@ impl Attempt {
         self.state = State::Queued { until };
     }
 
-    /// Tells when to try again: at once for one whose turn has come, and for the last time when nobody was taken for as
+    /// Returns when to try again: at once for one whose turn has come, and for the last time when nobody was taken for as
     /// long as one may have to wait.
     pub(super) fn turn(&self, dialer: &Dialer, now: Moment) -> Moment {
         let has_turn = (self.place.as_ref()).is_none_or(|place| place.has_turn(now));
@@ -58,7 +58,7 @@ impl Attempt {
         }
     }
 
-    /// Tells when nothing is waited for any more; as long as the target takes others that is put off.
+    /// Returns when nothing is waited for any more; as long as the target takes others that is put off.
     pub(super) fn patience_ends(&self, dialer: &Dialer) -> Moment {
         let since = match &self.caller {
             Some(caller) => caller.queue.since(self.started),
@@ -67,7 +67,7 @@ impl Attempt {
         (since + dialer.timeout).max(self.retry_until)
     }
 
-    /// Tells when a monitor must have answered: not before it has been silent to all for the time that one may take.
+    /// Returns when a monitor must have answered: not before it has been silent to all for the time that one may take.
     pub(super) fn answer_due(&self, dialer: &Dialer, deadline: Moment) -> Moment {
         let since = |caller: &Caller| caller.queue.unserved_since(self.started);
         let since = self.caller.as_ref().map_or(self.started, since);
@@ -91,7 +91,7 @@ impl Attempt {
         self.place = None;
     }
 
-    /// Tells whether the stream is its own other end, which it can only be where nobody listens.
+    /// Returns whether the stream is its own other end, which it can only be where nobody listens.
     pub(super) fn is_itself(&self, address: &Address, stream: &Stream, now: Moment) -> bool {
         let queue = self.caller.as_ref().map(|caller| &caller.queue);
         if queue.is_some_and(|queue| queue.has_listener(now)) {

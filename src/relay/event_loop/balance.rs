@@ -28,7 +28,7 @@ impl Loop {
         }
     }
 
-    /// Gives those that move much to bulk threads.
+    /// Returns those that move much to bulk threads.
     pub(super) fn hand_over_bulk(&mut self, now: Moment) {
         // Without a thread they stay as they are: to take them out and back at each turn would cost more than they do.
         if !self.worker.has_bulk() || self.ready(Job::Bulk) == 0 {
@@ -39,7 +39,7 @@ impl Loop {
         }
     }
 
-    /// Gives a session to a thread, if there is one.
+    /// Returns a session to a thread, if there is one.
     fn give(&mut self, job: Job, session: Session, now: Moment) {
         if self.ready(job) > 0 {
             self.threads.give(job, session);

@@ -96,7 +96,7 @@ impl Loop {
         self.drain(now);
     }
 
-    /// Gives all sessions to the next process, once none is with another thread.
+    /// Returns all sessions to the next process, once none is with another thread.
     pub(super) fn leave(&mut self, now: Moment) {
         if self.threads.open() > 0 {
             return;

@@ -42,7 +42,6 @@ impl BulkDetector {
         }
     }
 
-    /// Returns whether the last window was one of bulk.
     pub fn is_bulk(self) -> bool {
         self.window_pages >= BULK_PAGES
     }

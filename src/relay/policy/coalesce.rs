@@ -24,7 +24,7 @@ pub struct Coalesce {
 }
 
 impl Coalesce {
-    /// Tells whether the source is not to be read for now.
+    /// Returns whether the source is not to be read for now.
     pub fn is_pausing(self) -> bool {
         self.is_pausing
     }

@@ -21,7 +21,6 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins with nothing to do.
     pub fn new(now: Moment) -> Load {
         Load {
             since: now,
@@ -46,7 +45,7 @@ impl Load {
     }
 }
 
-/// Tells how many of the busy sessions of one thread are for `others`, which have so many sessions already.
+/// Returns how many of the busy sessions of one thread are for `others`, which have so many sessions already.
 pub fn surplus(busy: usize, theirs: usize, others: usize) -> usize {
     let share = (busy + theirs).div_ceil(1 + others);
     let surplus = busy.saturating_sub(share);

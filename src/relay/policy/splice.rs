@@ -22,7 +22,7 @@ pub struct Splice {
 }
 
 impl Splice {
-    /// Tells how many bytes the next splice is to ask for; none: copy.
+    /// Returns how many bytes the next splice is to ask for; none: copy.
     pub fn splice_bytes(self) -> Option<usize> {
         (self.pages > 0).then(|| usize::from(self.pages) * PAGE_BYTES)
     }
