@@ -120,15 +120,15 @@ pub(super) fn forget() {
     }
 }
 
-/// Returns whether the start before this one has failed, so that all there is to say has been said.
-pub(super) fn has_failed() -> bool {
-    folder().is_some_and(|folder| folder.join(FILE).exists())
-}
-
 /// Returns the folder that systemd made for the service.
 pub(super) fn folder() -> Option<PathBuf> {
     let folders = env::var("RUNTIME_DIRECTORY").ok()?;
     folders.split(':').next().map(PathBuf::from)
+}
+
+/// Returns the name of the unit that the process is, without `.service`.
+pub(super) fn own_unit() -> Option<String> {
+    Some(folder()?.file_name()?.to_str()?.to_owned())
 }
 
 fn forget_in(folder: &Path) {

@@ -187,7 +187,7 @@ fn the_target_is_missing_or_no_address() {
         ("run/x.sock", "name:445"),
         ("@", "empty"),
         ("vsock-mux:/run/x", "vsock-mux:/run/vm.vsock:22"),
-        ("", "--to"),
+        ("", "the port is missing"),
         ("[::1]:445\nVSOCK", "1 to 65535"),
     ] {
         refused(Bridge::bare().arguments(&["--to", text]), &[remedy]);
@@ -199,6 +199,18 @@ fn the_target_is_missing_or_no_address() {
     refused(Bridge::to(&format!("/{}", "x".repeat(256))), &["255 bytes"]);
     let not_utf8 = OsStr::from_bytes(b"/\xff");
     refused(Bridge::bare().variable("VSOCK_BRIDGE_TO", not_utf8), &[]);
+}
+
+#[test]
+fn a_variable_is_known_to_no_option() {
+    let words = [
+        "VSOCK_BRIDGE_ALOW_CID",
+        "did you mean VSOCK_BRIDGE_ALLOW_CID?",
+    ];
+    expect_refusal(2, &words, |b| b.variable("VSOCK_BRIDGE_ALOW_CID", "3"));
+    expect_refusal(2, &["VSOCK_BRIDGE_XY"], |b| {
+        b.variable("VSOCK_BRIDGE_XY", "3")
+    });
 }
 
 #[test]
@@ -261,6 +273,7 @@ fn an_option_has_no_valid_value() {
             let argument = format!("--{option}={value}");
             let name = format!("--{option}");
             expect_refusal(2, &[&name], |b| b.arguments(&[&argument]));
+            let name = format!("environment: {variable}: ");
             expect_refusal(2, &[&name], |b| b.variable(&variable, value));
         }
     }

@@ -42,6 +42,7 @@ mod relay_close_orders;
 mod relay_relief;
 mod settings;
 mod signals;
+mod slips;
 mod slow_readers;
 mod ssh_libraries;
 mod system_calls;

@@ -61,19 +61,19 @@ pub fn parse(text: &str) -> (Vec<Setting>, Vec<(usize, String)>) {
 }
 
 fn assignment(line: &str) -> Result<(String, String), String> {
-    let (name, value) = line
-        .split_once('=')
-        .ok_or("expected NAME=value; the line is skipped")?;
+    let (name, value) = line.split_once('=').ok_or("expected NAME=value")?;
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    if name.ends_with([' ', '\t']) {
+        let name = name.trim_end();
+        return Err(format!("no space may stand between {name} and `=`"));
+    }
     if name.is_empty() || !name.bytes().all(is_name) {
         return Err(format!(
-            "{name:?} is not the name of a variable; the line is skipped"
+            "{name:?} is not the name of a variable, which has letters, digits and `_` only"
         ));
     }
     if value.contains('\0') {
-        return Err(format!(
-            "the value of {name} contains a NUL byte; the line is skipped"
-        ));
+        return Err(format!("the value of {name} contains a NUL byte"));
     }
     Ok((name.to_owned(), unquote(value.trim()).to_owned()))
 }

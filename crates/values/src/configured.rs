@@ -173,7 +173,7 @@ impl Machine {
 pub fn settings(path: &Path) -> Result<Vec<Setting>, Unusable> {
     let (settings, problems) = config_file::parse(&text(path)?);
     for (line, problem) in problems {
-        log::warn!("{}:{line}: {problem}", path.display());
+        log::warn!("{}:{line}: {problem}; the line is skipped", path.display());
     }
     Ok(settings)
 }

@@ -8,14 +8,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{ArgAction, CommandFactory, Parser};
+use clap::{ArgAction, Parser};
 
 use crate::allow_list::{self, AllowList};
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use crate::logging;
 use crate::mux;
 use crate::names::{self, GivenNames};
 use crate::packets::{PacketArgument, Packets};
@@ -27,6 +26,10 @@ use crate::this_machine;
 
 /// Ten years: longer is infinity, and far below what a clock can add without overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
+
+/// What is wrong without a target.
+pub(crate) const NO_TARGET: &str =
+    "`--to` or VSOCK_BRIDGE_TO is missing: where should connections go? e.g. --to [::1]:445";
 
 const AFTER_HELP: &str = "\
 Every option can be given as an environment variable, e.g. VSOCK_BRIDGE_TO for --to, and so in
@@ -150,32 +153,15 @@ pub struct Arguments {
         action = ArgAction::Set
     )]
     pub(crate) crash_proof: bool,
+    /// Say what is wrong with the settings and exit, with 0 or 2; those of a unit, e.g. vsock-bridge@445, from its files
+    #[arg(long, value_name = "UNIT", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) check: Option<String>,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
     /// Log less; twice for errors only
     #[arg(short, long, action = ArgAction::Count)]
     pub quiet: u8,
-}
-
-impl Arguments {
-    /// Names settings in the environment that no option knows: most likely a slip of the pen.
-    pub(crate) fn warn_of_unknown_variables() {
-        let command = Arguments::command();
-        let known: Vec<_> = command
-            .get_arguments()
-            .filter_map(|argument| argument.get_env())
-            .collect();
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            let is_ours = text.starts_with("VSOCK_BRIDGE_");
-            if is_ours && text != logging::VARIABLE && !known.contains(&name.as_os_str()) {
-                log::warn!(
-                    "{text} in the environment is not a setting of vsock-bridge; see vsock-bridge(8)"
-                );
-            }
-        }
-    }
 }
 
 /// `--source` as written.
@@ -295,9 +281,9 @@ impl Settings {
     /// Errors: a missing `--to`, a name that does not resolve, a source that does not fit, a missing route.
     pub(crate) fn new(arguments: Arguments, locals: &[Endpoint]) -> Result<Settings> {
         let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
-        let target = arguments.to.ok_or_else(|| {
-            Error::Usage("`--to` or VSOCK_BRIDGE_TO is missing: where should connections go? e.g. --to [::1]:445".into())
-        })?;
+        let target = arguments
+            .to
+            .ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
         let names = arguments.names.as_ref();
         let target = Target::resolve(target.at_port_of(locals)?.into_target()?, names)?;
         let source = match arguments.source {
@@ -378,6 +364,8 @@ fn find_prefix(given: Option<Prefix>, is_needed: bool) -> Result<Option<Prefix>>
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
@@ -389,7 +377,7 @@ mod tests {
     fn every_option_is_an_environment_variable_named_like_it() {
         for argument in Arguments::command().get_arguments() {
             let name = argument.get_long().unwrap();
-            if ["verbose", "quiet", "help", "version"].contains(&name) {
+            if ["check", "verbose", "quiet", "help", "version"].contains(&name) {
                 continue;
             }
             let variable = format!("VSOCK_BRIDGE_{}", name.to_uppercase().replace('-', "_"));

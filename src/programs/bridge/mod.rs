@@ -1,15 +1,19 @@
 //! The body of vsock-bridge: sockets from systemd, settings, loop.
 
 pub(crate) mod config;
+pub(crate) mod variables;
 
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::activation::Activation;
+use crate::allow_list;
+use crate::config_file;
 use crate::connect::Dialer;
 use crate::connect::circle::{self, Place};
 use crate::descriptors::{self, Shares};
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{self, Inherited, Store};
 use crate::notify;
@@ -22,6 +26,7 @@ use crate::stream::Listener;
 
 pub use config::Arguments;
 use config::Settings;
+use variables::Variables;
 
 /// Why a bridge does not serve.
 #[derive(Debug)]
@@ -42,6 +47,9 @@ impl From<Error> for Failure {
 /// With Accept=yes, when the one connection is over; then the status tells of a target that could not be
 /// reached, which the log has told already.
 pub fn run(arguments: Arguments) -> ExitCode {
+    if let Some(unit) = &arguments.check {
+        return complain(unit, arguments.to.is_some());
+    }
     if let Some(status) = pace::begin() {
         return status;
     }
@@ -54,24 +62,48 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-/// Returns up before the options are known; `line` says what is wrong with them.
+/// Says what is wrong with the settings, those of the environment overruled by those of a unit's files; 2 if anything is.
+fn complain(unit: &str, has_target: bool) -> ExitCode {
+    let mut variables = Variables::of_process(None);
+    if !unit.is_empty() {
+        variables.add(Variables::of_unit(unit.trim_end_matches(".service")));
+    }
+    let mut complaints = variables.complaints();
+    // A unit has a target of its own.
+    if unit.is_empty() && !has_target {
+        complaints.push(config::NO_TARGET.to_owned());
+    }
+    for complaint in &complaints {
+        eprintln!("vsock-bridge: {complaint}");
+    }
+    match complaints.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(2),
+    }
+}
+
+/// Gives up before the options are known; `line` says what is wrong with them, if it is not a variable.
 pub fn refuse(line: &str, status: ExitCode) -> ExitCode {
+    let problems = Variables::of_process(pace::own_unit().as_deref()).problems();
+    let line = match problems.is_empty() {
+        true => line.to_owned(),
+        false => format!("vsock-bridge: {}", problems.join("; ")),
+    };
     let waiting = Activation::take().map_or(0, |activation| handover::waiting(activation.stored));
-    pace::give_up(line, waiting, status, |line| eprintln!("{line}"))
+    pace::give_up(&line, waiting, status, |line| eprintln!("{line}"))
 }
 
 fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     let activation = Activation::take()?;
-    if !pace::has_failed() {
-        Arguments::warn_of_unknown_variables();
-    }
-    let mut settings = match settings(arguments, &activation) {
+    let variables = Variables::of_process(pace::own_unit().as_deref());
+    let mut settings = match settings(arguments, &variables, &activation) {
         Ok(settings) => settings,
         Err(error) => {
             let waiting = handover::waiting(activation.stored);
             return Err(Failure { error, waiting });
         }
     };
+    warn_of_fence(&settings, &variables, &activation.locals());
     let is_listening = !activation.listeners.is_empty();
     // With Accept=yes there is one, which is open already.
     let wanted = if is_listening { settings.gate.limit } else { 1 };
@@ -110,7 +142,15 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
 }
 
 /// Reads the settings, and checks that they fit what was passed.
-fn settings(arguments: Arguments, activation: &Activation) -> Result<Settings> {
+fn settings(
+    arguments: Arguments,
+    variables: &Variables,
+    activation: &Activation,
+) -> Result<Settings> {
+    let problems = variables.problems();
+    if !problems.is_empty() {
+        return Err(Error::Usage(problems.join("; ")));
+    }
     let settings = Settings::new(arguments, &activation.locals())?;
     let Dialer { target, prefix, .. } = &settings.dialer;
     let listeners = activation.listeners.iter().map(Place::of_listener);
@@ -147,6 +187,26 @@ fn tell(listener: &Listener, settings: &Settings) {
         }
         _ => log::info!("bridging {local} to {target}"),
     }
+}
+
+/// Says that a list of machines keeps nobody out, unless it is the one for all bridges.
+fn warn_of_fence(settings: &Settings, variables: &Variables, locals: &[Endpoint]) {
+    let list = settings.gate.allowed.list();
+    let is_common = variables
+        .place(allow_list::VARIABLE)
+        .starts_with(config_file::PATH);
+    if !is_common && lets_everybody_in(list, locals) {
+        log::warn!(
+            "{}={list} has no effect: it is for vsock, which no listener of this bridge is; whoever reaches them comes in",
+            allow_list::VARIABLE
+        );
+    }
+}
+
+/// Tells whether a list is given and no listener is one that it holds for.
+pub(crate) fn lets_everybody_in(list: &str, locals: &[Endpoint]) -> bool {
+    let is_vsock = |local: &Endpoint| matches!(local, Endpoint::Vsock(_));
+    list != allow_list::DEFAULT && !locals.is_empty() && !locals.iter().any(is_vsock)
 }
 
 /// Goes on with what the process before has left, else begins anew.
