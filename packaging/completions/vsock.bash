@@ -29,6 +29,7 @@ _vsockctl() {
     ' prefix generate') choices='--write' ;;
     ' hosts') choices='--write --remove --resolved' ;;
     ' rules') choices='--load --unload' ;;
+    ' check') choices='--json' ;;
     ' list') choices='--json --watch' ;;
     ' help') choices='addr cid prefix hosts rules check list metrics' ;;
     ' help prefix') choices='show generate up down watch' ;;

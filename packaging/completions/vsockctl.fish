@@ -35,5 +35,6 @@ complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l remove -d 'Remove
 complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l resolved -d 'Static records of systemd-resolved'
 complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l load -d 'Load them'
 complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l unload -d 'Remove them'
+complete -c vsockctl -n '__fish_seen_subcommand_from check' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again each second'

@@ -40,6 +40,10 @@ fn level<'a>(lines: &[Line<'a>], subject: &str) -> &'a str {
 
 /// Checks a machine that has the files of `etc` alone, and no systemd. None where that cannot be made.
 fn check_with(etc: &str) -> Option<Finished> {
+    check_by(etc, "check")
+}
+
+fn check_by(etc: &str, arguments: &str) -> Option<Finished> {
     let unshared = |script: &str| {
         let mut unshare = command("unshare");
         unshare.args(["--map-root-user", "--mount", "sh", "-ec"]);
@@ -54,7 +58,7 @@ fn check_with(etc: &str) -> Option<Finished> {
         return None;
     }
     Some(finish(unshared(&format!(
-        "{etc}; exec {} check",
+        "{etc}; exec {} {arguments}",
         ours("vsockctl")
     ))))
 }
@@ -142,6 +146,41 @@ fn there_is_no_machine_id_the_prefix_is_a_warning() {
     };
     assert_eq!(level(&lines(&finished), "prefix"), "WARN");
     assert_eq!(finished.code, 0, "{finished:#?}");
+}
+
+#[test]
+fn quiet_leaves_out_what_is_well_and_json_has_every_finding() {
+    let slip = "echo VSOCK_BRIDGE_ALOW_CID=3 >/etc/vsock-bridge/vsock-bridge@445.conf";
+    let check = |arguments: &str| check_by(&format!("{MACHINE_ID}; {slip}"), arguments);
+    let (Some(all), Some(quiet), Some(json)) =
+        (check("check"), check("-q check"), check("check --json"))
+    else {
+        return;
+    };
+    let is_well = |line: &Line<'_>| line.level == "OK";
+    assert!(lines(&all).iter().any(is_well) && !lines(&quiet).iter().any(is_well));
+    let slips = |finished| {
+        lines(finished)
+            .iter()
+            .filter(|line| line.subject == "settings")
+            .count()
+    };
+    assert_eq!((slips(&all), slips(&quiet)), (1, 1), "{quiet:#?}");
+    let findings: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    let findings = findings.as_array().unwrap();
+    assert_eq!(findings.len(), lines(&all).len());
+    let finding = findings
+        .iter()
+        .find(|one| one["subject"] == "settings")
+        .unwrap();
+    assert_eq!(finding["level"], "warn", "{finding}");
+    let text = finding["text"].as_str().unwrap();
+    let begin = "/etc/vsock-bridge/vsock-bridge@445.conf:1: VSOCK_BRIDGE_ALOW_CID";
+    assert!(
+        text.starts_with(begin) && text.ends_with("did you mean VSOCK_BRIDGE_ALLOW_CID?"),
+        "{text}"
+    );
+    assert!(finding["commands"].is_array());
 }
 
 #[test]

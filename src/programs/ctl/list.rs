@@ -9,7 +9,7 @@ use super::bridges::{Survey, survey};
 use super::output;
 use super::overview::overview;
 use super::picture;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// How often `--watch` looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -90,15 +90,7 @@ fn text(arguments: &Arguments, survey: &Survey) -> Result<String> {
     if !arguments.json {
         return Ok(overview(&survey.bridges, terminal.map(|(width, _)| width)));
     }
-    let json = match terminal {
-        // For people.
-        Some(_) => serde_json::to_string_pretty(&survey.bridges),
-        None => serde_json::to_string(&survey.bridges),
-    };
-    let fail = |error: serde_json::Error| Error::Output {
-        source: error.into(),
-    };
-    Ok(json.map_err(fail)? + "\n")
+    output::json(&survey.bridges)
 }
 
 #[cfg(test)]

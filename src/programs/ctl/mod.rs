@@ -83,7 +83,7 @@ pub(crate) enum Command {
         unload: bool,
     },
     /// Print what must be true, whether it is, and the command that mends it
-    Check,
+    Check(check::Arguments),
     /// Show the bridges of this machine and their open connections
     List(list::Arguments),
     /// Print the same for Prometheus, as numbers
@@ -151,7 +151,10 @@ pub fn run(arguments: Arguments) -> Result<String> {
         Command::Rules { unload: true, .. } => rules::unload().map(|()| String::new()),
         Command::Rules { load: true, .. } => rules::load(prefix()?.0).map(|()| String::new()),
         Command::Rules { .. } => rules::current(prefix()?.0),
-        Command::Check => check::run(arguments.prefix).map(|()| String::new()),
+        Command::Check(how) => {
+            let is_quiet = arguments.quiet > 0;
+            check::run(&how, is_quiet, arguments.prefix).map(|()| String::new())
+        }
         Command::List(arguments) => list::run(&arguments).map(|()| String::new()),
         Command::Metrics => metrics::run().map(|()| String::new()),
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io::{ErrorKind, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
+use serde::Serialize;
 use terminal_size::{Height, Width};
 
 use crate::error::{Error, Result};
@@ -47,4 +48,16 @@ pub(crate) fn terminal() -> Option<(usize, usize)> {
     }
     let (Width(width), Height(height)) = terminal_size::terminal_size_of(&stdout)?;
     Some((width.into(), height.into()))
+}
+
+/// Writes it as JSON, with line breaks for people at a terminal.
+pub(crate) fn json(what: &impl Serialize) -> Result<String> {
+    let json = match terminal() {
+        Some(_) => serde_json::to_string_pretty(what),
+        None => serde_json::to_string(what),
+    };
+    let fail = |error: serde_json::Error| Error::Output {
+        source: error.into(),
+    };
+    Ok(json.map_err(fail)? + "\n")
 }

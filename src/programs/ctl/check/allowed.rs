@@ -8,27 +8,39 @@ use super::settings::{Setting, services, setting, sockets_of};
 use super::targets;
 use super::units::Unit;
 use crate::allow_list::{AllowList, AllowedCids, VARIABLE};
+use crate::config_file;
 use crate::endpoint::Endpoint;
 use crate::error::Result;
 use crate::names;
+use crate::programs::bridge::lets_everybody_in;
 
 /// Returns a line for each bridge in use whose list is none, or that lets this machine itself in to a unix socket.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
-    let has_vsock = |service: &&Unit| {
+    let look = |service: &Unit| {
+        // A file that cannot be read has its line already, with the target.
+        let list = setting(service, VARIABLE, " --allow-cid").ok()??;
         let sockets = sockets_of(service, units);
-        (sockets.iter()).any(|socket| matches!(socket, Endpoint::Vsock(_)))
+        let is_common = list.place.starts_with(config_file::PATH);
+        match lets_everybody_in(&list.text, &sockets) {
+            true if !is_common => Some(without_effect(service, &list)),
+            true => None,
+            false => look(service, &list),
+        }
     };
-    services(units)
-        .filter(has_vsock)
-        .filter_map(|service| match setting(service, VARIABLE, " --allow-cid") {
-            Ok(list) => look(service, &list?),
-            // The file has its line already, with the target.
-            Err(_) => None,
-        })
-        .collect()
+    services(units).filter_map(look).collect()
+}
+
+fn without_effect(service: &Unit, list: &Setting) -> Finding {
+    let text = format!(
+        "{}: {VARIABLE}={} has no effect: it is for vsock, which no listener of {} is; whoever reaches them comes in",
+        list.place, list.text, service.id
+    );
+    Finding::warn("allowed", text)
 }
 
 fn look(service: &Unit, list: &Setting) -> Option<Finding> {
+    // What is none has its line with the settings.
+    list.text.parse::<AllowList>().ok()?;
     let allowed = match resolve(service, list) {
         Ok(allowed) => allowed,
         Err(error) => {
@@ -102,7 +114,7 @@ mod tests {
             ("vsock::2375", "/run/docker.sock", "3,web"),
             ("vsock::2375", "/run/docker.sock", "1-9"),
             ("vsock::2375", "[::1]:2375", "any,local"),
-            ("[fd00::2]:2375", "/run/docker.sock", "any,local"),
+            ("[fd00::2]:2375", "/run/docker.sock", "any"),
         ] {
             assert_eq!(findings(listen, to, list), [], "{listen} {to} {list}");
         }
@@ -110,10 +122,23 @@ mod tests {
 
     #[test]
     fn a_list_that_is_none_fails() {
-        for list in ["", "7-3", "0", "nobody"] {
-            let findings = findings("vsock::2375", "[::1]:2375", list);
-            assert_eq!(findings[0].level, Level::Fail, "{list:?}");
-            assert!(findings[0].text.starts_with("vsock-bridge@2375.service: "));
+        let unknown = findings("vsock::2375", "[::1]:2375", "nobody");
+        assert_eq!(unknown[0].level, Level::Fail);
+        assert!(unknown[0].text.starts_with("vsock-bridge@2375.service: "));
+        // They have a line of their own.
+        for list in ["", "7-3", "0"] {
+            assert_eq!(findings("vsock::2375", "[::1]:2375", list), [], "{list:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_on_no_vsock_listener_is_a_warning() {
+        for listen in ["[fd00::2]:2375", "/run/x.sock"] {
+            let [finding] = &findings(listen, "[::1]:2375", "3")[..] else {
+                panic!("{listen}: not one finding")
+            };
+            assert_eq!(finding.level, Level::Warn);
+            assert!(finding.text.contains("has no effect"), "{finding:?}");
         }
     }
 }

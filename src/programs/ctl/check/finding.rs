@@ -3,9 +3,11 @@
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Level {
     /// As it must be, or not in use.
     Ok,
@@ -40,7 +42,7 @@ impl Level {
 }
 
 /// One line of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     /// How bad it is.
     pub level: Level,

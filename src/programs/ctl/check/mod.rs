@@ -6,6 +6,7 @@
 
 mod allowed;
 mod device;
+mod files;
 mod finding;
 mod kernel;
 mod listeners;
@@ -21,6 +22,8 @@ mod targets;
 mod transport;
 pub(crate) mod units;
 
+use clap::Args;
+
 use super::output;
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
@@ -28,16 +31,29 @@ use crate::prefix::Prefix;
 use finding::{Finding, Level};
 use units::{Unit, Use};
 
-/// Prints the table. `given`: the prefix of option or environment.
+/// How the findings are shown.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the table, without what is well if it is to be quiet. `given`: the prefix of option or environment.
 ///
 /// Errors: [`Error::Checks`] when something has failed, [`Error::Output`].
-pub(crate) fn run(given: Option<Prefix>) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments, is_quiet: bool, given: Option<Prefix>) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
-    let findings = match units::gather() {
+    let mut findings = match units::gather() {
         Ok(units) => look(given, is_root, &units, None),
         Err(problem) => look(given, is_root, &[], Some(&problem)),
     };
-    output::print(&finding::table(&findings, is_root))?;
+    findings.retain(|finding| finding.level != Level::Ok || !is_quiet);
+    let text = match arguments.json {
+        true => output::json(&findings)?,
+        false => finding::table(&findings, is_root),
+    };
+    output::print(&text)?;
     let failed = findings.iter().filter(|f| f.level == Level::Fail).count();
     match failed {
         0 => Ok(()),
@@ -67,7 +83,9 @@ fn look(
     let own_cid = transports.knows_cid(&device).then_some(transports.cid);
     let listeners = listeners::gather();
     let clashes = ports::clashes(units, &listeners);
-    let is_explained = |unit: &Unit| clashes.iter().any(|clash| clash.unit.id == unit.id);
+    let is_explained = |unit: &Unit| {
+        clashes.iter().any(|clash| clash.unit.id == unit.id) || files::keep_down(unit)
+    };
 
     let mut findings = vec![
         device::check(&device, &is_used),
@@ -88,6 +106,7 @@ fn look(
     if let Ok((prefix, _)) = &prefix.found {
         findings.extend(names::check(*prefix));
     }
+    findings.extend(files::check(units));
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
     match problem {
         Some(problem) => findings.push(Finding::warn(

@@ -34,7 +34,12 @@ fn state(unit: &Unit, units: &[Unit]) -> Option<Finding> {
         );
     }
     if unit.keeps_failing() {
-        let text = format!("fails at each start ({}), {log}", unit.result);
+        // It has its status from the process that waits before it ends; between two of them systemd knows the result.
+        let text = match (&*unit.status, &*unit.result) {
+            ("", "success") => format!("fails at each start, {log}"),
+            ("", result) => format!("fails at each start ({result}), {log}"),
+            (status, _) => format!("fails at each start: {status}"),
+        };
         return Some(fail(text).run_all(restart(unit, units)));
     }
     match &*unit.active {

@@ -50,6 +50,8 @@ fn look(
     sockets: &[Endpoint],
     listeners: &Listeners,
 ) -> Option<Finding> {
+    // What is none has its line with the settings.
+    target.text.parse::<Endpoint>().ok()?;
     let endpoint = match endpoint(&target.text, sockets) {
         Ok(endpoint) => endpoint,
         Err(error) => {
@@ -190,8 +192,10 @@ mod tests {
 
     #[test]
     fn a_target_that_is_none_fails() {
-        for to in ["nonsense", "vsock::445", ""] {
-            assert_eq!(levels(to), [Level::Fail], "{to:?}");
+        assert_eq!(levels("vsock::445"), [Level::Fail]);
+        // They have a line of their own.
+        for to in ["nonsense", ""] {
+            assert_eq!(levels(to), [], "{to:?}");
         }
     }
 
@@ -233,7 +237,7 @@ mod tests {
     fn files_overrule_the_unit_and_the_command_line_all() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("bridge.conf");
-        fs::write(&path, "# c\nVSOCK_BRIDGE_TO=nonsense\n").unwrap();
+        fs::write(&path, "# c\nVSOCK_BRIDGE_TO=vsock::445\n").unwrap();
         let mut units = units("[::1]:445");
         units[1].environment_files = vec![directory.path().join("missing"), path.clone()];
         let text = &check(&units, &listeners())[0].text;

@@ -10,7 +10,7 @@ pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 /// Adds the route; looked at through the route.
 pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
-    EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers";
+    EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText";
 
 /// One loaded unit, as `systemctl show` tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(crate) struct Unit {
     pub environment_files: Vec<PathBuf>,
     /// ExecStart=.
     pub command: String,
+    /// What it says of itself, see STATUS= in sd_notify(3).
+    pub status: String,
     /// RuntimeDirectory=.
     pub runtime_directory: String,
     /// PrivateUsers= is not off.
@@ -171,6 +173,7 @@ fn unit(block: &str) -> Unit {
             "UnitFileState" => unit.file_state = text,
             "NRestarts" => unit.restarts = value.parse().unwrap_or(0),
             "ExecStart" => unit.command = text,
+            "StatusText" => unit.status = text,
             "RuntimeDirectory" => unit.runtime_directory = text,
             "PrivateUsers" => unit.has_private_users = value == "yes",
             "Environment" => unit.environment = words(value),
