@@ -10,9 +10,10 @@ use crate::endpoint::Endpoint;
 use crate::mux::{Answer, Handshake, Progress};
 use crate::names::{Machine, Names};
 use crate::prefix::Prefix;
-use crate::programs::bridge::config::{self, SourceArgument, TimeLimit};
+use crate::programs::bridge::config::SourceArgument;
 use crate::programs::connect;
 use crate::programs::ctl;
+use crate::programs::options::{TimeLimit, parse_positive, parse_time};
 use crate::vsock::{Cid, VsockPort};
 
 /// What a fuzzer calls: panics where something does not hold.
@@ -96,8 +97,8 @@ pub fn config_file(data: &[u8]) {
 /// Values of options.
 pub fn settings(data: &[u8]) {
     let Some(text) = text(data) else { return };
-    let _ = config::parse_time(text);
-    let _ = config::parse_positive(text);
+    let _ = parse_time(text);
+    let _ = parse_positive(text);
     let _ = text.parse::<TimeLimit>();
     let _ = text.parse::<SourceArgument>();
 }

@@ -18,12 +18,10 @@ use crate::fdpass;
 use crate::gate::Gate;
 use crate::handover::Store;
 use crate::managers::Manager;
-use crate::mux;
-use crate::names::{self, GivenNames, Machine};
-use crate::packets::{PacketArgument, Packets};
+use crate::names::Machine;
 use crate::peer::Peer;
-use crate::prefix::{self, Prefix};
-use crate::programs::bridge::config::{parse_positive, parse_time};
+use crate::prefix::Prefix;
+use crate::programs::options::{Beyond, Machines, parse_positive, parse_time};
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
@@ -60,28 +58,12 @@ pub struct Arguments {
     /// How long one attempt may take
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
     connect_timeout: Duration,
-    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
-    #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
-    prefix: Option<Prefix>,
-    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
-    #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
-    names: Option<GivenNames>,
-    /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
-    #[arg(
-        long,
-        env = "VSOCK_BRIDGE_VSOCK_PACKET",
-        value_name = "SIZE",
-        default_value = "auto"
-    )]
-    vsock_packet: PacketArgument,
-    /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
-    #[arg(
-        long,
-        env = "VSOCK_BRIDGE_MUX_ANSWER",
-        value_name = "ANSWER",
-        default_value = "ok"
-    )]
-    mux_answer: mux::Answer,
+    /// The machines.
+    #[command(flatten)]
+    machines: Machines,
+    /// What is behind vsock, and behind what stands for it.
+    #[command(flatten)]
+    beyond: Beyond,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
@@ -92,18 +74,13 @@ pub struct Arguments {
 
 /// Connects, then hands the socket over or relays until both directions have ended.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let names = arguments.names.as_ref();
+    let names = arguments.machines.names.as_ref();
     let target = target(&arguments)?;
     let target = Target::resolve(target, names)?;
     let tuning = Tuning {
         keepalive: Some(Duration::from_secs(60)),
         vsock_buffer_bytes: 1 << 20,
-        vsock_packets: match target.is_vsock() {
-            true => arguments
-                .vsock_packet
-                .resolve(Path::new("/"), log::Level::Debug),
-            false => Packets::UNLIMITED,
-        },
+        vsock_packets: (arguments.beyond).packets(target.is_vsock(), log::Level::Debug),
     };
     let dialer = Dialer {
         target,
@@ -112,7 +89,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         timeout: arguments.connect_timeout,
         retry: arguments.wait,
         tuning,
-        mux_answer: arguments.mux_answer,
+        mux_answer: arguments.beyond.mux_answer,
         proxy_protocol: None,
     };
     let stream = dialer
@@ -164,7 +141,7 @@ fn target(arguments: &Arguments) -> Result<Endpoint> {
             return Ok(Endpoint::of_machine(Machine::Cid(cid), port));
         }
     }
-    address(host, port, arguments.prefix)
+    address(host, port, arguments.machines.prefix)
 }
 
 /// Reads a host of any other form with its port, or an address that brings its own.

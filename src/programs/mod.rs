@@ -6,4 +6,5 @@ pub mod command_line;
 pub mod connect;
 pub mod ctl;
 pub mod generator;
+pub(crate) mod options;
 mod pace;

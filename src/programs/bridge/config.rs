@@ -15,17 +15,15 @@ use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use crate::mux;
-use crate::names::{self, GivenNames};
-use crate::packets::{PacketArgument, Packets};
-use crate::prefix::{self, Prefix};
+use crate::names::GivenNames;
+use crate::prefix::Prefix;
+use crate::programs::options::{
+    Beyond, LONGEST, Machines, TimeLimit, parse_positive, parse_positive_limit, parse_time,
+};
 use crate::proxy_protocol;
 use crate::relay::{Limits, LoopSettings};
 use crate::stream::Tuning;
 use crate::this_machine;
-
-/// Ten years: longer is infinity, and far below what a clock can add without overflow.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
 
 /// What is wrong without a target.
 pub(crate) const NO_TARGET: &str =
@@ -55,12 +53,9 @@ pub struct Arguments {
     /// Tell the target who connected, in a header before the first byte: v1, v2 with CID and port, or v2-plain
     #[arg(long, env = "VSOCK_BRIDGE_PROXY_PROTOCOL", value_name = "VERSION")]
     pub(crate) proxy_protocol: Option<proxy_protocol::Version>,
-    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
-    #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX")]
-    pub(crate) prefix: Option<Prefix>,
-    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
-    #[arg(long, env = names::VARIABLE, value_name = "NAMES")]
-    pub(crate) names: Option<GivenNames>,
+    /// The machines.
+    #[command(flatten)]
+    pub(crate) machines: Machines,
     /// Machines that may connect over vsock: any (every other machine), or a list such as 3,7,100-200,host,web; this
     /// machine itself only by local, as in any,local
     #[arg(
@@ -82,14 +77,9 @@ pub struct Arguments {
     /// How long a target that refuses is tried again
     #[arg(long, env = "VSOCK_BRIDGE_CONNECT_RETRY", value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     pub(crate) connect_retry: Duration,
-    /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
-    #[arg(
-        long,
-        env = "VSOCK_BRIDGE_MUX_ANSWER",
-        value_name = "ANSWER",
-        default_value = "ok"
-    )]
-    pub(crate) mux_answer: mux::Answer,
+    /// What is behind vsock, and behind what stands for it.
+    #[command(flatten)]
+    pub(crate) beyond: Beyond,
     /// Close a connection after that time without a byte
     #[arg(
         long,
@@ -125,14 +115,6 @@ pub struct Arguments {
     /// Receive buffer of vsock sockets
     #[arg(long, env = "VSOCK_BRIDGE_VSOCK_BUFFER", value_name = "SIZE", default_value = "1MiB", value_parser = parse_buffer)]
     pub(crate) vsock_buffer: u64,
-    /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
-    #[arg(
-        long,
-        env = "VSOCK_BRIDGE_VSOCK_PACKET",
-        value_name = "SIZE",
-        default_value = "auto"
-    )]
-    pub(crate) vsock_packet: PacketArgument,
     /// Look for the next event for a moment before sleeping, where that shortens round trips: yes or no
     #[arg(
         long,
@@ -187,57 +169,6 @@ impl FromStr for SourceArgument {
     }
 }
 
-/// A time limit; none is `infinity`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TimeLimit(pub Option<Duration>);
-
-impl FromStr for TimeLimit {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<TimeLimit> {
-        match text {
-            "infinity" => Ok(TimeLimit(None)),
-            _ => parse_time(text).map(|time| TimeLimit(Some(time))),
-        }
-    }
-}
-
-/// Reads a time span such as `5s` or `1h 30min`, at most ten years, which is also `infinity`; a bare number is seconds, as
-/// in systemd.time(7).
-pub(crate) fn parse_time(text: &str) -> Result<Duration> {
-    if text == "infinity" {
-        return Ok(LONGEST);
-    }
-    let time = match text.parse() {
-        Ok(seconds) if !text.starts_with('+') => Some(Duration::from_secs(seconds)),
-        _ => humantime::parse_duration(text).ok(),
-    };
-    let fail = |hint| Err(Error::invalid("time", text, hint));
-    match time {
-        Some(time) if time <= LONGEST => Ok(time),
-        Some(_) => fail("longer than ten years; `infinity` is for ever"),
-        None => fail("expected e.g. 500ms, 5s, 10min, 1h 30min or infinity"),
-    }
-}
-
-/// Reads a time limit that leaves time for something.
-fn parse_positive_limit(text: &str) -> Result<TimeLimit> {
-    match text.parse()? {
-        TimeLimit(Some(Duration::ZERO)) => {
-            Err(Error::invalid("time", text, "must be longer than 0"))
-        }
-        limit => Ok(limit),
-    }
-}
-
-/// Reads a time span that is longer than nothing.
-pub(crate) fn parse_positive(text: &str) -> Result<Duration> {
-    match parse_time(text)? {
-        Duration::ZERO => Err(Error::invalid("time", text, "must be longer than 0")),
-        time => Ok(time),
-    }
-}
-
 /// Reads a number of connections; `infinity` is as many as there are descriptors for.
 fn parse_limit(text: &str) -> Result<usize> {
     if text == "infinity" {
@@ -279,71 +210,72 @@ impl Settings {
     /// Fills in defaults and checks what belongs together. `locals`: where the peers connect to.
     ///
     /// Errors: a missing `--to`, a name that does not resolve, a source that does not fit, a missing route.
-    pub(crate) fn new(arguments: Arguments, locals: &[Endpoint]) -> Result<Settings> {
-        let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
-        let target = arguments
-            .to
-            .ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
-        let names = arguments.names.as_ref();
-        let target = Target::resolve(target.at_port_of(locals)?.into_target()?, names)?;
-        let source = match arguments.source {
-            Some(SourceArgument(source)) => source,
-            None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
-            None => Source::Kernel,
-        };
-        let is_told = has_vsock && arguments.proxy_protocol.is_some();
-        let prefix = find_prefix(
-            arguments.prefix,
-            source == Source::Mapped || target.is_mapped() || is_told,
-        )?;
-        let is_probed = !arguments.keepalive.is_zero() && arguments.keepalive < LONGEST;
-        let keepalive = is_probed.then_some(arguments.keepalive);
-        let tuning = Tuning {
-            keepalive,
-            vsock_buffer_bytes: arguments.vsock_buffer,
-            vsock_packets: match has_vsock || target.is_vsock() {
-                true => arguments
-                    .vsock_packet
-                    .resolve(Path::new("/"), log::Level::Info),
-                false => Packets::UNLIMITED,
-            },
-        };
-        let dialer = Dialer {
-            target,
-            source,
-            prefix,
-            timeout: arguments.connect_timeout,
-            retry: arguments.connect_retry,
-            tuning,
-            mux_answer: arguments.mux_answer,
-            proxy_protocol: arguments.proxy_protocol,
-        };
-        dialer.check()?;
+    pub(crate) fn new(arguments: &Arguments, locals: &[Endpoint]) -> Result<Settings> {
+        let dialer = dialer(arguments, locals)?;
+        let names = arguments.machines.names.as_ref();
         let gate = Gate::new(
             arguments.allow_cid.resolve(names)?,
             arguments.max_connections,
             arguments.max_connections_per_peer,
-            prefix,
+            dialer.prefix,
         );
-        let limits = Limits {
-            idle: arguments.idle_timeout.0,
-            half_close: arguments.half_close_timeout.0,
-        };
-        let times = LoopSettings {
-            limits,
-            exit_idle: arguments.exit_idle_time.0,
-            drain: arguments.drain_timeout,
-            busy_poll: arguments.busy_poll,
-            crash_proof: arguments.crash_proof,
-        };
         if let Some(Err(problem)) = names.map(GivenNames::names) {
             log::warn!("{problem}; no name was needed so far");
         }
         Ok(Settings {
             dialer,
             gate,
-            times,
+            times: times(arguments),
         })
+    }
+}
+
+fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
+    let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
+    let target = (arguments.to.clone()).ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
+    let names = arguments.machines.names.as_ref();
+    let target = Target::resolve(target.at_port_of(locals)?.into_target()?, names)?;
+    let source = match arguments.source {
+        Some(SourceArgument(source)) => source,
+        None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
+        None => Source::Kernel,
+    };
+    let is_told = has_vsock && arguments.proxy_protocol.is_some();
+    let needs_prefix = source == Source::Mapped || target.is_mapped() || is_told;
+    let dialer = Dialer {
+        prefix: find_prefix(arguments.machines.prefix, needs_prefix)?,
+        tuning: tuning(arguments, has_vsock || target.is_vsock()),
+        target,
+        source,
+        timeout: arguments.connect_timeout,
+        retry: arguments.connect_retry,
+        mux_answer: arguments.beyond.mux_answer,
+        proxy_protocol: arguments.proxy_protocol,
+    };
+    dialer.check()?;
+    Ok(dialer)
+}
+
+fn tuning(arguments: &Arguments, has_vsock: bool) -> Tuning {
+    let keepalive = arguments.keepalive;
+    let is_probed = !keepalive.is_zero() && keepalive < LONGEST;
+    Tuning {
+        keepalive: is_probed.then_some(keepalive),
+        vsock_buffer_bytes: arguments.vsock_buffer,
+        vsock_packets: arguments.beyond.packets(has_vsock, log::Level::Info),
+    }
+}
+
+fn times(arguments: &Arguments) -> LoopSettings {
+    LoopSettings {
+        limits: Limits {
+            idle: arguments.idle_timeout.0,
+            half_close: arguments.half_close_timeout.0,
+        },
+        exit_idle: arguments.exit_idle_time.0,
+        drain: arguments.drain_timeout,
+        busy_poll: arguments.busy_poll,
+        crash_proof: arguments.crash_proof,
     }
 }
 
@@ -386,42 +318,6 @@ mod tests {
                 Some(variable.as_str())
             );
         }
-    }
-
-    #[test]
-    fn times_are_spans_with_units() {
-        for (text, seconds) in [
-            ("5s", 5),
-            ("10min", 600),
-            ("1h 30min", 5400),
-            ("5", 5),
-            ("0", 0),
-            ("0s", 0),
-        ] {
-            assert_eq!(
-                parse_time(text).unwrap(),
-                Duration::from_secs(seconds),
-                "{text}"
-            );
-        }
-        for text in [
-            "",
-            "+5",
-            "-5",
-            "-5s",
-            "s",
-            "5x",
-            "never",
-            "315360001",
-            "1000years",
-            "99999999999999999999s",
-        ] {
-            assert!(parse_time(text).is_err(), "{text:?}");
-        }
-        assert_eq!(parse_time("infinity").unwrap(), LONGEST);
-        assert_eq!("infinity".parse::<TimeLimit>().unwrap(), TimeLimit(None));
-        assert!(parse_positive("0s").is_err());
-        assert!(parse_positive_limit("0s").is_err());
     }
 
     #[test]

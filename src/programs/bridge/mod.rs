@@ -96,7 +96,7 @@ pub fn refuse(line: &str, status: ExitCode) -> ExitCode {
 fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     let activation = Activation::take()?;
     let variables = Variables::of_process(pace::own_unit().as_deref());
-    let mut settings = match settings(arguments, &variables, &activation) {
+    let mut settings = match settings(&arguments, &variables, &activation) {
         Ok(settings) => settings,
         Err(error) => {
             let waiting = handover::waiting(activation.stored);
@@ -143,7 +143,7 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
 
 /// Reads the settings, and checks that they fit what was passed.
 fn settings(
-    arguments: Arguments,
+    arguments: &Arguments,
     variables: &Variables,
     activation: &Activation,
 ) -> Result<Settings> {

@@ -135,7 +135,7 @@ impl Variables {
 
     /// Looks up the names that are needed.
     fn together(&self, arguments: &Arguments) -> Vec<String> {
-        let names = arguments.names.as_ref();
+        let names = arguments.machines.names.as_ref();
         if let Some(Err(problem)) = names.map(GivenNames::names) {
             return vec![format!("{}: {problem}", self.place(names::VARIABLE))];
         }

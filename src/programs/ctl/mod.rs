@@ -26,8 +26,9 @@ use clap::{ArgAction, Parser, Subcommand};
 use crate::config_file;
 use crate::configured;
 use crate::error::{Error, Result};
-use crate::names::{self, GivenNames, Machine, Names};
+use crate::names::{Machine, Names};
 use crate::prefix::{self, Prefix};
+use crate::programs::options::Machines;
 use crate::route;
 use crate::this_machine;
 
@@ -38,12 +39,9 @@ pub struct Arguments {
     /// What to do
     #[command(subcommand)]
     command: Command,
-    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
-    #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX", global = true)]
-    prefix: Option<Prefix>,
-    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
-    #[arg(long, env = names::VARIABLE, value_name = "NAMES", global = true)]
-    names: Option<GivenNames>,
+    /// The machines.
+    #[command(flatten)]
+    machines: Machines,
     /// Log more; twice for every event
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
@@ -111,10 +109,10 @@ pub(crate) enum PrefixCommand {
 
 /// Carries out the subcommand and gives what it prints.
 pub fn run(arguments: Arguments) -> Result<String> {
-    let prefix = || this_machine::prefix(arguments.prefix, Path::new("/"));
+    let prefix = || this_machine::prefix(arguments.machines.prefix, Path::new("/"));
     match arguments.command {
         Command::Addr { machine } => {
-            let cid = machine.cid(arguments.names.as_ref())?;
+            let cid = machine.cid(arguments.machines.names.as_ref())?;
             Ok(format!("{}\n", prefix()?.0.address(cid)))
         }
         Command::Cid { address } => cid(prefix()?.0, address),
@@ -142,7 +140,7 @@ pub fn run(arguments: Arguments) -> Result<String> {
             command: PrefixCommand::Watch,
         } => watch::run(prefix()?.0).map(|()| String::new()),
         Command::Hosts(what) => hosts::run(&what, || {
-            let names = match &arguments.names {
+            let names = match &arguments.machines.names {
                 Some(given) => given.names()?.clone(),
                 None => Names::read()?,
             };
@@ -153,7 +151,7 @@ pub fn run(arguments: Arguments) -> Result<String> {
         Command::Rules { .. } => rules::current(prefix()?.0),
         Command::Check(how) => {
             let is_quiet = arguments.quiet > 0;
-            check::run(&how, is_quiet, arguments.prefix).map(|()| String::new())
+            check::run(&how, is_quiet, arguments.machines.prefix).map(|()| String::new())
         }
         Command::List(arguments) => list::run(&arguments).map(|()| String::new()),
         Command::Metrics => metrics::run().map(|()| String::new()),

@@ -1,0 +1,151 @@
+//! Options that several programs have, and how the times in them are read.
+
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use log::Level;
+
+use crate::error::{Error, Result};
+use crate::mux;
+use crate::names::{self, GivenNames};
+use crate::packets::{PacketArgument, Packets};
+use crate::prefix::{self, Prefix};
+
+/// Ten years: longer is infinity, and far below what a clock can add without overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
+
+/// Which machine is meant.
+#[derive(Debug, Args)]
+pub(crate) struct Machines {
+    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
+    #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX", global = true)]
+    pub(crate) prefix: Option<Prefix>,
+    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
+    #[arg(long, env = names::VARIABLE, value_name = "NAMES", global = true)]
+    pub(crate) names: Option<GivenNames>,
+}
+
+/// What is behind vsock, and behind what stands for it.
+#[derive(Debug, Args)]
+pub(crate) struct Beyond {
+    /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_MUX_ANSWER",
+        value_name = "ANSWER",
+        default_value = "ok"
+    )]
+    pub(crate) mux_answer: mux::Answer,
+    /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_VSOCK_PACKET",
+        value_name = "SIZE",
+        default_value = "auto"
+    )]
+    vsock_packet: PacketArgument,
+}
+
+impl Beyond {
+    /// Returns how large packets may be; says so at that level if there is vsock to send them into.
+    pub(crate) fn packets(&self, has_vsock: bool, level: Level) -> Packets {
+        match has_vsock {
+            true => self.vsock_packet.resolve(Path::new("/"), level),
+            false => Packets::UNLIMITED,
+        }
+    }
+}
+
+/// A time limit; none is `infinity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeLimit(pub Option<Duration>);
+
+impl FromStr for TimeLimit {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<TimeLimit> {
+        match text {
+            "infinity" => Ok(TimeLimit(None)),
+            _ => parse_time(text).map(|time| TimeLimit(Some(time))),
+        }
+    }
+}
+
+/// Reads a time span such as `5s` or `1h 30min`, at most ten years, which is also `infinity`; a bare number is seconds, as
+/// in systemd.time(7).
+pub(crate) fn parse_time(text: &str) -> Result<Duration> {
+    if text == "infinity" {
+        return Ok(LONGEST);
+    }
+    let time = match text.parse() {
+        Ok(seconds) if !text.starts_with('+') => Some(Duration::from_secs(seconds)),
+        _ => humantime::parse_duration(text).ok(),
+    };
+    let fail = |hint| Err(Error::invalid("time", text, hint));
+    match time {
+        Some(time) if time <= LONGEST => Ok(time),
+        Some(_) => fail("longer than ten years; `infinity` is for ever"),
+        None => fail("expected e.g. 500ms, 5s, 10min, 1h 30min or infinity"),
+    }
+}
+
+/// Reads a time limit that leaves time for something.
+pub(crate) fn parse_positive_limit(text: &str) -> Result<TimeLimit> {
+    match text.parse()? {
+        TimeLimit(Some(Duration::ZERO)) => {
+            Err(Error::invalid("time", text, "must be longer than 0"))
+        }
+        limit => Ok(limit),
+    }
+}
+
+/// Reads a time span that is longer than nothing.
+pub(crate) fn parse_positive(text: &str) -> Result<Duration> {
+    match parse_time(text)? {
+        Duration::ZERO => Err(Error::invalid("time", text, "must be longer than 0")),
+        time => Ok(time),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_spans_with_units() {
+        for (text, seconds) in [
+            ("5s", 5),
+            ("10min", 600),
+            ("1h 30min", 5400),
+            ("5", 5),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                parse_time(text).unwrap(),
+                Duration::from_secs(seconds),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "+5",
+            "-5",
+            "-5s",
+            "s",
+            "5x",
+            "never",
+            "315360001",
+            "1000years",
+            "99999999999999999999s",
+        ] {
+            assert!(parse_time(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_time("infinity").unwrap(), LONGEST);
+        assert_eq!("infinity".parse::<TimeLimit>().unwrap(), TimeLimit(None));
+        assert!(parse_positive("0s").is_err());
+        assert!(parse_positive_limit("0s").is_err());
+    }
+}
