@@ -184,6 +184,12 @@ impl Address {
             (Address::Unix(_) | Address::Mux(..), Errno::ECONNREFUSED) => {
                 " (nothing listens on that socket)"
             }
+            (Address::Unix(name) | Address::Mux(name, _), Errno::ENOENT | Errno::EACCES)
+                if may_be_hidden(name) =>
+            {
+                " (is its service, or the VM, running, and may this user write to the socket? A unit with ProtectHome= or \
+                 PrivateTmp= does not see this folder; `vsockctl check` tells)"
+            }
             (Address::Unix(_) | Address::Mux(..), Errno::ENOENT) => {
                 " (is its service, or the VM, running?)"
             }
@@ -204,6 +210,15 @@ impl Address {
     }
 }
 
+/// Tells whether a path is where the sandboxes of units have folders of their own, or none (systemd.exec(5)).
+fn may_be_hidden(name: &UnixName) -> bool {
+    let UnixName::Path(path) = name else {
+        return false;
+    };
+    let folders = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+    folders.iter().any(|folder| path.starts_with(folder))
+}
+
 /// Lets the outgoing connection come from `ip`, which needs no capability.
 fn bind_source(socket: &impl AsFd, ip: IpAddr) -> Result<(), Errno> {
     // On an IPv6 socket Linux takes IP_FREEBIND for IPV6_FREEBIND. Needed for addresses that only a local route
@@ -218,5 +233,27 @@ fn inet_sockaddr(addr: SocketAddr) -> Box<dyn SockaddrLike> {
     match addr {
         SocketAddr::V4(addr) => Box::new(SockaddrIn::from(addr)),
         SocketAddr::V6(addr) => Box::new(SockaddrIn6::from(addr)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_sandboxes_hide_is_told_with_them() {
+        for (path, is_hidden) in [
+            ("/tmp/x.sock", true),
+            ("/run/user/1000/x.sock", true),
+            ("/run/x.sock", false),
+            ("/homes/x.sock", false),
+        ] {
+            for errno in [Errno::ENOENT, Errno::EACCES] {
+                let error = Address::Unix(UnixName::Path(path.into()))
+                    .refusal(errno)
+                    .report();
+                assert_eq!(error.contains("PrivateTmp="), is_hidden, "{error}");
+            }
+        }
     }
 }

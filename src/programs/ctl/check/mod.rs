@@ -14,6 +14,7 @@ mod names;
 mod ports;
 mod prefix;
 mod routes;
+mod sandbox;
 pub(crate) mod settings;
 mod sshd;
 mod states;

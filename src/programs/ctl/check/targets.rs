@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::finding::{Finding, Level};
 use super::listeners::Listeners;
+use super::sandbox;
 use super::settings::{Setting, services, setting, sockets_of};
 use super::units::Unit;
 use crate::connect::Target;
@@ -19,12 +20,7 @@ const VARIABLE: &str = "VSOCK_BRIDGE_TO";
 pub(super) fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
     services(units)
         .filter_map(|service| match target(service) {
-            Ok(target) => look(
-                &service.id,
-                &target?,
-                &sockets_of(service, units),
-                listeners,
-            ),
+            Ok(target) => look(service, &target?, &sockets_of(service, units), listeners),
             Err(error) => Some(Finding::warn("target", error.report())),
         })
         .collect()
@@ -45,11 +41,12 @@ pub(super) fn target(service: &Unit) -> Result<Option<Setting>, Error> {
 }
 
 fn look(
-    id: &str,
+    service: &Unit,
     target: &Setting,
     sockets: &[Endpoint],
     listeners: &Listeners,
 ) -> Option<Finding> {
+    let id = &service.id;
     // What is none has its line with the settings.
     target.text.parse::<Endpoint>().ok()?;
     let endpoint = match endpoint(&target.text, sockets) {
@@ -59,6 +56,9 @@ fn look(
             return Some(Finding::new(Level::Fail, "target", text));
         }
     };
+    if let Some(finding) = sandbox::check(service, &endpoint) {
+        return Some(finding);
+    }
     let is_served = match &endpoint {
         Endpoint::Tcp(address) if address.ip().is_loopback() => listeners.serve(*address),
         // The kernel lists it under the name that it was bound by, which cannot have been this path.

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use super::sandbox::Sandbox;
+
 /// Ours, and sshd's of whoever brings them.
 const PATTERNS: [&str; 2] = ["vsock-bridge*", "sshd-vsock*"];
 /// An instance that need not exist, to see what any instance would be.
@@ -10,7 +12,8 @@ pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 /// Adds the route; looked at through the route.
 pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
-    EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText";
+    EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
+    ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny";
 
 /// One loaded unit, as `systemctl show` tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub(crate) struct Unit {
     pub command: String,
     /// What it says of itself, see STATUS= in sd_notify(3).
     pub status: String,
+    /// What keeps it from targets.
+    pub sandbox: Sandbox,
     /// RuntimeDirectory=.
     pub runtime_directory: String,
     /// PrivateUsers= is not off.
@@ -179,7 +184,7 @@ fn unit(block: &str) -> Unit {
             "Environment" => unit.environment = words(value),
             "Listen" => unit.listen.push(first()),
             "EnvironmentFiles" => unit.environment_files.push(first().into()),
-            _ => {}
+            other => unit.sandbox.set(other, value),
         }
     }
     unit

@@ -1,0 +1,199 @@
+//! Whether the sandbox of a service lets it reach its target, and the drop-in that does.
+//!
+//! What may be wrong beyond it, such as the rights of a socket, is told by whoever tries.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::finding::{Finding, Level};
+use super::units::Unit;
+use crate::endpoint::{Endpoint, UnixName};
+
+/// What ProtectHome= hides (systemd.exec(5)).
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+/// What PrivateTmp= replaces.
+const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// What a unit lets its processes reach, in the words of `systemctl show`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sandbox {
+    /// ProtectHome=.
+    pub(crate) protect_home: String,
+    /// PrivateTmp=.
+    pub(crate) private_tmp: String,
+    /// RestrictAddressFamilies=; empty for all.
+    pub(crate) families: String,
+    /// IPAddressAllow=.
+    pub(crate) ip_allow: String,
+    /// IPAddressDeny=.
+    pub(crate) ip_deny: String,
+}
+
+impl Sandbox {
+    /// Takes a property of a unit.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        let place = match name {
+            "ProtectHome" => &mut self.protect_home,
+            "PrivateTmp" => &mut self.private_tmp,
+            "RestrictAddressFamilies" => &mut self.families,
+            "IPAddressAllow" => &mut self.ip_allow,
+            "IPAddressDeny" => &mut self.ip_deny,
+            _ => return,
+        };
+        value.clone_into(place);
+    }
+
+    /// Returns the setting that would let a target be reached, unless it is already.
+    fn lacks(&self, target: &Endpoint) -> Option<String> {
+        let family = match target {
+            Endpoint::Tcp(address) if address.is_ipv4() => "AF_INET",
+            Endpoint::Tcp(_) | Endpoint::TcpMapped(_) => "AF_INET6",
+            Endpoint::Unix(_) | Endpoint::Mux { .. } => "AF_UNIX",
+            Endpoint::Vsock(_) | Endpoint::VsockName { .. } | Endpoint::VsockMapped(_) => {
+                "AF_VSOCK"
+            }
+            // Of a family that only the resolver knows.
+            Endpoint::TcpName { .. } => return None,
+        };
+        if !self.allows_family(family) {
+            return Some(format!("RestrictAddressFamilies={family}"));
+        }
+        match target {
+            Endpoint::Tcp(address) if !self.allows_address(address.ip()) => {
+                Some(format!("IPAddressAllow={}", address.ip()))
+            }
+            Endpoint::Unix(UnixName::Path(path))
+            | Endpoint::Mux {
+                path: UnixName::Path(path),
+                ..
+            } => self.hides(path),
+            _ => None,
+        }
+    }
+
+    fn allows_family(&self, family: &str) -> bool {
+        match self.families.strip_prefix('~') {
+            Some(denied) => !denied.split(' ').any(|one| one == family),
+            None => self.families.is_empty() || self.families.split(' ').any(|one| one == family),
+        }
+    }
+
+    fn allows_address(&self, address: IpAddr) -> bool {
+        let is_in = |list: &str| list.split(' ').any(|network| contains(network, address));
+        is_in(&self.ip_allow) || !is_in(&self.ip_deny)
+    }
+
+    fn hides(&self, path: &Path) -> Option<String> {
+        let is_below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
+        if is_below(&HOMES) && ["yes", "tmpfs"].contains(&&*self.protect_home) {
+            return Some("ProtectHome=no".to_owned());
+        }
+        let has_own_tmp = !["", "no"].contains(&&*self.private_tmp);
+        (is_below(&TEMPORARY) && has_own_tmp).then(|| "PrivateTmp=no".to_owned())
+    }
+}
+
+/// Tells whether an address is in a network such as `127.0.0.0/8`.
+fn contains(network: &str, address: IpAddr) -> bool {
+    let bits = |address: IpAddr| match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
+    };
+    let Some((base, length)) = network.split_once('/') else {
+        return false;
+    };
+    let (Ok(base), Ok(length)) = (base.parse::<IpAddr>(), length.parse::<u32>()) else {
+        return false;
+    };
+    let ((base, base_width), (address, width)) = (bits(base), bits(address));
+    let mask = u128::MAX.checked_shl(128 - length.min(128)).unwrap_or(0);
+    base_width == width && (base & mask) == (address & mask)
+}
+
+/// Gives a line for a target that the service is kept from, with the commands that make a drop-in and restart it.
+pub(super) fn check(service: &Unit, target: &Endpoint) -> Option<Finding> {
+    let setting = service.sandbox.lacks(target)?;
+    let (id, folder) = (&service.id, format!("/etc/systemd/system/{}.d", service.id));
+    let text = format!("{id} cannot reach {target}: its sandbox needs {setting} in a drop-in");
+    // One for each, so that the next one does not replace it.
+    let (name, _) = setting.split_once('=')?;
+    let write = format!("sh -c \"printf '[Service]\\n{setting}\\n' >'{folder}/50-{name}.conf'\"");
+    Some(
+        Finding::new(Level::Fail, "target", text)
+            .run(format!("mkdir -p '{folder}'"))
+            .run(write)
+            .run("systemctl daemon-reload")
+            .run(format!("systemctl try-restart '{id}'")),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shipped() -> Sandbox {
+        Sandbox {
+            protect_home: "yes".into(),
+            private_tmp: "yes".into(),
+            families: "AF_INET AF_INET6 AF_UNIX".into(),
+            ip_allow: "127.0.0.0/8 ::1/128".into(),
+            ip_deny: "0.0.0.0/0 ::/0".into(),
+        }
+    }
+
+    #[test]
+    fn what_the_sandbox_keeps_from_the_service_is_found_and_the_setting_lets_it_through() {
+        for (target, setting) in [
+            ("/home/me/x.sock", "ProtectHome=no"),
+            ("/run/user/1000/agent.sock", "ProtectHome=no"),
+            ("vsock-mux:/root/vm.vsock:445", "ProtectHome=no"),
+            ("/tmp/.X11-unix/X0", "PrivateTmp=no"),
+            ("/var/tmp/x.sock", "PrivateTmp=no"),
+            ("vsock:4:80", "RestrictAddressFamilies=AF_VSOCK"),
+            ("vsock:mapped", "RestrictAddressFamilies=AF_VSOCK"),
+            ("192.0.2.1:80", "IPAddressAllow=192.0.2.1"),
+            ("[2001:db8::1]:80", "IPAddressAllow=2001:db8::1"),
+        ] {
+            let endpoint = target.parse().unwrap();
+            assert_eq!(
+                shipped().lacks(&endpoint).as_deref(),
+                Some(setting),
+                "{target}"
+            );
+            let (name, value) = setting.split_once('=').unwrap();
+            let mut sandbox = shipped();
+            match name {
+                "RestrictAddressFamilies" => sandbox.families += &format!(" {value}"),
+                "IPAddressAllow" => {
+                    let length = if value.contains(':') { 128 } else { 32 };
+                    sandbox.ip_allow += &format!(" {value}/{length}");
+                }
+                _ => sandbox.set(name, value),
+            }
+            assert_eq!(sandbox.lacks(&endpoint), None, "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_within_reach_has_no_line() {
+        for target in [
+            "[::1]:445",
+            "[::1]:mapped",
+            "127.0.0.2:80",
+            "name:80",
+            "/run/x.sock",
+            "/homes/x.sock",
+            "/var/lib/x.sock",
+            "@x",
+        ] {
+            let endpoint = target.parse().unwrap();
+            assert_eq!(shipped().lacks(&endpoint), None, "{target}");
+        }
+        let denied = Sandbox {
+            families: "~AF_PACKET AF_VSOCK".into(),
+            ..Sandbox::default()
+        };
+        assert!(denied.lacks(&"vsock:4:80".parse().unwrap()).is_some());
+        assert!(denied.lacks(&"192.0.2.1:80".parse().unwrap()).is_none());
+    }
+}
