@@ -17,6 +17,8 @@ recipe=("$vm_dir/image" "$vm_dir/guest/agent" "$vm_dir/guest/agent.service" ${fl
 image=$cache/image-${flavour:+${flavour##*/}-}$suite-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
 # What the guest finds below /vm/cases.
 cases=$vm_dir/cases
+# Of /vm/data.
+data_bytes=50000000
 
 # ---- words --------------------------------------------------------------------------------------------------------
 
@@ -130,7 +132,8 @@ user_namespace=()
 
 # ---- the payload: what the guest gets on its second disk ----------------------------------------------------------
 
-# The Debian packages, the cases, 50 MB of data that are the same each time, and a key that opens root's account.
+# The Debian packages, the cases, data that are the same each time, and a key that opens root's account; and what installing
+# the package adds to the guest's Debian.
 make_payload() {
     local tree=$work/payload
     mkdir -p "$tree/vm/packages"
@@ -139,12 +142,14 @@ make_payload() {
     cp -r "$cases" "$tree/vm/cases"
     cp -r "$top"/{README.md,man,docs/recipes} "$tree/vm/"
     { openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:vsock-bridge </dev/zero 2>/dev/null || true; } |
-        head -c 50000000 >"$tree/vm/data"
+        head -c "$data_bytes" >"$tree/vm/data"
     ssh-keygen -q -t ed25519 -N '' -C vsock-bridge -f "$work/key"
     install -d -m 700 "$tree/root" "$tree/root/.ssh"
     install -m 600 "$work/key.pub" "$tree/root/.ssh/authorized_keys"
     # The disk is the archive itself. Only what is in the tree, not the tree: that would be the guest's /.
     (cd "$tree" && tar --owner=0 --group=0 --numeric-owner -cf "$work/payload.tar" -- *)
+    as_root unshare --mount "$vm_dir/installed" "$image/root" "$tree/vm/packages/vsock-bridge.deb" >"$work/installed.tar"
+    tar --concatenate --file="$work/payload.tar" "$work/installed.tar"
 }
 
 # make_packages FOLDER: the packages under short names, one of an older version, and for this machine the programs in them.
@@ -161,8 +166,10 @@ make_packages() {
     dpkg-deb --root-owner-group -Znone --build "$work/previous" "$1/previous.deb" >/dev/null
 }
 
+# Unpacks it, and does what the package's script does where systemd runs. dpkg itself would take half a minute in an emulated
+# guest; 55-upgrade has it there, and the cases of the namespaces have it.
 install_payload() {
-    guest 120 'tar -C / -xf /dev/vdb && dpkg --install /vm/packages/vsock-bridge.deb' \
+    guest 120 'tar -C / -xf /dev/vdb && systemd-tmpfiles --create vsock-bridge.conf && systemctl daemon-reload' \
         >"$work/output" || die "the package could not be installed: $(cat "$work/output")"
 }
 
@@ -251,13 +258,22 @@ load_transport() { guest 30 'modprobe vmw_vsock_virtio_transport && systemctl da
 
 # start_guest: with the package installed, and loopback as its only transport.
 start_guest() {
+    make_ready
+    boot
+    await_guest
+}
+
+# What one needs to boot.
+make_ready() {
     begin
     child "$vm_dir/prepare"
     child "$vm_dir/image"
     stage 'payload: make deb' make_payload
-    boot
-    stage "guest: $suite boots ($(accelerator))" booted 180
-    stage 'guest: package installed' install_payload
+}
+
+await_guest() {
+    stage "guest: $suite has booted ($(accelerator))" booted 180
+    stage 'guest: package unpacked' install_payload
     set_up_guest
 }
 
