@@ -112,6 +112,18 @@ bridges() {
     systemctl start "vsock-bridge@$1.socket" "vsock-bridge-ipv6@$1.socket"
 }
 
+# without_vsock NAME…: in the namespaces a socket unit listens at /run/NAME instead, and where set-up B leads to vsock, it
+# leads there.
+without_vsock() {
+    local name
+    for name; do
+        mkdir -p "/etc/systemd/system/$name.socket.d"
+        printf '%s\n' '[Socket]' ListenStream= "ListenStream=/run/$name" RemoveOnStop=yes >"/etc/systemd/system/$name.socket.d/50-case.conf"
+        [[ $name != vsock-bridge@* ]] || configure "vsock-bridge-ipv6@${name#*@}" "VSOCK_BRIDGE_TO=/run/$name"
+    done
+    systemctl daemon-reload
+}
+
 # configure UNIT LINE…: the environment file of one instance, for this case.
 configure() {
     local file=/etc/vsock-bridge/$1.conf
