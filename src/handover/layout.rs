@@ -36,6 +36,15 @@ impl Layout {
         record_words: 9,
     };
 
+    /// That of new ledgers. The feature makes a program as a later version might be, for the tests of upgrades.
+    pub const NEW: Layout = match cfg!(feature = "second-layout") {
+        true => Layout {
+            places: 1 << 17,
+            record_words: 16,
+        },
+        false => Layout::FIRST,
+    };
+
     /// The words that mean it: what the file is, and its sizes.
     pub fn words(self) -> (u64, [u64; 2]) {
         match self == Layout::FIRST {

@@ -169,7 +169,7 @@ struct Free {
 impl Ledger {
     /// Begins an empty one, in a file that can be passed on.
     pub fn new() -> Result<Ledger, Errno> {
-        Ledger::with(Layout::FIRST)
+        Ledger::with(Layout::NEW)
     }
 
     fn with(layout: Layout) -> Result<Ledger, Errno> {
@@ -203,7 +203,7 @@ impl Ledger {
 
     /// Begins an empty one that ends with this process.
     pub fn private() -> Result<Ledger, Errno> {
-        Ledger::map(None, Layout::FIRST)
+        Ledger::map(None, Layout::NEW)
     }
 
     /// Goes on with that of another process, in the layout that it has.
