@@ -16,6 +16,7 @@ mod connect_mux;
 mod connect_program;
 mod connect_stdio;
 mod control_program;
+mod documents;
 mod fault_injection;
 mod fuzz_corpus;
 mod generator;
