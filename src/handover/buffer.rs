@@ -11,7 +11,8 @@ use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
-use super::ledger::{BUFFER_BYTES, BUFFER_HEAD_BYTES, Ledger, Location, Owner};
+use super::layout::{BUFFER_BYTES, BUFFER_HEAD_BYTES};
+use super::ledger::{Ledger, Location, Owner};
 use crate::sys::TRANSFER_BYTES;
 
 /// Whose bytes they are.

@@ -33,13 +33,26 @@ pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
     count.map_or(0, |()| seen.len())
 }
 
+impl Store {
+    /// Goes on with what another process has left in the store, under these names, with room for so many descriptors.
+    ///
+    /// Errors: why there is nothing to go on with; all of it is aborted and out of the store then.
+    pub fn adopt(
+        stored: Vec<(String, OwnedFd)>,
+        room: usize,
+    ) -> Result<(Arc<Store>, Inherited), String> {
+        let adopted = adopt(stored, room);
+        if adopted.is_err() {
+            FdQueues::NAMES.into_iter().for_each(notify::forget);
+        }
+        adopted
+    }
+}
+
 /// Takes over what there is room for, in descriptors.
 ///
 /// Errors: why there is nothing to go on with; all of it is aborted then.
-pub fn adopt(
-    stored: Vec<(String, OwnedFd)>,
-    room: usize,
-) -> Result<(Arc<Store>, Inherited), String> {
+fn adopt(stored: Vec<(String, OwnedFd)>, room: usize) -> Result<(Arc<Store>, Inherited), String> {
     let (mut queues, ledger) = open(stored)?;
     let salvaged = ledger.and_then(|ledger| {
         let ledger = Arc::new(ledger);

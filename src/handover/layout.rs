@@ -8,8 +8,12 @@
 //! 2   the sizes stand in the file: places of a table, words of a record; whoever needs more of them uses this
 //! ```
 
-use super::ledger::{BUFFER_BYTES, BUFFER_HEAD_BYTES, RECORD_WORDS};
-
+/// Words of a record that its owner may use.
+pub const RECORD_WORDS: usize = 9;
+/// Room of a buffer for its own words, and for bytes.
+pub const BUFFER_HEAD_BYTES: usize = 4096;
+/// Bytes that a buffer can hold.
+pub const BUFFER_BYTES: usize = 128 * 1024;
 /// Begins the first word of the file; the number of the layout follows.
 const MAGIC: u64 = 0x7673_6b62_0000_0000;
 /// Words of the header that the second layout has its sizes in.

@@ -24,11 +24,9 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::fstat;
 use nix::unistd::ftruncate;
 
-use super::layout::{Layout, SIZES_AT};
+use super::layout::{BUFFER_BYTES, BUFFER_HEAD_BYTES, Layout, RECORD_WORDS, SIZES_AT};
 use crate::sys::Mapping;
 
-/// Words of a record that its owner may use.
-pub const RECORD_WORDS: usize = 9;
 /// Words of a pipe that its owner may use.
 pub const PIPE_WORDS: usize = 1;
 /// Words of the header that are there for the user of the ledger.
@@ -43,10 +41,6 @@ const HEADER_BYTES: usize = 4096;
 /// Buffers that are mapped at once: 2 MiB, so that a process with the most connections has a few hundred mappings, of the
 /// 65 530 that it may have (vm.max_map_count).
 const CHUNK_BUFFERS: usize = 16;
-/// Room of a buffer for its own words, and for bytes.
-pub const BUFFER_HEAD_BYTES: usize = 4096;
-/// Bytes that a buffer can hold.
-pub const BUFFER_BYTES: usize = 128 * 1024;
 const BUFFER_STRIDE: usize = BUFFER_HEAD_BYTES + BUFFER_BYTES;
 /// Free buffers that keep their memory; that of the others is given back. To fill one that has its memory takes 14 µs, and
 /// 176 µs where it was given back.

@@ -122,20 +122,6 @@ impl Store {
         self.pipes.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Goes on with what another process has left in the store, under these names, with room for so many descriptors.
-    ///
-    /// Errors: why there is nothing to go on with; all of it is aborted and out of the store then.
-    pub fn adopt(
-        stored: Vec<(String, OwnedFd)>,
-        room: usize,
-    ) -> Result<(Arc<Store>, Inherited), String> {
-        let adopted = inherit::adopt(stored, room);
-        if adopted.is_err() {
-            FdQueues::NAMES.into_iter().for_each(notify::forget);
-        }
-        adopted
-    }
-
     /// Gives empty queues to systemd, with the ledger in them, unless it has them.
     ///
     /// Errors: `ENOTCONN` when systemd keeps no descriptors, or not enough of them (FileDescriptorStoreMax=); `ETIMEDOUT` when

@@ -99,7 +99,7 @@ impl Loop {
     ) -> Result<Loop> {
         for listener in &listeners {
             // Connections inherit the options, so they cost no call each.
-            accept::tune(
+            Loop::tune(
                 &dialer,
                 listener.as_fd(),
                 listener.family(),
@@ -109,7 +109,7 @@ impl Loop {
         let has_successor = !listeners.is_empty() && notify::is_heard();
         let mut store_asked_at = None;
         if has_successor && settings.crash_proof {
-            store_asked_at = stop::keep_from_the_beginning(&store, notify::BARRIER_TIME.into());
+            store_asked_at = Loop::keep_from_the_beginning(&store, notify::BARRIER_TIME.into());
             if store_asked_at.is_some() {
                 log::warn!(
                     "connections do not survive a crash until systemd reads what it was sent"

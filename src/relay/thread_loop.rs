@@ -4,13 +4,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 
+use super::inspection::Entry;
 use super::round::{self, Host};
-use super::session::Session;
-use super::threads::{Job, Request, Return};
+use super::session::{Closed, Session};
 use super::token::Token;
 use super::waker::Waker;
 use super::worker::Worker;
 use crate::clock::Moment;
+
+/// What a thread is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Job {
+    /// Connections that move much.
+    Bulk,
+    /// Others, when there is too much to do for the main loop.
+    Relief,
+}
+
+/// What the main loop wants of a thread.
+#[derive(Debug)]
+pub(super) enum Request {
+    Adopt(Box<Session>),
+    Tell(Sender<Vec<Entry>>),
+    ReleaseAll,
+    CloseAll,
+}
+
+/// What a thread gives back to the main loop.
+#[derive(Debug)]
+pub enum Return {
+    /// A session has ended.
+    Closed(Closed),
+    /// One that moves much, or that the main loop wanted back.
+    Session(Box<Session>),
+}
 
 /// What runs in a thread.
 pub(super) struct ThreadLoop {

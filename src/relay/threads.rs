@@ -21,8 +21,9 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::connection::Limits;
 use super::inspection::Entry;
-use super::session::{Closed, Session};
-use super::thread_loop::ThreadLoop;
+use super::session::Session;
+pub use super::thread_loop::{Job, Return};
+use super::thread_loop::{Request, ThreadLoop};
 use super::token::Token;
 use super::waker::Waker;
 use super::worker::Worker;
@@ -38,15 +39,6 @@ const RELIEF_MAX: usize = 3;
 /// When no thread could be made, the next try is not before that.
 const THREAD_RETRY: Duration = Duration::from_secs(5);
 
-/// What a thread is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Job {
-    /// Connections that move much.
-    Bulk,
-    /// Others, when there is too much to do for the main loop.
-    Relief,
-}
-
 impl Job {
     fn threads(self, processors: usize) -> usize {
         match self {
@@ -61,24 +53,6 @@ impl Job {
             Job::Relief => "relief",
         }
     }
-}
-
-/// What the main loop wants of a thread.
-#[derive(Debug)]
-pub(super) enum Request {
-    Adopt(Box<Session>),
-    Tell(Sender<Vec<Entry>>),
-    ReleaseAll,
-    CloseAll,
-}
-
-/// What a thread gives back to the main loop.
-#[derive(Debug)]
-pub enum Return {
-    /// A session has ended.
-    Closed(Closed),
-    /// One that moves much, or that the main loop wanted back.
-    Session(Box<Session>),
 }
 
 /// One thread, as the main loop sees it. Dropping the sender of requests ends it.

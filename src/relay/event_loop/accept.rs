@@ -15,7 +15,7 @@ use crate::stream::{Listener, Stream};
 impl Loop {
     /// Takes a peer that was accepted by somebody else (Accept=yes), with the same rules as our own.
     pub fn admit(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>) {
-        tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
+        Loop::tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
         self.enter(stream, peer, destination, Moment::now());
     }
 
@@ -32,7 +32,7 @@ impl Loop {
         match self.listeners.accept(index, self.worker.epoll(), now) {
             Accepted::Connection(stream, peer) => {
                 if self.may_lack_options {
-                    tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
+                    Loop::tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
                 }
                 let destination = self.destination(index, &stream);
                 self.enter(stream, peer, destination, now);
@@ -73,15 +73,20 @@ impl Loop {
             }
         }
     }
-}
 
-/// Sets all options of a socket. A refused one is no reason to refuse the connection: it works, but slower.
-pub(super) fn tune(dialer: &Dialer, socket: BorrowedFd<'_>, family: Family, name: &dyn Display) {
-    let tuning = &dialer.tuning;
-    let result = tuning
-        .apply(socket, family)
-        .and_then(|()| tuning.apply_keepalive(socket, family));
-    if let Err(errno) = result {
-        log::warn!("cannot set the socket options of {name}: {}", errno.desc());
+    /// Sets all options of a socket. A refused one is no reason to refuse the connection: it works, but slower.
+    pub(super) fn tune(
+        dialer: &Dialer,
+        socket: BorrowedFd<'_>,
+        family: Family,
+        name: &dyn Display,
+    ) {
+        let tuning = &dialer.tuning;
+        let result = tuning
+            .apply(socket, family)
+            .and_then(|()| tuning.apply_keepalive(socket, family));
+        if let Err(errno) = result {
+            log::warn!("cannot set the socket options of {name}: {}", errno.desc());
+        }
     }
 }

@@ -25,7 +25,7 @@ impl Loop {
             return;
         }
         let store = self.worker.store().clone();
-        self.store_asked_at = keep_from_the_beginning(&store, PollTimeout::ZERO);
+        self.store_asked_at = Loop::keep_from_the_beginning(&store, PollTimeout::ZERO);
         if !store.keeps_at_once() {
             return;
         }
@@ -152,23 +152,23 @@ impl Loop {
         self.threads.close_all();
         self.report_closed(now);
     }
-}
 
-/// Keeps connections from the moment when their target is connected, if somebody does. Gives when to ask again, if systemd has
-/// not read what it was sent: it may be busy for long, as when a machine starts.
-pub(super) fn keep_from_the_beginning(store: &Store, time: PollTimeout) -> Option<Moment> {
-    match store.register(time) {
-        Ok(()) => {
-            store.keep_at_once();
-            None
-        }
-        Err(Errno::ETIMEDOUT) => Some(Moment::now() + STORE_RECHECK),
-        Err(errno) => {
-            let cause = errno.desc();
-            log::warn!(
-                "connections would not survive a crash: systemd keeps no descriptors of ours, see FileDescriptorStoreMax= and --crash-proof: {cause}"
-            );
-            None
+    /// Keeps connections from the moment when their target is connected, if somebody does. Gives when to ask again, if systemd has
+    /// not read what it was sent: it may be busy for long, as when a machine starts.
+    pub(super) fn keep_from_the_beginning(store: &Store, time: PollTimeout) -> Option<Moment> {
+        match store.register(time) {
+            Ok(()) => {
+                store.keep_at_once();
+                None
+            }
+            Err(Errno::ETIMEDOUT) => Some(Moment::now() + STORE_RECHECK),
+            Err(errno) => {
+                let cause = errno.desc();
+                log::warn!(
+                    "connections would not survive a crash: systemd keeps no descriptors of ours, see FileDescriptorStoreMax= and --crash-proof: {cause}"
+                );
+                None
+            }
         }
     }
 }
