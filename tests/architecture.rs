@@ -1,4 +1,4 @@
-//! The shape of the source: no arrow against the table of layers at the head of a crate.
+//! The shape of the source: no circle of modules, and no arrow against the table of layers at the head of a crate.
 //!
 //! An arrow goes from a file to the one that has what it names, through re-exports to where it is written. What only
 //! tests name is no arrow.
@@ -139,6 +139,40 @@ fn file_of(declared_in: &Path, child: &str) -> PathBuf {
     }
 }
 
+/// Returns circles, each as the way around: modules are taken away whose arrows lead to none that is left.
+fn circles(arrows: &BTreeMap<&str, BTreeSet<Name>>) -> Vec<String> {
+    let mut left: BTreeMap<&str, BTreeSet<&str>> = arrows
+        .iter()
+        .map(|(&from, to)| (from, to.iter().map(|to| &**to).collect()))
+        .collect();
+    let mut circles = Vec::new();
+    loop {
+        let ends = |to: &BTreeSet<&str>| to.is_empty();
+        while let Some(end) = left.iter().find(|(_, to)| ends(to)).map(|(&from, _)| from) {
+            left.remove(end);
+            for to in left.values_mut() {
+                to.remove(end);
+            }
+        }
+        let Some((&start, _)) = left.first_key_value() else {
+            return circles;
+        };
+        let mut way = vec![start];
+        let circle = loop {
+            let next = left[way[way.len() - 1]].first().unwrap();
+            way.push(next);
+            if let Some(place) = way[..way.len() - 1]
+                .iter()
+                .position(|module| module == next)
+            {
+                break way.split_off(place);
+            }
+        };
+        circles.push(circle.join(" → "));
+        left.get_mut(circle[0]).unwrap().remove(circle[1]);
+    }
+}
+
 /// Reads the table at the head of lib.rs: each module with its row.
 fn rows(source: &Source) -> BTreeMap<String, usize> {
     let text = fs::read_to_string(source.folder.join("lib.rs")).unwrap();
@@ -160,6 +194,15 @@ fn rows(source: &Source) -> BTreeMap<String, usize> {
         }
     }
     rows
+}
+
+#[test]
+fn modules_make_no_circle() {
+    for folder in CRATES {
+        let source = Source::read(folder);
+        let circles = circles(&source.arrows());
+        assert!(circles.is_empty(), "{folder}:\n{}", circles.join("\n"));
+    }
 }
 
 #[test]
@@ -191,4 +234,19 @@ fn every_module_has_a_row_and_uses_only_rows_below() {
 
 fn top(module: &str) -> &str {
     module.split("::").next().unwrap_or_default()
+}
+
+#[test]
+fn what_circles_finds() {
+    let arrows = |text: &'static str| {
+        let mut arrows: BTreeMap<&str, BTreeSet<Name>> = BTreeMap::new();
+        for (from, to) in text.split(' ').filter_map(|arrow| arrow.split_once('>')) {
+            arrows.entry(from).or_default().insert(to.to_owned());
+            arrows.entry(to).or_default();
+        }
+        circles(&arrows)
+    };
+    assert_eq!(arrows("a>b b>c a>c c>d"), [""; 0]);
+    assert_eq!(arrows("a>b b>c c>b"), ["b → c → b"]);
+    assert_eq!(arrows("a>b b>a c>d d>c"), ["a → b → a", "c → d → c"]);
 }
