@@ -43,22 +43,21 @@ impl Sandbox {
         value.clone_into(place);
     }
 
-    /// Returns the setting that would let a target be reached, unless it is already.
-    fn lacks(&self, target: &Endpoint) -> Option<String> {
+    /// Returns the settings that would let a target be reached; none if it is already.
+    fn lacks(&self, target: &Endpoint) -> Vec<String> {
         let family = match target {
-            Endpoint::Tcp(address) if address.is_ipv4() => "AF_INET",
-            Endpoint::Tcp(_) | Endpoint::TcpMapped(_) => "AF_INET6",
-            Endpoint::Unix(_) | Endpoint::Mux { .. } => "AF_UNIX",
+            Endpoint::Tcp(address) if address.is_ipv4() => Some("AF_INET"),
+            Endpoint::Tcp(_) | Endpoint::TcpMapped(_) => Some("AF_INET6"),
+            Endpoint::Unix(_) | Endpoint::Mux { .. } => Some("AF_UNIX"),
             Endpoint::Vsock(_) | Endpoint::VsockName { .. } | Endpoint::VsockMapped(_) => {
-                "AF_VSOCK"
+                Some("AF_VSOCK")
             }
             // Of a family that only the resolver knows.
-            Endpoint::TcpName { .. } => return None,
+            Endpoint::TcpName { .. } => None,
         };
-        if !self.allows_family(family) {
-            return Some(format!("RestrictAddressFamilies={family}"));
-        }
-        match target {
+        let family = family.filter(|family| !self.allows_family(family));
+        let family = family.map(|family| format!("RestrictAddressFamilies={family}"));
+        let place = match target {
             Endpoint::Tcp(address) if !self.allows_address(address.ip()) => {
                 Some(format!("IPAddressAllow={}", address.ip()))
             }
@@ -68,7 +67,8 @@ impl Sandbox {
                 ..
             } => self.hides(path),
             _ => None,
-        }
+        };
+        family.into_iter().chain(place).collect()
     }
 
     fn allows_family(&self, family: &str) -> bool {
@@ -110,14 +110,17 @@ fn contains(network: &str, address: IpAddr) -> bool {
     base_width == width && (base & mask) == (address & mask)
 }
 
-/// Gives a line for a target that the service is kept from, with the commands that make a drop-in and restart it.
+/// Returns a line for a target that the service is kept from, with the commands that make a drop-in and restart it.
 pub(super) fn check(service: &Unit, target: &Endpoint) -> Option<Finding> {
-    let setting = service.sandbox.lacks(target)?;
+    let settings = service.sandbox.lacks(target);
+    if settings.is_empty() {
+        return None;
+    }
     let (id, folder) = (&service.id, format!("/etc/systemd/system/{}.d", service.id));
-    let text = format!("{id} cannot reach {target}: its sandbox needs {setting} in a drop-in");
-    // One for each, so that the next one does not replace it.
-    let (name, _) = setting.split_once('=')?;
-    let write = format!("sh -c \"printf '[Service]\\n{setting}\\n' >'{folder}/50-{name}.conf'\"");
+    let needed = settings.join(" and ");
+    let text = format!("{id} cannot reach {target}: its sandbox needs {needed} in a drop-in");
+    let lines = settings.join("\\n");
+    let write = format!("sh -c \"printf '[Service]\\n{lines}\\n' >'{folder}/50-target.conf'\"");
     Some(
         Finding::new(Level::Fail, "target", text)
             .run(format!("mkdir -p '{folder}'"))
@@ -155,11 +158,7 @@ mod tests {
             ("[2001:db8::1]:80", "IPAddressAllow=2001:db8::1"),
         ] {
             let endpoint = target.parse().unwrap();
-            assert_eq!(
-                shipped().lacks(&endpoint).as_deref(),
-                Some(setting),
-                "{target}"
-            );
+            assert_eq!(shipped().lacks(&endpoint), [setting], "{target}");
             let (name, value) = setting.split_once('=').unwrap();
             let mut sandbox = shipped();
             match name {
@@ -170,7 +169,7 @@ mod tests {
                 }
                 _ => sandbox.set(name, value),
             }
-            assert_eq!(sandbox.lacks(&endpoint), None, "{target}");
+            assert_eq!(sandbox.lacks(&endpoint), [""; 0], "{target}");
         }
     }
 
@@ -187,13 +186,29 @@ mod tests {
             "@x",
         ] {
             let endpoint = target.parse().unwrap();
-            assert_eq!(shipped().lacks(&endpoint), None, "{target}");
+            assert_eq!(shipped().lacks(&endpoint), [""; 0], "{target}");
         }
         let denied = Sandbox {
             families: "~AF_PACKET AF_VSOCK".into(),
             ..Sandbox::default()
         };
-        assert!(denied.lacks(&"vsock:4:80".parse().unwrap()).is_some());
-        assert!(denied.lacks(&"192.0.2.1:80".parse().unwrap()).is_none());
+        assert!(!denied.lacks(&"vsock:4:80".parse().unwrap()).is_empty());
+        assert!(denied.lacks(&"192.0.2.1:80".parse().unwrap()).is_empty());
+    }
+
+    #[test]
+    fn one_line_has_all_that_a_target_needs() {
+        let service = Unit {
+            id: "vsock-bridge-ipv6@445.service".into(),
+            sandbox: Sandbox {
+                families: "AF_UNIX AF_VSOCK".into(),
+                ip_deny: "0.0.0.0/0 ::/0".into(),
+                ..Sandbox::default()
+            },
+            ..Unit::default()
+        };
+        let finding = check(&service, &"[::1]:445".parse().unwrap()).unwrap();
+        let lines = r"[Service]\nRestrictAddressFamilies=AF_INET6\nIPAddressAllow=::1\n";
+        assert!(finding.commands[1].contains(lines), "{finding:?}");
     }
 }
