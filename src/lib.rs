@@ -43,6 +43,7 @@
 //! | [`descriptors`] [`gate`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`this_machine`] [`unix_path`] | one job each |
 //! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
+#![warn(unreachable_pub)]
 
 mod activation;
 mod clock;

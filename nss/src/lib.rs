@@ -2,6 +2,7 @@
 //!
 //! glibc loads it into each process that resolves names (nss(5)), those of other users included. So it opens nothing but
 //! our configuration, reads no environment, keeps no state, logs nothing, starts no thread, and no panic leaves it.
+#![warn(unreachable_pub)]
 
 #[cfg(all(panic = "abort", not(test)))]
 compile_error!("a panic must not end the process that resolves a name: build with `--profile nss`");

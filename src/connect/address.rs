@@ -21,7 +21,7 @@ use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// One place to connect to, without names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Address {
+pub(super) enum Address {
     /// A TCP service.
     Tcp(SocketAddr),
     /// A port of a machine.
@@ -34,7 +34,7 @@ pub enum Address {
 
 impl Address {
     /// Returns the form that is printed.
-    pub fn endpoint(&self) -> Endpoint {
+    pub(super) fn endpoint(&self) -> Endpoint {
         match self.clone() {
             Address::Tcp(addr) => Endpoint::Tcp(addr),
             Address::Vsock(addr) => Endpoint::Vsock(addr),
@@ -52,7 +52,7 @@ impl Address {
     }
 
     /// Returns whether nothing delays its answer but a full queue, for which the kernel drops the request without a word.
-    pub fn is_prompt(&self) -> bool {
+    pub(super) fn is_prompt(&self) -> bool {
         let is_here = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
         matches!(self, Address::Tcp(addr) if is_here(addr.ip().to_canonical()))
     }
@@ -61,7 +61,7 @@ impl Address {
     ///
     /// Where nobody listens on a port from which connections go out, the kernel may choose that very port for this one;
     /// then two requests meet, which is a connection (RFC 9293, section 3.5, simultaneous open).
-    pub fn is_itself(&self, stream: &Stream) -> bool {
+    pub(super) fn is_itself(&self, stream: &Stream) -> bool {
         let Address::Tcp(addr) = self else {
             return false;
         };
@@ -76,7 +76,7 @@ impl Address {
     /// Makes the socket and begins to connect; the flag tells whether it is connected already.
     ///
     /// Errors: [`Error::Connect`], [`Error::Source`].
-    pub fn open(
+    pub(super) fn open(
         &self,
         source: Option<IpAddr>,
         tuning: &Tuning,
@@ -130,7 +130,7 @@ impl Address {
     }
 
     /// Says that another machine has answered, which is none of this host's.
-    pub fn strayed(&self) -> Error {
+    pub(super) fn strayed(&self) -> Error {
         Error::Connect {
             target: Box::new(self.endpoint()),
             hint: " (no VM of this machine has that CID, and Linux went to the host of this machine instead: set the \
@@ -140,7 +140,7 @@ impl Address {
     }
 
     /// Says what no answer may mean for this kind of address.
-    pub fn silence(&self, limit: Duration) -> Error {
+    pub(super) fn silence(&self, limit: Duration) -> Error {
         let hint = match self {
             // What IPAddressDeny= forbids is dropped without an error.
             Address::Tcp(addr) if !addr.ip().is_loopback() => {
@@ -157,7 +157,7 @@ impl Address {
     }
 
     /// Says what the error means for this kind of address, where the kernel's word for it misleads.
-    pub fn refusal(&self, errno: Errno) -> Error {
+    pub(super) fn refusal(&self, errno: Errno) -> Error {
         let hint = match (self, errno) {
             (_, Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT)
                 if !matches!(self, Address::Unix(_) | Address::Mux(..)) =>

@@ -26,7 +26,7 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What was reported of the stream since the last step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
+pub(crate) enum Readiness {
     /// Nothing.
     Waiting,
     /// It became ready.
@@ -37,7 +37,7 @@ pub enum Readiness {
 
 /// One attempt to reach the target.
 #[derive(Debug)]
-pub struct Attempt {
+pub(crate) struct Attempt {
     /// Those of this attempt, where they are not those of the target: of a mapped one, or of a name that leads elsewhere.
     addresses: Option<Arc<[Address]>>,
     source: Option<IpAddr>,
@@ -122,7 +122,7 @@ impl Attempt {
     }
 
     /// Returns the stream to watch for readiness.
-    pub fn stream(&self) -> Option<&Stream> {
+    pub(crate) fn stream(&self) -> Option<&Stream> {
         match &self.state {
             State::Connecting(Connecting { stream, .. }) | State::Handshaking { stream, .. } => {
                 Some(stream)
@@ -132,7 +132,7 @@ impl Attempt {
     }
 
     /// Returns when [`Attempt::advance`] must be called even if nothing became ready.
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         match &self.state {
             State::Next => None,
             State::Connecting(Connecting { deadline, .. })
@@ -145,7 +145,7 @@ impl Attempt {
     ///
     /// `watch` is called with each new stream.
     /// Errors: why the last address could not be reached, when no address and no time is left.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         dialer: &Dialer,
         mut readiness: Readiness,

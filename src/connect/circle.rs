@@ -19,7 +19,7 @@ use crate::vsock::{Cid, VsockAddr};
 
 /// Where peers connect to, and what comes there besides.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     local: Endpoint,
     /// An IPv6 listener on all addresses is one on those of IPv4 as well.
     takes_ipv4: bool,
@@ -29,7 +29,7 @@ pub struct Place {
 
 impl Place {
     /// Returns that of a listener.
-    pub fn of_listener(listener: &Listener) -> Place {
+    pub(crate) fn of_listener(listener: &Listener) -> Place {
         let is_v6only = getsockopt(listener, sockopt::Ipv6V6Only);
         Place {
             local: listener.local().clone(),
@@ -39,7 +39,7 @@ impl Place {
     }
 
     /// Returns that of a connection which somebody else has accepted.
-    pub fn of_connection(local: Endpoint) -> Place {
+    pub(crate) fn of_connection(local: Endpoint) -> Place {
         Place {
             local,
             takes_ipv4: false,
@@ -51,7 +51,7 @@ impl Place {
 /// Checks that no address of the target is one where a peer has come from, or can come to.
 ///
 /// Errors: [`Error::Usage`].
-pub fn check(target: &Target, places: &[Place], prefix: Option<Prefix>) -> Result<()> {
+pub(crate) fn check(target: &Target, places: &[Place], prefix: Option<Prefix>) -> Result<()> {
     let this = ThisMachine { prefix };
     if let Some(renewal) = &target.renewal {
         renewal.remember(places, prefix);

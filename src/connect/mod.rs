@@ -5,7 +5,7 @@
 
 mod address;
 mod attempt;
-pub mod circle;
+pub(crate) mod circle;
 mod own_cid;
 mod queue;
 mod renewal;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use address::Address;
-pub use attempt::{Attempt, Readiness};
-pub use queue::{Caller, Queue};
+pub(crate) use attempt::{Attempt, Readiness};
+pub(crate) use queue::{Caller, Queue};
 use renewal::Renewal;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -34,7 +34,7 @@ use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// The source address of outgoing connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// Whatever the kernel chooses.
     Kernel,
     /// `P::<CID of the peer>`, so that the target sees which machine it is.
@@ -45,7 +45,7 @@ pub enum Source {
 
 /// A target with its names resolved.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub(crate) struct Target {
     /// As it was given, but a machine by its CID.
     pub endpoint: Endpoint,
     /// In the order in which they are tried; none for a mapped target, which each connection has anew.
@@ -59,7 +59,7 @@ impl Target {
     ///
     /// Errors: [`Error::Resolve`]; those of [`Machine::cid`];
     /// [`Error::Invalid`] for a port that is still to be taken from a listener.
-    pub fn resolve(endpoint: Endpoint, given: Option<&GivenNames>) -> Result<Target> {
+    pub(crate) fn resolve(endpoint: Endpoint, given: Option<&GivenNames>) -> Result<Target> {
         let addresses = match &endpoint {
             Endpoint::Tcp(addr) => vec![Address::Tcp(*addr)],
             Endpoint::TcpName { name, port } => {
@@ -107,22 +107,22 @@ impl Target {
     }
 
     /// Returns whether each connection brings its own target.
-    pub fn is_mapped(&self) -> bool {
+    pub(crate) fn is_mapped(&self) -> bool {
         matches!(self.endpoint, Endpoint::VsockMapped(_))
     }
 
     /// Returns whether it is reached over vsock.
-    pub fn is_vsock(&self) -> bool {
+    pub(crate) fn is_vsock(&self) -> bool {
         self.is_mapped() || matches!(self.endpoint, Endpoint::Vsock(_))
     }
 
     /// Returns whether a line each way comes before the stream.
-    pub fn is_mux(&self) -> bool {
+    pub(crate) fn is_mux(&self) -> bool {
         matches!(self.endpoint, Endpoint::Mux { .. })
     }
 
     /// Returns whether it is a TCP service of this machine, reached over IPv6.
-    pub fn is_ipv6_loopback(&self) -> bool {
+    pub(crate) fn is_ipv6_loopback(&self) -> bool {
         let is_loopback = |a: &Address| matches!(a, Address::Tcp(SocketAddr::V6(addr)) if addr.ip().is_loopback());
         !self.addresses.is_empty() && self.addresses.iter().all(is_loopback)
     }
@@ -130,7 +130,7 @@ impl Target {
 
 /// What all connections of a bridge share on their way to the target.
 #[derive(Debug)]
-pub struct Dialer {
+pub(crate) struct Dialer {
     /// Where they go.
     pub target: Target,
     /// The source address.
@@ -152,7 +152,7 @@ pub struct Dialer {
 impl Dialer {
     /// For tests that need one and never connect.
     #[cfg(test)]
-    pub fn to_nobody() -> Dialer {
+    pub(crate) fn to_nobody() -> Dialer {
         Dialer {
             target: Target {
                 endpoint: Endpoint::Unix(crate::endpoint::UnixName::Unnamed),
@@ -176,7 +176,7 @@ impl Dialer {
     /// Checks that the source fits the target, and that connections from mapped sources would come back.
     ///
     /// Errors: [`Error::Usage`], [`Error::NoRoute`].
-    pub fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let addresses = &self.target.addresses;
         let has_use = self.source == Source::Kernel || !self.target.is_mapped();
         if !has_use || !addresses.iter().all(|address| fits(self.source, address)) {
@@ -196,7 +196,7 @@ impl Dialer {
     /// Begins to connect on behalf of a peer that connected to `destination`.
     ///
     /// Errors: [`Error::Unmapped`] when the target is mapped and the destination names no CID.
-    pub fn dial(
+    pub(crate) fn dial(
         &self,
         peer: &Peer,
         destination: Option<SocketAddr>,
@@ -219,7 +219,7 @@ impl Dialer {
     }
 
     /// Returns what the target is told of a peer before its first byte; nothing without PROXY protocol.
-    pub fn header(&self, peer: &Peer, stream: &Stream) -> Vec<u8> {
+    pub(crate) fn header(&self, peer: &Peer, stream: &Stream) -> Vec<u8> {
         let Some(version) = self.proxy_protocol else {
             return Vec::new();
         };
@@ -229,7 +229,7 @@ impl Dialer {
     }
 
     /// Returns where a connection to `destination` goes: to a mapped target's machine, else to the target as given.
-    pub fn target_of(&self, destination: Option<SocketAddr>) -> Endpoint {
+    pub(crate) fn target_of(&self, destination: Option<SocketAddr>) -> Endpoint {
         let mapped = match self.target.endpoint {
             Endpoint::VsockMapped(port) => self.map(destination, port).ok(),
             _ => None,
@@ -281,7 +281,7 @@ impl Dialer {
     }
 
     /// Returns the address that maps the peer, if it has one.
-    pub fn source_address(&self, peer: &Peer) -> Option<IpAddr> {
+    pub(crate) fn source_address(&self, peer: &Peer) -> Option<IpAddr> {
         match self.source {
             Source::Kernel => None,
             Source::Address(address) => Some(address),

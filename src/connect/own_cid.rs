@@ -16,7 +16,7 @@ use crate::vsock::Cid;
 const FLAG_TO_HOST: u8 = 1;
 
 /// Returns whether a connection to the CID comes back to this machine.
-pub fn stays_here(cid: Cid) -> bool {
+pub(super) fn stays_here(cid: Cid) -> bool {
     // Without a way to a host, loopback answers for it.
     let is_own_host = || is_own(Cid::LOCAL) && !has_guest_transport(Path::new("/sys"));
     cid == Cid::LOCAL || is_own(cid) || cid == Cid::HOST && is_own_host()
@@ -24,7 +24,7 @@ pub fn stays_here(cid: Cid) -> bool {
 
 /// Returns whether a connected stream has left for the host of this machine, although this one is a host, too, and its
 /// VMs are what CIDs above 2 mean here. Linux 7.1 does so where no VM has the CID (net.vsock.g2h_fallback).
-pub fn has_strayed(stream: &Stream) -> bool {
+pub(super) fn has_strayed(stream: &Stream) -> bool {
     has_flag(stream) && is_own(Cid::HOST)
 }
 

@@ -160,7 +160,7 @@ impl Waiting {
 
 /// Who dials: the queue of the worker, and what that knows the dial by.
 #[derive(Clone, Debug, Default)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// The queue to wait in.
     pub queue: Queue,
     /// What [`Queue::take_called`] gives when it is the turn of this one.
@@ -181,11 +181,11 @@ impl Caller {
 
 /// The queue of the dials of one worker, who is told whose turn it is.
 #[derive(Clone, Debug, Default)]
-pub struct Queue(Arc<Mutex<Waiting>>);
+pub(crate) struct Queue(Arc<Mutex<Waiting>>);
 
 impl Queue {
     /// Returns those whose turn has come since the last call, by the names that they were given: one, unless there is room.
-    pub fn take_called(&self) -> Vec<u64> {
+    pub(crate) fn take_called(&self) -> Vec<u64> {
         self.lock().take_called()
     }
 

@@ -29,7 +29,7 @@ const OUT: [usize; 2] = [2 * TRANSFER_BYTES, 3 * TRANSFER_BYTES];
 
 /// A buffer for the bytes of one flow at a time.
 #[derive(Debug)]
-pub struct Buffer {
+pub(crate) struct Buffer {
     ledger: Arc<Ledger>,
     place: Location,
     loaded: usize,
@@ -41,7 +41,7 @@ impl Buffer {
     /// Takes an empty one.
     ///
     /// Errors: there is no memory for it.
-    pub fn new(ledger: &Arc<Ledger>) -> Result<Box<Buffer>, Errno> {
+    pub(crate) fn new(ledger: &Arc<Ledger>) -> Result<Box<Buffer>, Errno> {
         let mut buffer = Box::new(Buffer {
             ledger: ledger.clone(),
             place: ledger.open_buffer()?,
@@ -54,7 +54,7 @@ impl Buffer {
     }
 
     /// Finds all buffers of another process that still hold bytes.
-    pub fn salvage(ledger: &Arc<Ledger>) -> Result<Vec<(Owner, Box<Buffer>)>, Errno> {
+    pub(crate) fn salvage(ledger: &Arc<Ledger>) -> Result<Vec<(Owner, Box<Buffer>)>, Errno> {
         let places = ledger.used_buffers()?.into_iter();
         let buffers = places.map(|place| {
             let mut buffer = Box::new(Buffer {
@@ -78,7 +78,7 @@ impl Buffer {
     }
 
     /// Makes it empty, for the bytes of that flow.
-    pub fn clear(&mut self, owner: Owner) {
+    pub(crate) fn clear(&mut self, owner: Owner) {
         // In this order it is empty from the first write to the last one.
         self.set_count(INTO, 0);
         self.set_word(LOADED, 0);
@@ -90,27 +90,27 @@ impl Buffer {
     }
 
     /// Writes down whose bytes it holds.
-    pub fn set_owner(&self, owner: Owner) {
+    pub(crate) fn set_owner(&self, owner: Owner) {
         self.set_word(OWNER, owner.word());
     }
 
     /// Returns how many bytes it holds.
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.received.saturating_sub(self.sent)
     }
 
     /// Returns how many it has room for when it is empty.
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         BUFFER_BYTES
     }
 
     /// Fills the empty buffer from a socket; none at the end. The flag tells that the read stopped at a passed descriptor.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<(usize, bool), Errno> {
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<(usize, bool), Errno> {
         self.receive_until(socket, BUFFER_BYTES)
     }
 
     /// Reads once from a socket, behind what was loaded, until there are so many bytes.
-    pub fn receive_until(
+    pub(crate) fn receive_until(
         &mut self,
         socket: BorrowedFd<'_>,
         length: usize,
@@ -122,7 +122,7 @@ impl Buffer {
     }
 
     /// Writes what it holds, and no more than `length`, to a socket; gives how much was taken.
-    pub fn send(&mut self, socket: BorrowedFd<'_>, length: usize) -> Result<usize, Errno> {
+    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>, length: usize) -> Result<usize, Errno> {
         // Where this one begins is written beside the last one, whose count must stay until the turn is the other's.
         let turn = (self.word(TURN) as usize & 1) ^ 1;
         self.set_count(OUT[turn], 0);
@@ -136,7 +136,7 @@ impl Buffer {
     }
 
     /// Fills the empty buffer from what is no socket.
-    pub fn read(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub(crate) fn read(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
         let count = (self.place.mapping).read(file, self.bytes_at(0, BUFFER_BYTES))?;
         self.received = count;
         self.set_count(INTO, count);
@@ -144,7 +144,7 @@ impl Buffer {
     }
 
     /// Writes what it holds to what is no socket.
-    pub fn write(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
+    pub(crate) fn write(&mut self, file: BorrowedFd<'_>) -> Result<usize, Errno> {
         let bytes = self.bytes_at(self.sent, self.received);
         let count = self.place.mapping.write(file, bytes)?;
         self.set_sent(self.sent + count);
@@ -152,7 +152,7 @@ impl Buffer {
     }
 
     /// Adds bytes from elsewhere before any are received; gives how many it had room for.
-    pub fn load(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn load(&mut self, bytes: &[u8]) -> usize {
         let bytes = &bytes[..bytes.len().min(BUFFER_BYTES - self.loaded)];
         let start = self.bytes_at(self.loaded, BUFFER_BYTES).start;
         self.place.mapping.copy_in(start, bytes);
@@ -164,7 +164,7 @@ impl Buffer {
 
     /// Returns a copy of what it holds, of which `count` bytes are then taken for sent.
     #[cfg(test)]
-    pub fn unload(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn unload(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; self.held_bytes().min(count)];
         let start = self.bytes_at(self.sent, self.received).start;
         self.place.mapping.copy_out(start, &mut bytes);

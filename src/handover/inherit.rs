@@ -18,7 +18,7 @@ use super::{Buffer, Inherited, Kept, Store};
 use crate::{notify, sys};
 
 /// Counts the connections that wait in the store, and leaves them there.
-pub fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
+pub(crate) fn waiting(stored: Vec<(String, OwnedFd)>) -> usize {
     let Ok((mut queues, Ok(ledger))) = open(stored) else {
         return 0;
     };
@@ -37,7 +37,7 @@ impl Store {
     /// Goes on with what another process has left in the store, under these names, with room for so many descriptors.
     ///
     /// Errors: why there is nothing to go on with; all of it is aborted and out of the store then.
-    pub fn adopt(
+    pub(crate) fn adopt(
         stored: Vec<(String, OwnedFd)>,
         room: usize,
     ) -> Result<(Arc<Store>, Inherited), String> {

@@ -27,7 +27,7 @@ use super::queue::Item;
 
 /// What is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A connection: its peer and its target.
     Connection,
     /// A peer whose target is still being connected.
@@ -55,33 +55,33 @@ impl Kind {
 
 /// The words of something that is kept, or is going to be.
 #[derive(Clone, Copy, Debug)]
-pub struct Words<'a> {
+pub(crate) struct Words<'a> {
     ledger: &'a Ledger,
     ticket: Ticket,
 }
 
 impl Words<'_> {
     /// Writes a word; the next process reads it whole or finds the one before.
-    pub fn set(&self, number: usize, word: u64) {
+    pub(crate) fn set(&self, number: usize, word: u64) {
         let place = self.ledger.word(self.ticket, number);
         place.store(word, Ordering::Release);
     }
 
     /// Returns a word.
-    pub fn get(&self, number: usize) -> u64 {
+    pub(crate) fn get(&self, number: usize) -> u64 {
         let place = self.ledger.word(self.ticket, number);
         place.load(Ordering::Acquire)
     }
 
     /// Returns what names one flow of a connection in the words of pipes and in buffers.
-    pub fn flow(&self, is_inbound: bool) -> Owner {
+    pub(crate) fn flow(&self, is_inbound: bool) -> Owner {
         Owner::flow(self.ticket, is_inbound)
     }
 }
 
 /// Something that the next process finds as long as this is not dropped.
 #[derive(Debug)]
-pub struct Kept {
+pub(crate) struct Kept {
     store: Arc<Store>,
     ticket: Ticket,
 }
@@ -98,7 +98,7 @@ impl Kept {
     }
 
     /// Returns its words.
-    pub fn words(&self) -> Words<'_> {
+    pub(crate) fn words(&self) -> Words<'_> {
         Words {
             ledger: &self.store.ledger,
             ticket: self.ticket,
@@ -119,7 +119,7 @@ impl Store {
     ///
     /// Errors: `ENOSPC` when all places are in use; `ENOTCONN` when nobody keeps descriptors; `EAGAIN` when
     /// the queues are full; `ETOOMANYREFS` when more is in queues of this user than RLIMIT_NOFILE allows to be open.
-    pub fn keep(
+    pub(crate) fn keep(
         self: &Arc<Store>,
         kind: Kind,
         write: impl FnOnce(Words<'_>),
@@ -136,7 +136,7 @@ impl Store {
 
     /// Releases several at once, which saves calls: what is not in front is dropped with what is. True of those whose
     /// descriptors nobody else has any more, so that a close of ours is the last one.
-    pub fn release(&self, kept: Vec<Kept>) -> Vec<bool> {
+    pub(crate) fn release(&self, kept: Vec<Kept>) -> Vec<bool> {
         let tickets: Vec<Ticket> = kept.iter().map(Kept::ticket).collect();
         self.release_tickets(&tickets)
     }

@@ -9,15 +9,15 @@
 //! ```
 
 /// Words of a record that its owner may use.
-pub const RECORD_WORDS: usize = 9;
+pub(super) const RECORD_WORDS: usize = 9;
 /// Room of a buffer for its own words, and for bytes.
-pub const BUFFER_HEAD_BYTES: usize = 4096;
+pub(super) const BUFFER_HEAD_BYTES: usize = 4096;
 /// Bytes that a buffer can hold.
-pub const BUFFER_BYTES: usize = 128 * 1024;
+pub(super) const BUFFER_BYTES: usize = 128 * 1024;
 /// Begins the first word of the file; the number of the layout follows.
 const MAGIC: u64 = 0x7673_6b62_0000_0000;
 /// Words of the header that the second layout has its sizes in.
-pub const SIZES_AT: [usize; 2] = [4, 5];
+pub(super) const SIZES_AT: [usize; 2] = [4, 5];
 
 const WORD: usize = 8;
 const PIPE_BYTES: usize = 2 * WORD;
@@ -26,7 +26,7 @@ const RECORDS_AT: usize = 4096;
 
 /// The sizes that differ from layout to layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub(super) struct Layout {
     /// Places in the table of connections, and in that of pipes.
     pub places: usize,
     /// Words of a record that its owner may use.
@@ -35,13 +35,13 @@ pub struct Layout {
 
 impl Layout {
     /// That of vsock-bridge 0.1.0.
-    pub const FIRST: Layout = Layout {
+    pub(super) const FIRST: Layout = Layout {
         places: 1 << 16,
         record_words: 9,
     };
 
     /// That of new ledgers. The feature makes a program as a later version might be, for the tests of upgrades.
-    pub const NEW: Layout = match cfg!(feature = "second-layout") {
+    pub(super) const NEW: Layout = match cfg!(feature = "second-layout") {
         true => Layout {
             places: 1 << 17,
             record_words: 16,
@@ -50,7 +50,7 @@ impl Layout {
     };
 
     /// The words that mean it: what the file is, and its sizes.
-    pub fn words(self) -> (u64, [u64; 2]) {
+    pub(super) fn words(self) -> (u64, [u64; 2]) {
         match self == Layout::FIRST {
             true => (MAGIC | 1, [0, 0]),
             false => (MAGIC | 2, [self.places as u64, self.record_words as u64]),
@@ -60,7 +60,7 @@ impl Layout {
     /// Reads them.
     ///
     /// Errors: what is wrong with them.
-    pub fn of(format: u64, sizes: [u64; 2]) -> Result<Layout, String> {
+    pub(super) fn of(format: u64, sizes: [u64; 2]) -> Result<Layout, String> {
         let layout = match format.wrapping_sub(MAGIC) {
             1 => Layout::FIRST,
             2 => Layout {
@@ -94,27 +94,27 @@ impl Layout {
     }
 
     /// Where a record is: its generation, and then its words.
-    pub fn record_at(self, index: u32) -> usize {
+    pub(super) fn record_at(self, index: u32) -> usize {
         RECORDS_AT + index as usize * self.record_bytes()
     }
 
     /// Where a pipe is: its generation, and then its owner.
-    pub fn pipe_at(self, index: u32) -> usize {
+    pub(super) fn pipe_at(self, index: u32) -> usize {
         self.pipes_at() + index as usize * PIPE_BYTES
     }
 
     /// Bytes of the header and both tables; the buffers follow.
-    pub fn tables_bytes(self) -> usize {
+    pub(super) fn tables_bytes(self) -> usize {
         (self.pipes_at() + self.places * PIPE_BYTES).next_multiple_of(1 << 20)
     }
 
     /// How many buffers there are: two flows of every connection.
-    pub fn buffers(self) -> usize {
+    pub(super) fn buffers(self) -> usize {
         2 * self.places
     }
 
     /// Bytes of the file.
-    pub fn bytes(self) -> usize {
+    pub(super) fn bytes(self) -> usize {
         self.tables_bytes() + self.buffers() * (BUFFER_HEAD_BYTES + BUFFER_BYTES)
     }
 }

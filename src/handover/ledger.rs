@@ -28,9 +28,9 @@ use super::layout::{BUFFER_BYTES, BUFFER_HEAD_BYTES, Layout, RECORD_WORDS, SIZES
 use crate::sys::Mapping;
 
 /// Words of a pipe that its owner may use.
-pub const PIPE_WORDS: usize = 1;
+pub(super) const PIPE_WORDS: usize = 1;
 /// Words of the header that are there for the user of the ledger.
-pub const COMMON_WORDS: usize = 8;
+pub(super) const COMMON_WORDS: usize = 8;
 
 const WORD: usize = 8;
 /// In the first word of a place, beside its generation: in use.
@@ -48,7 +48,7 @@ const WARM_BUFFERS: usize = 16;
 
 /// Which table a place is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Table {
+pub(crate) enum Table {
     /// Of the connections.
     Records,
     /// Of the pipes.
@@ -57,7 +57,7 @@ pub enum Table {
 
 /// One use of a place in a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     /// The place, and in the highest bit the table: half a ticket more would be felt in each connection.
     place: u32,
     generation: NonZeroU32,
@@ -67,7 +67,7 @@ const PIPES: u32 = 1 << 31;
 
 impl Ticket {
     /// One use of the place with that number, of which a table has fewer than 2^31.
-    pub fn new(table: Table, index: u32, generation: NonZeroU32) -> Ticket {
+    pub(crate) fn new(table: Table, index: u32, generation: NonZeroU32) -> Ticket {
         let place = match table {
             Table::Records => index & !PIPES,
             Table::Pipes => index | PIPES,
@@ -76,7 +76,7 @@ impl Ticket {
     }
 
     /// Returns the table that the place is in.
-    pub fn table(self) -> Table {
+    pub(crate) fn table(self) -> Table {
         match self.place & PIPES {
             0 => Table::Records,
             _ => Table::Pipes,
@@ -84,32 +84,32 @@ impl Ticket {
     }
 
     /// Returns the number of the place.
-    pub fn index(self) -> u32 {
+    pub(crate) fn index(self) -> u32 {
         self.place & !PIPES
     }
 
     /// Returns which of its uses it is.
-    pub fn generation(self) -> NonZeroU32 {
+    pub(crate) fn generation(self) -> NonZeroU32 {
         self.generation
     }
 }
 
 /// A flow of a connection, whose bytes a buffer or pipe holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Owner(u64);
+pub(crate) struct Owner(u64);
 
 impl Owner {
     /// Nobody that outlives the process.
-    pub const NOBODY: Owner = Owner(0);
+    pub(crate) const NOBODY: Owner = Owner(0);
 
     /// The inbound or the outbound flow of a connection.
-    pub fn flow(ticket: Ticket, is_inbound: bool) -> Owner {
+    pub(crate) fn flow(ticket: Ticket, is_inbound: bool) -> Owner {
         let flow = u64::from(ticket.index()) << 1 | u64::from(is_inbound);
         Owner(flow << 32 | u64::from(ticket.generation.get()))
     }
 
     /// Returns the use of a record that the flow's connection has; none for nobody.
-    pub fn ticket(self) -> Option<Ticket> {
+    pub(crate) fn ticket(self) -> Option<Ticket> {
         let generation = NonZeroU32::new(self.0 as u32)?;
         Some(Ticket::new(
             Table::Records,
@@ -119,19 +119,19 @@ impl Owner {
     }
 
     /// The word that means it.
-    pub fn word(self) -> u64 {
+    pub(crate) fn word(self) -> u64 {
         self.0
     }
 
     /// Reads the word.
-    pub fn of(word: u64) -> Owner {
+    pub(crate) fn of(word: u64) -> Owner {
         Owner(word)
     }
 }
 
 /// Where a buffer is.
 #[derive(Debug)]
-pub struct Location {
+pub(crate) struct Location {
     /// Its number.
     pub index: u32,
     /// The memory that it is in.
@@ -142,7 +142,7 @@ pub struct Location {
 
 /// The tables of one service.
 #[derive(Debug)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     file: Option<OwnedFd>,
     layout: Layout,
     tables: Mapping,
@@ -162,7 +162,7 @@ struct Free {
 
 impl Ledger {
     /// Begins an empty one, in a file that can be passed on.
-    pub fn new() -> Result<Ledger, Errno> {
+    pub(crate) fn new() -> Result<Ledger, Errno> {
         Ledger::with(Layout::NEW)
     }
 
@@ -187,7 +187,7 @@ impl Ledger {
 
     /// Begins one as another version of the program might.
     #[cfg(test)]
-    pub fn of_another_layout() -> Ledger {
+    pub(crate) fn of_another_layout() -> Ledger {
         let layout = Layout {
             places: 1 << 10,
             record_words: RECORD_WORDS + 7,
@@ -196,14 +196,14 @@ impl Ledger {
     }
 
     /// Begins an empty one that ends with this process.
-    pub fn private() -> Result<Ledger, Errno> {
+    pub(crate) fn private() -> Result<Ledger, Errno> {
         Ledger::map(None, Layout::NEW)
     }
 
     /// Goes on with that of another process, in the layout that it has.
     ///
     /// Errors: what is wrong with it.
-    pub fn adopt(file: OwnedFd) -> Result<Ledger, String> {
+    pub(crate) fn adopt(file: OwnedFd) -> Result<Ledger, String> {
         let text = |errno: Errno| errno.desc().to_owned();
         let header = Mapping::new(Some(file.as_fd()), 0, HEADER_BYTES).map_err(text)?;
         let length = fstat(&file).map_err(text)?.st_size;
@@ -262,33 +262,33 @@ impl Ledger {
 
     /// Makes it look like one of another program.
     #[cfg(test)]
-    pub fn set_format(&self, format: u64) {
+    pub(crate) fn set_format(&self, format: u64) {
         self.tables.word(0).store(format, Ordering::Release);
     }
 
     /// Returns the file, which whoever maps it goes on with.
-    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn file(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
     /// Leaves everything as it is from now on, for the next process.
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.is_frozen.store(true, Ordering::Release);
     }
 
     /// Returns whether everything is to stay as it is.
-    pub fn is_frozen(&self) -> bool {
+    pub(crate) fn is_frozen(&self) -> bool {
         self.is_frozen.load(Ordering::Acquire)
     }
 
     /// Returns a word that belongs to no connection.
-    pub fn common(&self, number: usize) -> &AtomicU64 {
+    pub(crate) fn common(&self, number: usize) -> &AtomicU64 {
         assert!(number < COMMON_WORDS);
         self.tables.word(COMMON_AT + number * WORD)
     }
 
     /// Takes a place into use; none when all are. Nobody sees it before [`Ledger::publish`].
-    pub fn open(&self, table: Table) -> Option<Ticket> {
+    pub(crate) fn open(&self, table: Table) -> Option<Ticket> {
         let index = {
             let mut free = self.free();
             let (list, number) = match table {
@@ -304,7 +304,7 @@ impl Ledger {
     }
 
     /// Ends a use: what refers to it is dead from now on. Of one that is over nothing is changed.
-    pub fn close(&self, ticket: Ticket) {
+    pub(crate) fn close(&self, ticket: Ticket) {
         if self.is_frozen() || !self.is_open(ticket) {
             return;
         }
@@ -318,24 +318,24 @@ impl Ledger {
     }
 
     /// Returns whether a use is not over; it may be still to be published.
-    pub fn is_open(&self, ticket: Ticket) -> bool {
+    pub(crate) fn is_open(&self, ticket: Ticket) -> bool {
         self.has(ticket) && self.use_of(ticket.table(), ticket.index()) == ticket
     }
 
     /// Makes a use valid, when all that belongs to it is written.
-    pub fn publish(&self, ticket: Ticket) {
+    pub(crate) fn publish(&self, ticket: Ticket) {
         let head = u64::from(ticket.generation.get()) << 32 | LIVE;
         self.head(ticket).store(head, Ordering::Release);
     }
 
     /// Returns whether a use is valid, and not over.
-    pub fn is_live(&self, ticket: Ticket) -> bool {
+    pub(crate) fn is_live(&self, ticket: Ticket) -> bool {
         let head = u64::from(ticket.generation.get()) << 32 | LIVE;
         self.has(ticket) && self.head(ticket).load(Ordering::Acquire) == head
     }
 
     /// Returns all uses of a table that are valid.
-    pub fn live(&self, table: Table) -> Vec<Ticket> {
+    pub(crate) fn live(&self, table: Table) -> Vec<Ticket> {
         let number = match table {
             Table::Records => 0,
             Table::Pipes => 1,
@@ -346,7 +346,7 @@ impl Ledger {
     }
 
     /// Returns a word that belongs to a use; see [`RECORD_WORDS`] and [`PIPE_WORDS`].
-    pub fn word(&self, ticket: Ticket, number: usize) -> &AtomicU64 {
+    pub(crate) fn word(&self, ticket: Ticket, number: usize) -> &AtomicU64 {
         let words = match ticket.table() {
             Table::Records => RECORD_WORDS,
             Table::Pipes => PIPE_WORDS,
@@ -371,7 +371,7 @@ impl Ledger {
     /// Takes a buffer into use.
     ///
     /// Errors: there is no memory to map it.
-    pub fn open_buffer(&self) -> Result<Location, Errno> {
+    pub(crate) fn open_buffer(&self) -> Result<Location, Errno> {
         let mut free = self.free();
         let index = match free.buffers.pop() {
             Some(index) => index,
@@ -383,7 +383,7 @@ impl Ledger {
     }
 
     /// Takes a buffer back, whose bytes are nobody's any more.
-    pub fn close_buffer(&self, index: u32) {
+    pub(crate) fn close_buffer(&self, index: u32) {
         if self.is_frozen() {
             return;
         }
@@ -398,7 +398,7 @@ impl Ledger {
     }
 
     /// Returns all buffers that were ever used; after [`Ledger::adopt`], before any is opened.
-    pub fn used_buffers(&self) -> Result<Vec<Location>, Errno> {
+    pub(crate) fn used_buffers(&self) -> Result<Vec<Location>, Errno> {
         let free = self.free();
         (0..free.used[2]).map(|index| self.place(index)).collect()
     }

@@ -27,20 +27,20 @@ use nix::poll::PollTimeout;
 
 use crate::descriptors::Shares;
 use crate::notify::{self, Storing};
-pub use buffer::Buffer;
-pub use inherit::waiting;
-pub use kept::{Kept, Kind, Words};
+pub(crate) use buffer::Buffer;
+pub(crate) use inherit::waiting;
+pub(crate) use kept::{Kept, Kind, Words};
 use ledger::Ledger;
-pub use ledger::Owner;
+pub(crate) use ledger::Owner;
 use queue::Item;
 use queues::FdQueues;
 
 /// Begins the names of all that is ours in the store.
-pub const NAME: &str = "handover-";
+pub(crate) const NAME: &str = "handover-";
 
 /// The ledger and the queues of one process.
 #[derive(Debug)]
-pub struct Store {
+pub(crate) struct Store {
     ledger: Arc<Ledger>,
     /// None while systemd keeps nothing for us.
     queues: Mutex<Option<FdQueues>>,
@@ -57,7 +57,7 @@ pub struct Store {
 
 /// What another process has left.
 #[derive(Debug, Default)]
-pub struct Inherited {
+pub(crate) struct Inherited {
     /// Connections, each with the sockets of its peer and its target.
     pub connections: Vec<(Kept, Vec<OwnedFd>)>,
     /// Peers whose target is still to be connected.
@@ -72,12 +72,12 @@ pub struct Inherited {
 
 impl Store {
     /// Begins without anything that could outlive the process.
-    pub fn private() -> Result<Arc<Store>, Errno> {
+    pub(crate) fn private() -> Result<Arc<Store>, Errno> {
         Ok(Arc::new(Store::of(Arc::new(Ledger::private()?), None)))
     }
 
     /// Begins with what can be passed on, once [`Store::register`] has found that somebody takes it.
-    pub fn new() -> Result<Arc<Store>, Errno> {
+    pub(crate) fn new() -> Result<Arc<Store>, Errno> {
         Ok(Arc::new(Store::of(Arc::new(Ledger::new()?), None)))
     }
 
@@ -95,7 +95,7 @@ impl Store {
     }
 
     /// Keeps within its share of the descriptors, so that there are enough for every connection.
-    pub fn limit(&self, shares: &Shares) {
+    pub(crate) fn limit(&self, shares: &Shares) {
         self.pipes_max.store(shares.pipes, Ordering::Relaxed);
         self.dead_max.store(shares.dead, Ordering::Relaxed);
         if let Some(queues) = &mut *self.queues() {
@@ -104,7 +104,7 @@ impl Store {
     }
 
     /// Returns whether one more pipe may be made; then it counts, until [`Store::pipe_closed`].
-    pub fn may_make_pipe(&self) -> bool {
+    pub(crate) fn may_make_pipe(&self) -> bool {
         let more =
             |count| Some(count + 1).filter(|_| count < self.pipes_max.load(Ordering::Relaxed));
         (self.pipes)
@@ -113,12 +113,12 @@ impl Store {
     }
 
     /// Counts a pipe that was there before.
-    pub fn pipe_adopted(&self) {
+    pub(crate) fn pipe_adopted(&self) {
         self.pipes.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one pipe less.
-    pub fn pipe_closed(&self) {
+    pub(crate) fn pipe_closed(&self) {
         self.pipes.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -126,7 +126,7 @@ impl Store {
     ///
     /// Errors: `ENOTCONN` when systemd keeps no descriptors, or not enough of them (FileDescriptorStoreMax=); `ETIMEDOUT` when
     /// it has not read so far, and then this may be asked again.
-    pub fn register(&self, time: PollTimeout) -> Result<(), Errno> {
+    pub(crate) fn register(&self, time: PollTimeout) -> Result<(), Errno> {
         let mut queues = self.queues();
         if queues.is_some() {
             return Ok(());
@@ -162,13 +162,13 @@ impl Store {
 
     /// Begins as [`Store::register`] does, with nobody but the test to keep the queues.
     #[cfg(test)]
-    pub fn with_queues() -> Arc<Store> {
+    pub(crate) fn with_queues() -> Arc<Store> {
         Store::in_queues(Ledger::new().unwrap())
     }
 
     /// The same, as another version of the program might begin.
     #[cfg(test)]
-    pub fn with_queues_of_another_layout() -> Arc<Store> {
+    pub(crate) fn with_queues_of_another_layout() -> Arc<Store> {
         Store::in_queues(Ledger::of_another_layout())
     }
 
@@ -183,7 +183,7 @@ impl Store {
 
     /// What the next process gets from the store.
     #[cfg(test)]
-    pub fn stored(&self) -> Vec<(String, OwnedFd)> {
+    pub(crate) fn stored(&self) -> Vec<(String, OwnedFd)> {
         let queues = self.queues();
         let ends = queues.as_ref().unwrap().ends();
         let named = FdQueues::NAMES.into_iter().zip(ends);
@@ -193,29 +193,29 @@ impl Store {
     }
 
     /// From now on what is new is to be kept at once, so that it survives a crash as well.
-    pub fn keep_at_once(&self) {
+    pub(crate) fn keep_at_once(&self) {
         self.is_at_once.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether what is new is to be kept at once, and not only when the process is to stop.
-    pub fn keeps_at_once(&self) -> bool {
+    pub(crate) fn keeps_at_once(&self) -> bool {
         self.is_at_once.load(Ordering::Relaxed)
     }
 
     /// Leaves everything as it is from now on, for the next process.
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.ledger.freeze();
     }
 
     /// Returns a word that belongs to no connection, and outlives the process.
-    pub fn common(&self, number: usize) -> &AtomicU64 {
+    pub(crate) fn common(&self, number: usize) -> &AtomicU64 {
         self.ledger.common(number)
     }
 
     /// Returns an empty buffer whose bytes outlive the process.
     ///
     /// Errors: there is no memory for it.
-    pub fn buffer(&self) -> Result<Box<Buffer>, Errno> {
+    pub(crate) fn buffer(&self) -> Result<Box<Buffer>, Errno> {
         Buffer::new(&self.ledger)
     }
 
@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// Says once that something could not be put in.
-    pub fn report(&self, errno: Errno) {
+    pub(crate) fn report(&self, errno: Errno) {
         if !self.has_failed.swap(true, Ordering::Relaxed) {
             let cause = errno.desc();
             log::warn!(

@@ -18,7 +18,7 @@ const QUEUE_BYTES: usize = 8 << 20;
 
 /// What descriptors in a queue belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Item {
+pub(super) enum Item {
     /// The file of the ledger.
     Ledger,
     /// A connection: its peer and its target.
@@ -55,7 +55,7 @@ impl Item {
     }
 
     /// How many descriptors it has.
-    pub fn descriptors(self) -> usize {
+    pub(super) fn descriptors(self) -> usize {
         match self {
             Item::Ledger | Item::Peer(_) => 1,
             Item::Connection(_) | Item::Pipe(_) => 2,
@@ -63,7 +63,7 @@ impl Item {
     }
 
     /// Returns its use of the ledger, if it is not that itself.
-    pub fn ticket(self) -> Option<Ticket> {
+    pub(super) fn ticket(self) -> Option<Ticket> {
         match self {
             Item::Ledger => None,
             Item::Connection(ticket) | Item::Peer(ticket) | Item::Pipe(ticket) => Some(ticket),
@@ -71,17 +71,17 @@ impl Item {
     }
 
     /// Returns whether it is still of use.
-    pub fn is_alive(self, ledger: &Ledger) -> bool {
+    pub(super) fn is_alive(self, ledger: &Ledger) -> bool {
         self.ticket().is_none_or(|ticket| ledger.is_live(ticket))
     }
 }
 
 /// An item with its descriptors, as another process put it in.
-pub type Found = (Item, Vec<OwnedFd>);
+pub(super) type Found = (Item, Vec<OwnedFd>);
 
 /// The two ends of a socket pair, and what is in its queue.
 #[derive(Debug)]
-pub struct FdQueue {
+pub(super) struct FdQueue {
     pub input: OwnedFd,
     pub output: OwnedFd,
     pub packets: VecDeque<Packet>,
@@ -89,7 +89,7 @@ pub struct FdQueue {
 
 /// Items that were put in at once. Those before `first` are dead, and stay so.
 #[derive(Debug)]
-pub struct Packet {
+pub(super) struct Packet {
     items: Items,
     first: u16,
 }
@@ -109,7 +109,7 @@ impl Packet {
         Packet { items, first: 0 }
     }
 
-    pub fn items(&self) -> &[Item] {
+    pub(super) fn items(&self) -> &[Item] {
         match &self.items {
             Items::One(item) => std::slice::from_ref(item),
             Items::Many(items) => items,
@@ -125,7 +125,7 @@ impl Packet {
 }
 
 impl FdQueue {
-    pub fn new() -> Result<FdQueue, Errno> {
+    pub(super) fn new() -> Result<FdQueue, Errno> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let (input, output) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
         // A smaller queue holds fewer items.
@@ -138,7 +138,7 @@ impl FdQueue {
     }
 
     /// Goes on with the queue of another process, of which [`FdQueue::look`] learns what is in it.
-    pub fn of(input: OwnedFd, output: OwnedFd) -> FdQueue {
+    pub(super) fn of(input: OwnedFd, output: OwnedFd) -> FdQueue {
         FdQueue {
             input,
             output,
@@ -148,7 +148,7 @@ impl FdQueue {
 
     /// Looks at all that another process has put in; it stays in. Each item comes with those of its descriptors that there
     /// was room for, and they are open only as long as `see` keeps them: so no more room is needed than for one packet.
-    pub fn look(&mut self, mut see: impl FnMut(Found)) -> Result<(), Errno> {
+    pub(super) fn look(&mut self, mut see: impl FnMut(Found)) -> Result<(), Errno> {
         self.packets.clear();
         sys::peek_from_start(self.output.as_fd())?;
         loop {
@@ -168,7 +168,11 @@ impl FdQueue {
         }
     }
 
-    pub fn put(&mut self, items: &[Item], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    pub(super) fn put(
+        &mut self,
+        items: &[Item],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> Result<(), Errno> {
         let bytes: Vec<u8> = items.iter().flat_map(|item| item.bytes()).collect();
         sys::send_packet(self.input.as_fd(), &bytes, descriptors)?;
         self.packets.push_back(Packet::new(items));
@@ -176,7 +180,7 @@ impl FdQueue {
     }
 
     /// Takes dead packets out, as far as they are first; gives what was in them.
-    pub fn drop_dead(&mut self, ledger: &Ledger) -> Vec<Item> {
+    pub(super) fn drop_dead(&mut self, ledger: &Ledger) -> Vec<Item> {
         let mut dropped = Vec::new();
         while let Some(packet) = self.packets.front_mut() {
             if !packet.is_dead(ledger) {
@@ -194,7 +198,7 @@ impl FdQueue {
         let _ = sys::drop_packet(self.output.as_fd());
     }
 
-    pub fn put_all(&mut self, found: &[Found]) -> Result<(), Errno> {
+    pub(super) fn put_all(&mut self, found: &[Found]) -> Result<(), Errno> {
         if found.is_empty() {
             return Ok(());
         }
@@ -205,14 +209,14 @@ impl FdQueue {
         self.put(&items, &descriptors.collect::<Vec<_>>())
     }
 
-    pub fn drop(&mut self, packets: usize) {
+    pub(super) fn drop(&mut self, packets: usize) {
         (0..packets).for_each(|_| self.drop_first());
     }
 
     /// Looks at living items at the front, as many as go into one packet, and tells how many packets they are in.
     ///
     /// Errors: `EMFILE` when there is no room for their descriptors.
-    pub fn gather(&mut self, ledger: &Ledger) -> Result<(Vec<Found>, usize), Errno> {
+    pub(super) fn gather(&mut self, ledger: &Ledger) -> Result<(Vec<Found>, usize), Errno> {
         sys::peek_from_start(self.output.as_fd())?;
         let (mut living, mut packets, mut descriptors) = (Vec::new(), 0, 0);
         for packet in &mut self.packets {

@@ -25,7 +25,7 @@ const OLD_DEAD: usize = 512;
 
 /// Both queues.
 #[derive(Debug)]
-pub struct FdQueues {
+pub(super) struct FdQueues {
     young: FdQueue,
     old: FdQueue,
     /// Dead items in the old queue, about.
@@ -38,7 +38,7 @@ pub struct FdQueues {
 
 impl FdQueues {
     /// The names that [`FdQueues::ends`] have in the store.
-    pub const NAMES: [&str; 4] = [
+    pub(super) const NAMES: [&str; 4] = [
         "handover-young-in",
         "handover-young-out",
         "handover-old-in",
@@ -46,7 +46,7 @@ impl FdQueues {
     ];
 
     /// Begins with empty ones.
-    pub fn new() -> Result<FdQueues, Errno> {
+    pub(super) fn new() -> Result<FdQueues, Errno> {
         Ok(FdQueues {
             young: FdQueue::new()?,
             old: FdQueue::new()?,
@@ -57,7 +57,7 @@ impl FdQueues {
     }
 
     /// Keeps no more dead items than so many.
-    pub fn limit_dead(&mut self, dead_max: usize) {
+    pub(super) fn limit_dead(&mut self, dead_max: usize) {
         self.dead_max = dead_max;
         self.tidy_at = self.young_max();
     }
@@ -68,7 +68,7 @@ impl FdQueues {
     }
 
     /// Returns what is to be stored, in the order of the names.
-    pub fn ends(&self) -> [BorrowedFd<'_>; 4] {
+    pub(super) fn ends(&self) -> [BorrowedFd<'_>; 4] {
         [
             &self.young.input,
             &self.young.output,
@@ -79,7 +79,7 @@ impl FdQueues {
     }
 
     /// Goes on with those of another process.
-    pub fn of(ends: [OwnedFd; 4]) -> FdQueues {
+    pub(super) fn of(ends: [OwnedFd; 4]) -> FdQueues {
         let [young_in, young_out, old_in, old_out] = ends;
         FdQueues {
             young: FdQueue::of(young_in, young_out),
@@ -91,20 +91,20 @@ impl FdQueues {
     }
 
     /// Looks at all that is in them; see [`FdQueue::look`].
-    pub fn look(&mut self, mut see: impl FnMut(Found)) -> Result<(), Errno> {
+    pub(super) fn look(&mut self, mut see: impl FnMut(Found)) -> Result<(), Errno> {
         self.old.look(&mut see)?;
         self.young.look(see)
     }
 
     /// Learns from the ledger of another process what is dead already, and forgets what can be forgotten.
-    pub fn settle(&mut self, ledger: &Ledger) {
+    pub(super) fn settle(&mut self, ledger: &Ledger) {
         self.release(&[], ledger);
         let items = self.old.packets.iter().flat_map(Packet::items);
         self.old_dead = items.filter(|item| !item.is_alive(ledger)).count();
     }
 
     /// Puts the ledger in, which never dies.
-    pub fn put_ledger(&mut self, file: BorrowedFd<'_>) -> Result<(), Errno> {
+    pub(super) fn put_ledger(&mut self, file: BorrowedFd<'_>) -> Result<(), Errno> {
         self.old.put(&[Item::Ledger], &[file])
     }
 
@@ -112,7 +112,7 @@ impl FdQueues {
     ///
     /// Errors: `EAGAIN` when the queue is full; `ETOOMANYREFS` when there is more in queues of this user than RLIMIT_NOFILE
     /// allows to be open.
-    pub fn put(
+    pub(super) fn put(
         &mut self,
         item: Item,
         descriptors: &[BorrowedFd<'_>],
@@ -140,7 +140,7 @@ impl FdQueues {
 
     /// Forgets what is dead in front; of each of these uses that are over returns whether its descriptors are out, so that a
     /// close of ours is the last one.
-    pub fn release(&mut self, tickets: &[Ticket], ledger: &Ledger) -> Vec<bool> {
+    pub(super) fn release(&mut self, tickets: &[Ticket], ledger: &Ledger) -> Vec<bool> {
         let dropped = [self.young.drop_dead(ledger), self.old.drop_dead(ledger)].concat();
         let out: HashSet<Ticket> = dropped.into_iter().filter_map(Item::ticket).collect();
         let is_out: Vec<bool> = tickets.iter().map(|ticket| out.contains(ticket)).collect();

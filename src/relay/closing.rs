@@ -9,7 +9,7 @@ use crate::stream::Stream;
 
 /// Sockets of a connection that is over.
 #[derive(Debug)]
-pub struct Closing {
+pub(crate) struct Closing {
     kept: Kept,
     ends: Vec<End<Stream>>,
     is_abort: bool,
@@ -17,7 +17,7 @@ pub struct Closing {
 
 impl Closing {
     /// Prepares the close.
-    pub fn new(kept: Kept, ends: Vec<End<Stream>>, is_abort: bool) -> Closing {
+    pub(crate) fn new(kept: Kept, ends: Vec<End<Stream>>, is_abort: bool) -> Closing {
         Closing {
             kept,
             ends,
@@ -27,7 +27,7 @@ impl Closing {
 }
 
 /// Closes all of them, so that their other ends see it.
-pub fn close(store: &Store, closings: Vec<Closing>) {
+pub(crate) fn close(store: &Store, closings: Vec<Closing>) {
     if closings.is_empty() {
         return;
     }

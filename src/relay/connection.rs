@@ -20,7 +20,7 @@ use crate::stream::Stream;
 
 /// Time limits of a relayed connection; none is no limit.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Limits {
+pub(crate) struct Limits {
     /// Without a byte or an end in either direction.
     pub idle: Option<Duration>,
     /// After one direction has ended, without a byte in the other.
@@ -41,7 +41,7 @@ pub enum Stage {
 
 /// Two ends and two flows.
 #[derive(Debug)]
-pub struct Connection<W> {
+pub(crate) struct Connection<W> {
     peer: End<W>,
     target: End<W>,
     inbound: Flow,
@@ -56,19 +56,23 @@ pub struct Connection<W> {
 }
 
 impl<W: Wire> Connection<W> {
-    pub fn new(peer: End<W>, target: End<W>, now: Moment) -> Connection<W> {
+    pub(crate) fn new(peer: End<W>, target: End<W>, now: Moment) -> Connection<W> {
         Connection::restore((peer, target), Default::default(), 0, now)
     }
 
     /// Begins to relay with a header for the target, which is not counted.
-    pub fn holding(ends: (End<W>, End<W>), header: Box<Buffer>, now: Moment) -> Connection<W> {
+    pub(crate) fn holding(
+        ends: (End<W>, End<W>),
+        header: Box<Buffer>,
+        now: Moment,
+    ) -> Connection<W> {
         let header_bytes = header.held_bytes() as u16;
         let flows = (Flow::holding(header), Flow::default());
         Connection::restore(ends, flows, header_bytes, now)
     }
 
     /// Goes on where another process has stopped; the peer's end and the inbound flow come first.
-    pub fn restore(
+    pub(crate) fn restore(
         (peer, target): (End<W>, End<W>),
         (inbound, outbound): (Flow, Flow),
         header_bytes: u16,
@@ -87,11 +91,11 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Returns both ends, the peer's first.
-    pub fn ends(&self) -> (&End<W>, &End<W>) {
+    pub(crate) fn ends(&self) -> (&End<W>, &End<W>) {
         (&self.peer, &self.target)
     }
 
-    pub fn end_mut(&mut self, side: Side) -> &mut End<W> {
+    pub(crate) fn end_mut(&mut self, side: Side) -> &mut End<W> {
         match side {
             Side::Peer => &mut self.peer,
             Side::Target => &mut self.target,
@@ -99,12 +103,12 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Returns both flows, the inbound one first.
-    pub fn flows(&self) -> (&Flow, &Flow) {
+    pub(crate) fn flows(&self) -> (&Flow, &Flow) {
         (&self.inbound, &self.outbound)
     }
 
     /// Returns what epoll is to report of one end from now on.
-    pub fn wanted(&self, side: Side) -> Interest {
+    pub(crate) fn wanted(&self, side: Side) -> Interest {
         match side {
             Side::Peer => self.peer.wanted(self.inbound.is_held_up(&self.target)),
             Side::Target => self.target.wanted(self.outbound.is_held_up(&self.peer)),
@@ -112,12 +116,12 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Takes over what epoll reported of one end.
-    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
+    pub(crate) fn on_events(&mut self, side: Side, events: EpollFlags) {
         self.end_mut(side).on_events(events);
     }
 
     /// Returns the bytes delivered to the target and to the peer, without the header.
-    pub fn delivered_bytes(&self) -> (u64, u64) {
+    pub(crate) fn delivered_bytes(&self) -> (u64, u64) {
         let inbound = self.inbound.delivered_bytes();
         (
             inbound.saturating_sub(self.header_bytes.into()),
@@ -125,15 +129,15 @@ impl<W: Wire> Connection<W> {
         )
     }
 
-    pub fn header_bytes(&self) -> u16 {
+    pub(crate) fn header_bytes(&self) -> u16 {
         self.header_bytes
     }
 
-    pub fn active(&self) -> Moment {
+    pub(crate) fn active(&self) -> Moment {
         self.active
     }
 
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         if self.is_half_closed() {
             Stage::HalfClosed
         } else {
@@ -144,7 +148,7 @@ impl<W: Wire> Connection<W> {
     /// Lets both directions go on as far as they can; breaks when it is over.
     ///
     /// `kept`: the words by which the next process knows it, if that is to have it.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         shared: &mut Shared,
         kept: Option<Words<'_>>,
@@ -190,7 +194,7 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Returns whether so much is moved that others should not wait behind it.
-    pub fn is_bulk(&self) -> bool {
+    pub(crate) fn is_bulk(&self) -> bool {
         self.bulk.is_bulk()
     }
 
@@ -214,7 +218,7 @@ impl<W: Wire> Connection<W> {
 
     /// Returns how it ends if one of the ends has not answered for so long, though bytes are on their way to it, or if all
     /// that it still waited for is acknowledged.
-    pub fn silenced(&mut self, limit: Duration) -> Option<Ending> {
+    pub(crate) fn silenced(&mut self, limit: Duration) -> Option<Ending> {
         let ends = [(Side::Peer, &self.peer), (Side::Target, &self.target)];
         let owing = ends.map(|(side, end)| (!end.wire.is_acknowledged()).then_some((side, end)));
         self.is_owing = owing.iter().any(Option::is_some);
@@ -228,12 +232,12 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Returns whether an end may still have to acknowledge something.
-    pub fn is_owing(&self) -> bool {
+    pub(crate) fn is_owing(&self) -> bool {
         self.is_owing
     }
 
     /// Returns when [`Connection::expired`] and [`Connection::advance`] must be asked.
-    pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Moment> {
         let (idle, half_close) = self.deadlines(limits);
         let deadlines = [idle, half_close, self.pause_ends()];
         deadlines.into_iter().flatten().min()
@@ -246,7 +250,7 @@ impl<W: Wire> Connection<W> {
     }
 
     /// Returns which limit has passed, if one has.
-    pub fn expired(&mut self, limits: &Limits, now: Moment) -> Option<Ending> {
+    pub(crate) fn expired(&mut self, limits: &Limits, now: Moment) -> Option<Ending> {
         self.passed(limits, now)?;
         // A slow reader may be at what the kernel has of it for long: that moves as well, and an abort would drop it.
         let ends = [&self.peer, &self.target].into_iter();
@@ -277,7 +281,7 @@ impl<W: Wire> Connection<W> {
 
 impl Connection<Stream> {
     /// Adds what the peer has sent already to the header, so that both go out in one segment of so many bytes.
-    pub fn add_first_bytes(&mut self, segment_bytes: usize) {
+    pub(crate) fn add_first_bytes(&mut self, segment_bytes: usize) {
         let Some(buffer) = self.inbound.buffer() else {
             return;
         };
@@ -292,19 +296,19 @@ impl Connection<Stream> {
     }
 
     /// Has the next process find the pipes that the flows hold.
-    pub fn keep_pipes(&mut self) -> Result<(), Errno> {
+    pub(crate) fn keep_pipes(&mut self) -> Result<(), Errno> {
         self.inbound.keep_pipe()?;
         self.outbound.keep_pipe()
     }
 
     /// Writes down that what the flows hold is of the connection with these words.
-    pub fn set_owners(&self, words: Words<'_>) {
+    pub(crate) fn set_owners(&self, words: Words<'_>) {
         self.inbound.set_owner(words.flow(true));
         self.outbound.set_owner(words.flow(false));
     }
 
     /// Lets both ends go, the peer's first.
-    pub fn into_ends(self) -> [End<Stream>; 2] {
+    pub(crate) fn into_ends(self) -> [End<Stream>; 2] {
         [self.peer, self.target]
     }
 }

@@ -23,7 +23,7 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// The peer's end, and the attempt to reach its target.
 #[derive(Debug)]
-pub struct Dialing {
+pub(crate) struct Dialing {
     peer: End<Stream>,
     attempt: Attempt,
     /// What epoll said of the stream to the target since the last step.
@@ -34,7 +34,7 @@ pub struct Dialing {
 
 impl Dialing {
     /// Begins to wait for the attempt.
-    pub fn new(peer: Stream, attempt: Attempt, now: Moment) -> Dialing {
+    pub(crate) fn new(peer: Stream, attempt: Attempt, now: Moment) -> Dialing {
         Dialing {
             peer: End::new(peer),
             attempt,
@@ -43,12 +43,12 @@ impl Dialing {
         }
     }
 
-    pub fn peer(&self) -> &Stream {
+    pub(crate) fn peer(&self) -> &Stream {
         &self.peer.wire
     }
 
     /// Takes over what epoll reported of one side.
-    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
+    pub(crate) fn on_events(&mut self, side: Side, events: EpollFlags) {
         match side {
             Side::Peer => self.peer.on_events(events),
             Side::Target => self.seen |= events,
@@ -57,7 +57,7 @@ impl Dialing {
 
     /// Goes on as far as possible: returns the target once it is connected, and breaks when that is not to be any more.
     /// `watch` is called with each new stream to the target.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         dialer: &Dialer,
         now: Moment,
@@ -90,7 +90,7 @@ impl Dialing {
     /// Becomes a connection, which begins with a header for the target if there is to be one.
     ///
     /// Errors: there is no memory for the header.
-    pub fn connected(
+    pub(crate) fn connected(
         self,
         target: Stream,
         dialer: &Dialer,
@@ -115,7 +115,7 @@ impl Dialing {
     }
 
     /// Returns when it must be looked at even if nothing became ready.
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         let grace = self.grace.filter(|_| self.peer.is_ended);
         grace.into_iter().chain(self.attempt.deadline()).min()
     }

@@ -24,7 +24,7 @@ use crate::stream::Stream;
 
 /// An end of a connection with what epoll said of it and no call has disproved since.
 #[derive(Debug)]
-pub struct End<W> {
+pub(crate) struct End<W> {
     /// The descriptor.
     pub wire: W,
     /// A read may give something.
@@ -48,7 +48,7 @@ pub struct End<W> {
 
 impl<W: Wire> End<W> {
     /// Begins with a connected wire: there is room to write, and the first event tells of bytes to read.
-    pub fn new(wire: W) -> End<W> {
+    pub(crate) fn new(wire: W) -> End<W> {
         let interest = Interest::connected(wire.family());
         End {
             wire,
@@ -64,7 +64,7 @@ impl<W: Wire> End<W> {
     }
 
     /// Takes over what epoll reported.
-    pub fn on_events(&mut self, events: EpollFlags) {
+    pub(crate) fn on_events(&mut self, events: EpollFlags) {
         let ended = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
         self.is_ended |= events.intersects(ended);
         self.has_urgent |= events.contains(EpollFlags::EPOLLPRI);
@@ -78,7 +78,7 @@ impl<W: Wire> End<W> {
     /// Returns what epoll is to report of it from now on; who asks for it remembers that in `interest`.
     ///
     /// `is_held_up`: what was read here waits for room at the other end, and more is not read before.
-    pub fn wanted(&self, is_held_up: bool) -> Interest {
+    pub(crate) fn wanted(&self, is_held_up: bool) -> Interest {
         // A file has one descriptor for each direction, and what it is watched for stays.
         if self.wire.family() == Family::File {
             return self.interest;
@@ -92,7 +92,7 @@ impl<W: Wire> End<W> {
 
 /// What epoll is to report of a socket, besides its end and its errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Interest {
+pub(crate) struct Interest {
     /// Bytes to read.
     pub input: bool,
     /// Room to write.
@@ -114,7 +114,7 @@ impl Interest {
     };
 
     /// Returns that in a connected stream, from the beginning.
-    pub fn connected(family: Family) -> Interest {
+    pub(crate) fn connected(family: Family) -> Interest {
         match family {
             Family::Unix | Family::Vsock => Interest::INPUT,
             _ => Interest::ALL,
@@ -123,7 +123,7 @@ impl Interest {
 
     /// Returns that in a stream while it is connected: room to write tells that it is, but for a unix socket, which is at
     /// once.
-    pub fn connecting(family: Family) -> Interest {
+    pub(crate) fn connecting(family: Family) -> Interest {
         match family {
             Family::Unix => Interest::INPUT,
             _ => Interest::ALL,
@@ -131,7 +131,7 @@ impl Interest {
     }
 
     /// Begins to watch a stream; what is there already is reported at once. A file cannot be watched, and need not be.
-    pub fn add(self, epoll: &Epoll, stream: &Stream, token: Token) -> Result<()> {
+    pub(crate) fn add(self, epoll: &Epoll, stream: &Stream, token: Token) -> Result<()> {
         match stream.separate_output() {
             None => register(epoll, stream.input(), self, token),
             Some(output) => {
@@ -142,7 +142,7 @@ impl Interest {
     }
 
     /// Changes what a socket is watched for; what is there already is reported at once.
-    pub fn modify(self, epoll: &Epoll, stream: &Stream, token: Token) -> Result<()> {
+    pub(crate) fn modify(self, epoll: &Epoll, stream: &Stream, token: Token) -> Result<()> {
         let mut event = EpollEvent::new(self.flags(), token.pack());
         (epoll.modify(stream.input(), &mut event)).map_err(Error::system("watch a connection"))
     }

@@ -14,7 +14,7 @@ use crate::peer::Family;
 
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub(crate) enum Ending {
     /// Both directions ended, and every byte was taken.
     Complete,
     /// An end failed or refused bytes.
@@ -48,7 +48,7 @@ impl std::fmt::Display for Ending {
 }
 
 /// One end of a connection, with the flow from it and the flow towards it.
-pub struct View<'a, W> {
+pub(crate) struct View<'a, W> {
     /// Which one.
     pub side: Side,
     /// The end itself.
@@ -60,7 +60,7 @@ pub struct View<'a, W> {
 }
 
 /// Returns how a connection went, if both directions are over, or an end has failed that nobody reads any more.
-pub fn of<W: Wire>(peer: &View<'_, W>, target: &View<'_, W>) -> Option<Ending> {
+pub(crate) fn of<W: Wire>(peer: &View<'_, W>, target: &View<'_, W>) -> Option<Ending> {
     // What the target has sent before it failed still goes to the peer, and an abort drops what is on its way.
     let is_target_unread = || target.end.has_failed && may_abort(target, peer.end);
     // A target that stands still must not keep the place of a peer that was reset, whose own place that is.

@@ -37,7 +37,7 @@ use crate::stream::{Listener, Stream};
 
 /// Times and switches of a loop.
 #[derive(Clone, Copy, Debug)]
-pub struct LoopSettings {
+pub(crate) struct LoopSettings {
     /// Of each connection.
     pub limits: Limits,
     /// Leave after that time without a connection; none stays.
@@ -64,7 +64,7 @@ enum Mode {
 
 /// Listeners, sessions and signals of one process.
 #[derive(Debug)]
-pub struct Loop {
+pub(crate) struct Loop {
     worker: Worker,
     threads: Threads,
     load: Load,
@@ -90,7 +90,7 @@ pub struct Loop {
 
 impl Loop {
     /// Watches the listeners; nothing is accepted before [`Loop::run`].
-    pub fn new(
+    pub(crate) fn new(
         listeners: Vec<Listener>,
         dialer: Dialer,
         gate: Gate,
@@ -146,13 +146,13 @@ impl Loop {
     }
 
     /// Lets SIGTERM and SIGINT end the loop in good order.
-    pub fn handle_signals(&mut self) -> Result<()> {
+    pub(crate) fn handle_signals(&mut self) -> Result<()> {
         self.signals = Some(Signals::new(self.worker.epoll())?);
         Ok(())
     }
 
     /// Lets the administrator look at the loop through a socket in that folder.
-    pub fn show(&mut self, inspection: Inspection) -> Result<()> {
+    pub(crate) fn show(&mut self, inspection: Inspection) -> Result<()> {
         let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Inspection.pack());
         (self.worker.epoll().add(&inspection, event))
             .map_err(Error::system("watch the control socket"))?;
@@ -161,14 +161,14 @@ impl Loop {
     }
 
     /// Relays between two connected ends.
-    pub fn relay(&mut self, stream: Stream, peer: Peer, target: Stream) {
+    pub(crate) fn relay(&mut self, stream: Stream, peer: Peer, target: Stream) {
         let now = Moment::now();
         self.worker
             .adopt(Session::relay(stream, peer, target, now), now);
     }
 
     /// Serves until a signal, the idle time, or the end of all there is to do.
-    pub fn run(mut self) -> Result<Totals> {
+    pub(crate) fn run(mut self) -> Result<Totals> {
         self.notifier.ready();
         // What is open when nothing can be waited for any more is the next process's.
         round::run(&mut self).inspect_err(|_| self.worker.store().freeze())?;

@@ -20,7 +20,7 @@ use crate::peer::Family;
 
 /// What the next read meets.
 #[derive(Clone, Debug)]
-pub enum Arrival {
+pub(super) enum Arrival {
     Bytes(Vec<u8>),
     Nothing,
     Interrupt,
@@ -34,7 +34,7 @@ pub enum Arrival {
 
 /// How the stream goes on after all arrivals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Last {
+pub(super) enum Last {
     /// Neither bytes nor an end.
     Silence,
     End,
@@ -48,7 +48,7 @@ pub enum Last {
 
 /// What the next write meets.
 #[derive(Clone, Copy, Debug)]
-pub enum Room {
+pub(super) enum Room {
     Bytes(usize),
     None,
     Interrupt,
@@ -56,7 +56,7 @@ pub enum Room {
 }
 
 #[derive(Clone, Debug)]
-pub struct Script {
+pub(super) struct Script {
     pub arrivals: Vec<Arrival>,
     pub last: Last,
     pub rooms: Vec<Room>,
@@ -67,7 +67,7 @@ pub struct Script {
 
 /// A wire that follows a script.
 #[derive(Debug)]
-pub struct Fake {
+pub(super) struct Fake {
     arrivals: RefCell<VecDeque<Arrival>>,
     last: Last,
     rooms: RefCell<VecDeque<Room>>,
@@ -93,7 +93,7 @@ pub struct Fake {
 }
 
 impl Fake {
-    pub fn new(script: Script) -> Fake {
+    pub(super) fn new(script: Script) -> Fake {
         Fake {
             arrivals: RefCell::new(script.arrivals.into()),
             last: script.last,
@@ -117,7 +117,7 @@ impl Fake {
     }
 
     /// A vsock wire that sends these chunks, of which an empty one is an end, and takes everything.
-    pub fn sending(chunks: &[Result<&[u8], Errno>]) -> Fake {
+    pub(super) fn sending(chunks: &[Result<&[u8], Errno>]) -> Fake {
         let arrival = |chunk: &Result<&[u8], Errno>| match *chunk {
             Ok([]) => Arrival::End,
             Ok(bytes) => Arrival::Bytes(bytes.to_vec()),
@@ -138,7 +138,7 @@ impl Fake {
     }
 
     /// Takes that many bytes at each write, and none after that; 0 would block.
-    pub fn taking(room: &[usize]) -> Fake {
+    pub(super) fn taking(room: &[usize]) -> Fake {
         let room = room.iter().map(|&count| match count {
             0 => Room::None,
             count => Room::Bytes(count),
@@ -151,23 +151,23 @@ impl Fake {
     }
 
     /// Fails at each write.
-    pub fn failing(self, errno: Errno) -> Fake {
+    pub(super) fn failing(self, errno: Errno) -> Fake {
         self.broken.set(Some(errno));
         self
     }
 
     /// Has an error behind its end.
-    pub fn hiding(self, errno: Errno) -> Fake {
+    pub(super) fn hiding(self, errno: Errno) -> Fake {
         self.hidden.set(Some(errno));
         self
     }
 
-    pub fn taken(&self) -> Vec<u8> {
+    pub(super) fn taken(&self) -> Vec<u8> {
         self.taken.borrow().clone()
     }
 
     /// Arrivals that were not read.
-    pub fn unread(&self) -> usize {
+    pub(super) fn unread(&self) -> usize {
         self.arrivals.borrow().len()
     }
 
@@ -176,7 +176,7 @@ impl Fake {
     }
 
     /// What is there is reported at once.
-    pub fn change(&self, interest: Interest) {
+    pub(super) fn change(&self, interest: Interest) {
         self.interest.set(interest);
         self.report_arrival();
         if interest.room {

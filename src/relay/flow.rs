@@ -25,7 +25,7 @@ const BUDGET: usize = 4;
 
 /// What a turn of a flow, a connection or a session came to that is not over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub(crate) enum Turn {
     /// Only an event or the deadline can change anything.
     Waiting,
     /// There is more to do after the others.
@@ -34,7 +34,7 @@ pub enum Turn {
 
 impl Turn {
     /// Returns what two turns came to together.
-    pub fn and(self, other: Turn) -> Turn {
+    pub(crate) fn and(self, other: Turn) -> Turn {
         match (self, other) {
             (Turn::Waiting, Turn::Waiting) => Turn::Waiting,
             _ => Turn::Yielded,
@@ -44,7 +44,7 @@ impl Turn {
 
 /// Where a flow is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub(crate) enum State {
     /// The source may still send.
     Open,
     /// The source has ended; what is held must be written, then the end sent on.
@@ -57,7 +57,7 @@ pub enum State {
 
 /// Bytes that were read and not yet written.
 #[derive(Debug, Default)]
-pub enum Held {
+pub(crate) enum Held {
     /// None.
     #[default]
     Nothing,
@@ -69,7 +69,7 @@ pub enum Held {
 
 /// One direction: what it holds and what it has delivered.
 #[derive(Debug)]
-pub struct Flow {
+pub(crate) struct Flow {
     state: State,
     held: Held,
     splice: Splice,
@@ -85,12 +85,12 @@ impl Default for Flow {
 
 impl Flow {
     /// Begins with bytes to deliver that are not the source's.
-    pub fn holding(header: Box<Buffer>) -> Flow {
+    pub(crate) fn holding(header: Box<Buffer>) -> Flow {
         Flow::restore(State::Open, 0, Held::Copied(header))
     }
 
     /// Goes on where another process has stopped.
-    pub fn restore(state: State, delivered_bytes: u64, held: Held) -> Flow {
+    pub(crate) fn restore(state: State, delivered_bytes: u64, held: Held) -> Flow {
         let mut flow = Flow {
             state,
             held: Held::Nothing,
@@ -105,7 +105,7 @@ impl Flow {
     }
 
     /// Returns the buffer that it holds.
-    pub fn buffer(&mut self) -> Option<&mut Buffer> {
+    pub(crate) fn buffer(&mut self) -> Option<&mut Buffer> {
         match &mut self.held {
             Held::Copied(buffer) => Some(buffer),
             _ => None,
@@ -114,7 +114,7 @@ impl Flow {
 
     /// Returns how many bytes it holds.
     #[cfg(test)]
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         match &self.held {
             Held::Nothing => 0,
             Held::Copied(buffer) => buffer.held_bytes(),
@@ -123,7 +123,7 @@ impl Flow {
     }
 
     /// Has the next process find the pipe that it holds.
-    pub fn keep_pipe(&mut self) -> Result<(), Errno> {
+    pub(crate) fn keep_pipe(&mut self) -> Result<(), Errno> {
         match &mut self.held {
             Held::Piped(pipe) => pipe.keep(),
             Held::Nothing | Held::Copied(_) => Ok(()),
@@ -131,7 +131,7 @@ impl Flow {
     }
 
     /// Writes down whose bytes it holds.
-    pub fn set_owner(&self, owner: Owner) {
+    pub(crate) fn set_owner(&self, owner: Owner) {
         match &self.held {
             Held::Nothing => {}
             Held::Copied(buffer) => buffer.set_owner(owner),
@@ -139,31 +139,31 @@ impl Flow {
         }
     }
 
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         self.state
     }
 
-    pub fn delivered_bytes(&self) -> u64 {
+    pub(crate) fn delivered_bytes(&self) -> u64 {
         self.delivered_bytes
     }
 
     /// Returns whether nothing is left to do.
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self.state, State::Finished | State::Refused(_))
     }
 
     /// Returns whether the source is left alone for a moment, so that small writes become larger.
-    pub fn is_pausing(&self) -> bool {
+    pub(crate) fn is_pausing(&self) -> bool {
         self.coalesce.is_pausing()
     }
 
     /// Returns whether what it holds waits for room, so that nothing more is read.
-    pub fn is_held_up<W>(&self, sink: &End<W>) -> bool {
+    pub(crate) fn is_held_up<W>(&self, sink: &End<W>) -> bool {
         !matches!(self.held, Held::Nothing) && !sink.is_writable
     }
 
     /// Returns what decides about small writes; the connection knows of answers and of the time.
-    pub fn coalesce(&mut self) -> &mut Coalesce {
+    pub(crate) fn coalesce(&mut self) -> &mut Coalesce {
         &mut self.coalesce
     }
 
@@ -172,7 +172,7 @@ impl Flow {
     /// `owner`: what the next process knows it by. `is_last`: the other direction is finished, and so closing the sink will
     /// tell it the end.
     /// Errors: the source failed, and its bytes will never be complete.
-    pub fn advance<W: Wire>(
+    pub(crate) fn advance<W: Wire>(
         &mut self,
         source: &mut End<W>,
         sink: &mut End<W>,

@@ -28,7 +28,7 @@ use crate::peer::Peer;
 use crate::{sys, unix_path};
 
 /// The name of the socket in the service's folder.
-pub const SOCKET_NAME: &str = "control";
+pub(crate) const SOCKET_NAME: &str = "control";
 /// Answers under way at a time; more are closed.
 const ANSWERS_MAX: usize = 4;
 /// Of those who ask at the same moment.
@@ -92,7 +92,7 @@ pub struct OpenConnection {
 
 /// The numbers of one session, as the loop has them.
 #[derive(Clone, Copy, Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Who connected.
     pub peer: Peer,
     /// Where the peer connected to, if the target follows from it.
@@ -124,7 +124,7 @@ impl Entry {
 
 /// What an answer is made from.
 #[derive(Debug)]
-pub struct Material {
+pub(crate) struct Material {
     /// All but the connections.
     pub snapshot: Snapshot,
     /// Sessions of the main loop.
@@ -154,7 +154,7 @@ impl Material {
 
 /// The control socket of one process; it is removed with this.
 #[derive(Debug)]
-pub struct Inspection {
+pub(crate) struct Inspection {
     listener: UnixListener,
     path: PathBuf,
     answers: Arc<AtomicUsize>,
@@ -163,7 +163,7 @@ pub struct Inspection {
 
 impl Inspection {
     /// Listens in the folder that systemd made for the service; a socket of an earlier process is replaced.
-    pub fn open(folder: &Path) -> std::io::Result<Inspection> {
+    pub(crate) fn open(folder: &Path) -> std::io::Result<Inspection> {
         let path = folder.join(SOCKET_NAME);
         match fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
@@ -184,7 +184,7 @@ impl Inspection {
 
     /// Takes somebody who wants to know; none if nobody waits, or too many are being answered. Without descriptors it
     /// pauses: whoever waits would wake the loop without end.
-    pub fn accept(&mut self, epoll: &Epoll, now: Moment) -> Option<UnixStream> {
+    pub(crate) fn accept(&mut self, epoll: &Epoll, now: Moment) -> Option<UnixStream> {
         match self.listener.accept() {
             Ok((stream, _)) => {
                 (self.answers.load(Ordering::Relaxed) < ANSWERS_MAX).then_some(stream)
@@ -199,12 +199,12 @@ impl Inspection {
     }
 
     /// Returns when [`Inspection::resume`] must be called.
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         self.paused_until
     }
 
     /// Looks at the socket again if the pause is over.
-    pub fn resume(&mut self, epoll: &Epoll, now: Moment) {
+    pub(crate) fn resume(&mut self, epoll: &Epoll, now: Moment) {
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.watch(epoll, EpollFlags::EPOLLIN);
@@ -218,7 +218,7 @@ impl Inspection {
     }
 
     /// Answers in a thread of its own.
-    pub fn answer(&self, mut stream: UnixStream, material: Material) {
+    pub(crate) fn answer(&self, mut stream: UnixStream, material: Material) {
         let answers = self.answers.clone();
         answers.fetch_add(1, Ordering::Relaxed);
         let body = move || {

@@ -22,7 +22,7 @@ const BATCH_MAX: usize = 16;
 
 /// All listeners of a bridge.
 #[derive(Debug)]
-pub struct Listeners {
+pub(crate) struct Listeners {
     listeners: Vec<Listener>,
     paused_until: Option<Moment>,
     is_open: bool,
@@ -32,7 +32,7 @@ pub struct Listeners {
 
 /// What accepting came to.
 #[derive(Debug)]
-pub enum Accepted {
+pub(crate) enum Accepted {
     /// A new connection.
     Connection(Stream, Peer),
     /// Nobody waits, or whoever waited has gone.
@@ -43,7 +43,7 @@ pub enum Accepted {
 
 impl Listeners {
     /// Watches all of them.
-    pub fn new(listeners: Vec<Listener>, epoll: &Epoll) -> Result<Listeners> {
+    pub(crate) fn new(listeners: Vec<Listener>, epoll: &Epoll) -> Result<Listeners> {
         for (index, listener) in listeners.iter().enumerate() {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Listener(index as u32).pack());
             epoll
@@ -60,20 +60,20 @@ impl Listeners {
     }
 
     /// Returns whether connections are still to be taken.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.is_open
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Listener> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Listener> {
         self.listeners.iter()
     }
 
-    pub fn get(&self, index: u32) -> Option<&Listener> {
+    pub(crate) fn get(&self, index: u32) -> Option<&Listener> {
         self.listeners.get(index as usize)
     }
 
     /// Returns how many connections to take from it at one wake-up; after the last of them see [`Listeners::took`].
-    pub fn batch(&self, index: u32) -> usize {
+    pub(crate) fn batch(&self, index: u32) -> usize {
         match self.get(index).map(Listener::family) {
             Some(Family::Vsock) => 1,
             _ => self.batch,
@@ -81,7 +81,7 @@ impl Listeners {
     }
 
     /// Learns how many there were at a wake-up.
-    pub fn took(&mut self, count: usize) {
+    pub(crate) fn took(&mut self, count: usize) {
         self.batch = if count < self.batch {
             1
         } else {
@@ -89,7 +89,7 @@ impl Listeners {
         };
     }
 
-    pub fn accept(&mut self, index: u32, epoll: &Epoll, now: Moment) -> Accepted {
+    pub(crate) fn accept(&mut self, index: u32, epoll: &Epoll, now: Moment) -> Accepted {
         let Some(listener) = self
             .get(index)
             .filter(|_| self.is_open && self.paused_until.is_none())
@@ -118,12 +118,12 @@ impl Listeners {
     }
 
     /// Returns when [`Listeners::resume`] must be called.
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         self.paused_until.filter(|_| self.is_open)
     }
 
     /// Accepts again if the pause is over.
-    pub fn resume(&mut self, epoll: &Epoll, now: Moment) {
+    pub(crate) fn resume(&mut self, epoll: &Epoll, now: Moment) {
         if self.deadline().is_some_and(|until| until <= now) {
             self.paused_until = None;
             self.watch(epoll, EpollFlags::EPOLLIN);
@@ -131,7 +131,7 @@ impl Listeners {
     }
 
     /// Takes no more connections; who waits in the queues stays there for the next process.
-    pub fn close(&mut self, epoll: &Epoll) {
+    pub(crate) fn close(&mut self, epoll: &Epoll) {
         self.is_open = false;
         self.watch(epoll, EpollFlags::empty());
     }

@@ -48,37 +48,37 @@
 //! - Nothing below [`event_loop`] knows of listeners, signals or the gate; nothing below [`worker`] knows of epoll's
 //!   instance; [`flow`] and [`connection`] know neither sockets nor a clock (the tests have a model of the kernel for them).
 
-pub mod closing;
-pub mod connection;
-pub mod dialing;
-pub mod end;
-pub mod ending;
-pub mod event_loop;
+pub(crate) mod closing;
+pub(crate) mod connection;
+pub(crate) mod dialing;
+pub(crate) mod end;
+pub(crate) mod ending;
+pub(crate) mod event_loop;
 #[cfg(test)]
 mod fake;
-pub mod flow;
-pub mod inspection;
-pub mod listeners;
+pub(crate) mod flow;
+pub(crate) mod inspection;
+pub(crate) mod listeners;
 #[cfg(test)]
 mod model;
-pub mod pipes;
-pub mod policy;
-pub mod record;
-pub mod report;
-pub mod restore;
-pub mod round;
-pub mod session;
-pub mod sessions;
-pub mod shared;
-pub mod signals;
+pub(crate) mod pipes;
+pub(crate) mod policy;
+pub(crate) mod record;
+pub(crate) mod report;
+pub(crate) mod restore;
+pub(crate) mod round;
+pub(crate) mod session;
+pub(crate) mod sessions;
+pub(crate) mod shared;
+pub(crate) mod signals;
 mod thread_loop;
-pub mod threads;
-pub mod token;
-pub mod waker;
-pub mod wire;
-pub mod worker;
+pub(crate) mod threads;
+pub(crate) mod token;
+pub(crate) mod waker;
+pub(crate) mod wire;
+pub(crate) mod worker;
 
-pub use connection::Limits;
-pub use ending::Ending;
-pub use event_loop::{Loop, LoopSettings};
-pub use report::Totals;
+pub(crate) use connection::Limits;
+pub(crate) use ending::Ending;
+pub(crate) use event_loop::{Loop, LoopSettings};
+pub(crate) use report::Totals;

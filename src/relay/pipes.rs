@@ -15,7 +15,7 @@ use crate::handover::{Kept, Kind, Owner, Store, Words};
 use crate::sys;
 
 /// What is asked for; an unprivileged user may get less (/proc/sys/fs/pipe-max-size).
-pub const PIPE_BYTES: usize = 1 << 20;
+pub(crate) const PIPE_BYTES: usize = 1 << 20;
 /// A user whose pipes have too many pages gets them with two (/proc/sys/fs/pipe-user-pages-soft): copying is faster then.
 const LEAST_BYTES: i32 = 128 << 10;
 /// The word that says whose bytes are in it.
@@ -25,7 +25,7 @@ const COPIES_BETWEEN_TRIES: u8 = 200;
 
 /// An anonymous pipe and how many bytes are in it.
 #[derive(Debug)]
-pub struct Pipe {
+pub(crate) struct Pipe {
     /// Whether the next process has it. Released before the last close.
     kept: Option<Kept>,
     output: OwnedFd,
@@ -59,7 +59,7 @@ impl Pipe {
     }
 
     /// Takes over the pipe of another process, with what is in it.
-    pub fn adopt(
+    pub(crate) fn adopt(
         store: &Arc<Store>,
         kept: Kept,
         descriptors: Vec<OwnedFd>,
@@ -78,7 +78,7 @@ impl Pipe {
     }
 
     /// Has the next process find the pipe, as nobody's, unless it does already.
-    pub fn keep(&mut self) -> Result<(), Errno> {
+    pub(crate) fn keep(&mut self) -> Result<(), Errno> {
         if self.kept.is_none() {
             let nobody = |words: Words<'_>| words.set(OWNER, Owner::NOBODY.word());
             let descriptors = [self.output.as_fd(), self.input.as_fd()];
@@ -88,19 +88,19 @@ impl Pipe {
     }
 
     /// Writes down whose bytes are going to be in it.
-    pub fn set_owner(&self, owner: Owner) {
+    pub(crate) fn set_owner(&self, owner: Owner) {
         if let Some(kept) = &self.kept {
             kept.words().set(OWNER, owner.word());
         }
     }
 
     /// Returns the end that bytes are put into.
-    pub fn input(&self) -> BorrowedFd<'_> {
+    pub(crate) fn input(&self) -> BorrowedFd<'_> {
         self.input.as_fd()
     }
 
     /// Returns the end that bytes come out of.
-    pub fn output(&self) -> BorrowedFd<'_> {
+    pub(crate) fn output(&self) -> BorrowedFd<'_> {
         self.output.as_fd()
     }
 }
@@ -113,7 +113,7 @@ impl Drop for Pipe {
 
 /// Empty pipes, ready for the next burst.
 #[derive(Debug, Default)]
-pub struct Pool {
+pub(crate) struct Pool {
     #[expect(
         clippy::vec_box,
         reason = "a flow that holds a pipe has a pointer to it"
@@ -127,7 +127,7 @@ pub struct Pool {
 
 impl Pool {
     /// Returns an empty pipe; none when there is none to be had, and the caller copies instead.
-    pub fn take(&mut self, store: &Arc<Store>) -> Option<Box<Pipe>> {
+    pub(crate) fn take(&mut self, store: &Arc<Store>) -> Option<Box<Pipe>> {
         if let Some(pipe) = self.empty.pop() {
             self.unused = self.unused.min(self.empty.len());
             return Some(pipe);
@@ -144,19 +144,19 @@ impl Pool {
     }
 
     /// Takes a pipe back; one that still holds bytes is destroyed.
-    pub fn give_back(&mut self, pipe: Box<Pipe>) {
+    pub(crate) fn give_back(&mut self, pipe: Box<Pipe>) {
         if pipe.held_bytes == 0 {
             self.empty.push(pipe);
         }
     }
 
     /// Returns whether there are any.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.empty.is_empty()
     }
 
     /// Lets those go that nobody has needed since the last time.
-    pub fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         self.empty.drain(..self.unused);
         self.unused = self.empty.len();
     }

@@ -24,7 +24,7 @@ pub(super) const STATES: usize = 7;
 const ERRORS: usize = 8;
 
 /// Writes down who it is.
-pub fn write_peer(words: Words<'_>, peer: &Peer, started: Moment) {
+pub(crate) fn write_peer(words: Words<'_>, peer: &Peer, started: Moment) {
     for (number, word) in PEER.into_iter().zip(peer_words(peer)) {
         words.set(number, word);
     }
@@ -32,7 +32,7 @@ pub fn write_peer(words: Words<'_>, peer: &Peer, started: Moment) {
 }
 
 /// Writes down how far it has come.
-pub fn write_progress(words: Words<'_>, connection: &Connection<Stream>) {
+pub(crate) fn write_progress(words: Words<'_>, connection: &Connection<Stream>) {
     let flows = [connection.flows().0, connection.flows().1];
     let ends = [connection.ends().0, connection.ends().1];
     words.set(ACTIVE, connection.active().nanoseconds());

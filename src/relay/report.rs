@@ -22,7 +22,7 @@ const STATUS_PEERS: usize = 3;
 
 /// What a loop has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(crate) struct Totals {
     /// Connections that reached their target and are over.
     pub served: u64,
     /// Peers that were not let in.
@@ -38,7 +38,7 @@ pub struct Totals {
 }
 
 /// Writes the counters down.
-pub fn write_totals(store: &Store, totals: &Totals) {
+pub(crate) fn write_totals(store: &Store, totals: &Totals) {
     let counts = [
         totals.served,
         totals.refused,
@@ -52,7 +52,7 @@ pub fn write_totals(store: &Store, totals: &Totals) {
 }
 
 /// Reads the counters of the process before.
-pub fn read_totals(store: &Store) -> Totals {
+pub(crate) fn read_totals(store: &Store) -> Totals {
     let count = |number: usize| store.common(number).load(Ordering::Acquire);
     Totals {
         served: count(0),
@@ -65,7 +65,7 @@ pub fn read_totals(store: &Store) -> Totals {
 }
 
 /// Returns the status line; `peers` have connections open, those with the most first.
-pub fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> String {
+pub(crate) fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> String {
     let mut text = connections(open as u64) + " open";
     for (index, (peer, count)) in peers.iter().take(STATUS_PEERS).enumerate() {
         let before = if index == 0 { " (" } else { ", " };
@@ -93,7 +93,7 @@ pub fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> Strin
 }
 
 /// Returns the number with its word.
-pub fn connections(count: u64) -> String {
+pub(crate) fn connections(count: u64) -> String {
     match count {
         1 => "1 connection".to_owned(),
         _ => format!("{count} connections"),
@@ -102,7 +102,7 @@ pub fn connections(count: u64) -> String {
 
 /// Counts and logs.
 #[derive(Debug)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     /// What was counted.
     pub totals: Totals,
     ends: RateLimit,
@@ -125,7 +125,7 @@ impl Default for Reporter {
 
 impl Reporter {
     /// Reports a peer that was not let in.
-    pub fn refused(
+    pub(crate) fn refused(
         &mut self,
         peer: Peer,
         target: &Endpoint,
@@ -143,7 +143,7 @@ impl Reporter {
     }
 
     /// Reports a session that is over.
-    pub fn closed(&mut self, closed: &Closed, dialer: &Dialer, now: Moment) {
+    pub(crate) fn closed(&mut self, closed: &Closed, dialer: &Dialer, now: Moment) {
         match &closed.result {
             Ok(ending) => {
                 self.totals.served += 1;
@@ -157,7 +157,7 @@ impl Reporter {
     }
 
     /// Reports that something is short, and accepting pauses.
-    pub fn shortage(&mut self, errno: Errno, open: usize, now: Moment) {
+    pub(crate) fn shortage(&mut self, errno: Errno, open: usize, now: Moment) {
         if let Some(left_out) = admit(&mut self.shortages, event::ACCEPTING_PAUSED, now) {
             let cause = errno.desc();
             let fields = vec![("reason", cause.to_owned()), ("open", open.to_string())];

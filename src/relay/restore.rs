@@ -20,7 +20,7 @@ use crate::sys;
 
 /// A session that another process has left.
 #[derive(Debug)]
-pub enum Restored {
+pub(crate) enum Restored {
     /// It goes on where it was.
     Relaying(Box<Session>),
     /// Its target is to be connected.
@@ -28,7 +28,7 @@ pub enum Restored {
 }
 
 /// Makes sessions of what another process has left; of one that cannot be gone on with, it tells what is wrong with it.
-pub fn restore(
+pub(crate) fn restore(
     store: &Arc<Store>,
     inherited: Inherited,
     tuning: &Tuning,

@@ -14,7 +14,7 @@ use crate::error::Result;
 const EVENTS: usize = 256;
 
 /// What a thread does besides moving its sessions on.
-pub trait Host {
+pub(crate) trait Host {
     /// Returns the sessions of the thread.
     fn worker(&mut self) -> &mut Worker;
 
@@ -47,7 +47,7 @@ pub trait Host {
 /// Goes round until the host has nothing more to do.
 ///
 /// Errors: nothing can be waited for any more.
-pub fn run(host: &mut impl Host) -> Result<()> {
+pub(crate) fn run(host: &mut impl Host) -> Result<()> {
     let mut events = [EpollEvent::empty(); EVENTS];
     let mut now = Moment::now();
     while host.goes_on(now) {

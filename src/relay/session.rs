@@ -32,7 +32,7 @@ const SEGMENT_BYTES: usize = 1024;
 
 /// One peer and how far it has come.
 #[derive(Debug)]
-pub struct Session {
+pub(crate) struct Session {
     /// Who it is.
     pub peer: Peer,
     /// When it was accepted.
@@ -58,7 +58,7 @@ enum Phase {
 
 /// A session that is over.
 #[derive(Debug)]
-pub struct Closed {
+pub(crate) struct Closed {
     /// Who it was.
     pub peer: Peer,
     /// Where it went, or should have gone.
@@ -86,7 +86,7 @@ impl Session {
     }
 
     /// Begins to connect to the target on behalf of a peer, who is aborted if that cannot even begin.
-    pub fn dial(
+    pub(crate) fn dial(
         stream: Stream,
         peer: Peer,
         destination: Option<SocketAddr>,
@@ -107,14 +107,14 @@ impl Session {
     }
 
     /// Begins to relay between two connected ends.
-    pub fn relay(stream: Stream, peer: Peer, target: Stream, now: Moment) -> Session {
+    pub(crate) fn relay(stream: Stream, peer: Peer, target: Stream, now: Moment) -> Session {
         target.reset_on_close(true);
         let connection = Connection::new(End::new(stream), End::new(target), now);
         Session::new(peer, Phase::Relaying(connection), now)
     }
 
     /// Goes on where another process has stopped.
-    pub fn restore(
+    pub(crate) fn restore(
         connection: Connection<Stream>,
         peer: Peer,
         started: Moment,
@@ -127,7 +127,7 @@ impl Session {
     }
 
     /// Has the next process find it, unless it does already, with all that is to be known of it.
-    pub fn keep(&mut self, store: &Arc<Store>) -> std::result::Result<(), Errno> {
+    pub(crate) fn keep(&mut self, store: &Arc<Store>) -> std::result::Result<(), Errno> {
         if let Phase::Relaying(connection) = &mut self.phase {
             connection.keep_pipes()?;
         }
@@ -163,7 +163,7 @@ impl Session {
     }
 
     /// Returns the connection, once the target is reached.
-    pub fn connection(&self) -> Option<&Connection<Stream>> {
+    pub(crate) fn connection(&self) -> Option<&Connection<Stream>> {
         match &self.phase {
             Phase::Relaying(connection) => Some(connection),
             _ => None,
@@ -171,7 +171,7 @@ impl Session {
     }
 
     /// Returns the connection, once the target is reached.
-    pub fn connection_mut(&mut self) -> Option<&mut Connection<Stream>> {
+    pub(crate) fn connection_mut(&mut self) -> Option<&mut Connection<Stream>> {
         match &mut self.phase {
             Phase::Relaying(connection) => Some(connection),
             _ => None,
@@ -179,7 +179,7 @@ impl Session {
     }
 
     /// Takes over what epoll reported of one side.
-    pub fn on_events(&mut self, side: Side, events: EpollFlags) {
+    pub(crate) fn on_events(&mut self, side: Side, events: EpollFlags) {
         match &mut self.phase {
             Phase::Dialing(dialing) => dialing.on_events(side, events),
             Phase::Relaying(connection) => connection.on_events(side, events),
@@ -188,7 +188,7 @@ impl Session {
     }
 
     /// Goes on as far as possible; breaks when it is over. `watch` is called with each new stream to the target.
-    pub fn advance(
+    pub(crate) fn advance(
         &mut self,
         dialer: &Dialer,
         shared: &mut Shared,
@@ -243,7 +243,7 @@ impl Session {
     }
 
     /// Sets what only connections of some age need, once the target is reached.
-    pub fn set_keepalive(&mut self, tuning: &Tuning) {
+    pub(crate) fn set_keepalive(&mut self, tuning: &Tuning) {
         let Some(connection) = self.connection() else {
             return;
         };
@@ -256,7 +256,7 @@ impl Session {
     }
 
     /// Returns where a TCP peer connected to.
-    pub fn destination(&self) -> Option<SocketAddr> {
+    pub(crate) fn destination(&self) -> Option<SocketAddr> {
         let stream = match &self.phase {
             Phase::Dialing(dialing) => dialing.peer(),
             Phase::Relaying(connection) => &connection.ends().0.wire,
@@ -265,7 +265,7 @@ impl Session {
         inet_addr(&stream.local_address().ok()?)
     }
 
-    pub fn entry(&self, destination: Option<SocketAddr>) -> Entry {
+    pub(crate) fn entry(&self, destination: Option<SocketAddr>) -> Entry {
         let (stage, bytes, active) = match self.connection() {
             Some(connection) => (
                 connection.stage(),
@@ -285,7 +285,7 @@ impl Session {
     }
 
     /// Returns when it must be looked at even if nothing became ready.
-    pub fn deadline(&self, limits: &Limits) -> Option<Moment> {
+    pub(crate) fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match &self.phase {
             Phase::Dialing(dialing) => dialing.deadline(),
             Phase::Relaying(connection) => connection.deadline(limits),
@@ -297,7 +297,7 @@ impl Session {
     /// never came to relay is aborted.
     ///
     /// Of one that is kept the sockets are left, to be closed with others.
-    pub fn close(
+    pub(crate) fn close(
         self,
         result: Result<Ending>,
         target: Endpoint,

@@ -14,7 +14,7 @@ use crate::clock::Moment;
 
 /// The table; a key finds a session until it is removed, and never its successor.
 #[derive(Debug, Default)]
-pub struct Sessions {
+pub(crate) struct Sessions {
     table: Slab<Place>,
     serial: u32,
     /// What [`Place::armed`] says, earliest first.
@@ -31,17 +31,17 @@ struct Place {
 }
 
 impl Sessions {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.table.len()
     }
 
     /// Returns the key that the next session will get.
-    pub fn next_key(&self) -> Key {
+    pub(crate) fn next_key(&self) -> Key {
         Key::new(self.table.vacant_key(), self.serial)
     }
 
     /// Adds a session under [`Sessions::next_key`].
-    pub fn insert(&mut self, session: Session) -> Key {
+    pub(crate) fn insert(&mut self, session: Session) -> Key {
         let key = self.next_key();
         self.serial = self.serial.wrapping_add(1);
         self.table.insert(Place {
@@ -57,31 +57,31 @@ impl Sessions {
         (place.serial == key.serial).then_some(place)
     }
 
-    pub fn get(&mut self, key: Key) -> Option<&mut Session> {
+    pub(crate) fn get(&mut self, key: Key) -> Option<&mut Session> {
         self.place(key).map(|place| &mut place.session)
     }
 
-    pub fn remove(&mut self, key: Key) -> Option<Session> {
+    pub(crate) fn remove(&mut self, key: Key) -> Option<Session> {
         let armed = self.place(key)?.armed;
         self.disarm(armed, key);
         Some(self.table.remove(key.index as usize).session)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Session> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.table.iter().map(|(_, place)| &place.session)
     }
 
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Session> {
         self.table.iter_mut().map(|(_, place)| &mut place.session)
     }
 
-    pub fn with_keys(&mut self) -> impl Iterator<Item = (Key, &mut Session)> {
+    pub(crate) fn with_keys(&mut self) -> impl Iterator<Item = (Key, &mut Session)> {
         let places = self.table.iter_mut();
         places.map(|(index, place)| (Key::new(index, place.serial), &mut place.session))
     }
 
     /// Returns the keys of those that are meant.
-    pub fn keys_of(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Key> {
+    pub(crate) fn keys_of(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Key> {
         let places = self.table.iter();
         let meant = places.filter(|(_, place)| is_meant(&place.session));
         meant
@@ -89,13 +89,13 @@ impl Sessions {
             .collect()
     }
 
-    pub fn drain(&mut self) -> impl Iterator<Item = Session> {
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Session> {
         self.deadlines.clear();
         self.table.drain().map(|place| place.session)
     }
 
     /// Puts a session at the end of the ring, unless it is in it.
-    pub fn queue(&mut self, key: Key) {
+    pub(crate) fn queue(&mut self, key: Key) {
         if let Some(session) = self.get(key).filter(|session| !session.is_queued) {
             session.is_queued = true;
             self.yielded.push_back(key);
@@ -103,11 +103,11 @@ impl Sessions {
     }
 
     /// Returns how many are in the ring.
-    pub fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         self.yielded.len()
     }
 
-    pub fn unqueue(&mut self) -> Option<Key> {
+    pub(crate) fn unqueue(&mut self) -> Option<Key> {
         let key = self.yielded.pop_front()?;
         if let Some(session) = self.get(key) {
             session.is_queued = false;
@@ -116,7 +116,7 @@ impl Sessions {
     }
 
     /// Sees to it that the session is woken at its deadline, if it has one.
-    pub fn arm(&mut self, key: Key, limits: &Limits) {
+    pub(crate) fn arm(&mut self, key: Key, limits: &Limits) {
         let Some(place) = self.place(key) else {
             return;
         };
@@ -136,12 +136,12 @@ impl Sessions {
         }
     }
 
-    pub fn deadline(&self) -> Option<Moment> {
+    pub(crate) fn deadline(&self) -> Option<Moment> {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
     /// Takes the session whose deadline passed first, to be armed again if it goes on.
-    pub fn woken(&mut self, now: Moment) -> Option<Key> {
+    pub(crate) fn woken(&mut self, now: Moment) -> Option<Key> {
         if self.deadline()? > now {
             return None;
         }

@@ -9,7 +9,7 @@ use crate::handover::{Buffer, Owner, Store};
 
 /// The means to move bytes of one connection after the other.
 #[derive(Debug)]
-pub struct Shared {
+pub(crate) struct Shared {
     store: Arc<Store>,
     /// The buffer that bytes are copied through, while no flow holds it.
     buffer: Option<Box<Buffer>>,
@@ -17,7 +17,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub fn new(store: Arc<Store>) -> Shared {
+    pub(crate) fn new(store: Arc<Store>) -> Shared {
         Shared {
             store,
             buffer: None,
@@ -26,16 +26,16 @@ impl Shared {
     }
 
     /// Returns what keeps connections for the next process.
-    pub fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    pub fn pool(&mut self) -> &mut Pool {
+    pub(crate) fn pool(&mut self) -> &mut Pool {
         &mut self.pool
     }
 
     /// Returns an empty buffer, which the next process takes for that flow's.
-    pub fn take_buffer(&mut self, owner: Owner) -> Result<Box<Buffer>, Errno> {
+    pub(crate) fn take_buffer(&mut self, owner: Owner) -> Result<Box<Buffer>, Errno> {
         let mut buffer = match self.buffer.take() {
             Some(buffer) => buffer,
             None => self.store.buffer()?,
@@ -45,7 +45,7 @@ impl Shared {
     }
 
     /// Takes a buffer back, and with it what nobody wants any more.
-    pub fn give_buffer(&mut self, mut buffer: Box<Buffer>) {
+    pub(crate) fn give_buffer(&mut self, mut buffer: Box<Buffer>) {
         if buffer.held_bytes() > 0 {
             buffer.clear(Owner::NOBODY);
         }
@@ -53,7 +53,7 @@ impl Shared {
     }
 
     /// Returns an empty pipe, which the next process takes for that flow's; none when there is none to be had.
-    pub fn take_pipe(&mut self, owner: Owner) -> Option<Box<Pipe>> {
+    pub(crate) fn take_pipe(&mut self, owner: Owner) -> Option<Box<Pipe>> {
         let mut pipe = self.pool.take(&self.store)?;
         // The next process would go on with the connection, without what is in a pipe that it does not find.
         if owner != Owner::NOBODY && pipe.keep().is_err() {

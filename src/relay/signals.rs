@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// What a signal wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub(crate) enum Order {
     /// Let open connections finish, then end; a second time: end now.
     Stop,
     /// Give open connections to the next process, and end.
@@ -21,11 +21,11 @@ pub enum Order {
 
 /// Where the blocked signals of this process arrive.
 #[derive(Debug)]
-pub struct Signals(SignalFd);
+pub(crate) struct Signals(SignalFd);
 
 impl Signals {
     /// Blocks the signals, for threads made later as well, and watches for them.
-    pub fn new(epoll: &Epoll) -> Result<Signals> {
+    pub(crate) fn new(epoll: &Epoll) -> Result<Signals> {
         let taken = [
             Signal::SIGTERM,
             Signal::SIGINT,
@@ -42,7 +42,7 @@ impl Signals {
         Ok(Signals(signals))
     }
 
-    pub fn take(&self) -> Vec<Order> {
+    pub(crate) fn take(&self) -> Vec<Order> {
         let mut orders = Vec::new();
         while let Ok(Some(info)) = self.0.read_signal() {
             match Signal::try_from(info.ssi_signo as i32) {

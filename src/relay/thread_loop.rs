@@ -14,7 +14,7 @@ use crate::clock::Moment;
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Job {
+pub(crate) enum Job {
     /// Connections that move much.
     Bulk,
     /// Others, when there is too much to do for the main loop.
@@ -32,7 +32,7 @@ pub(super) enum Request {
 
 /// What a thread gives back to the main loop.
 #[derive(Debug)]
-pub enum Return {
+pub(crate) enum Return {
     /// A session has ended.
     Closed(Closed),
     /// One that moves much, or that the main loop wanted back.

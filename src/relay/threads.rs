@@ -22,7 +22,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use super::connection::Limits;
 use super::inspection::Entry;
 use super::session::Session;
-pub use super::thread_loop::{Job, Return};
+pub(crate) use super::thread_loop::{Job, Return};
 use super::thread_loop::{Request, ThreadLoop};
 use super::token::Token;
 use super::waker::Waker;
@@ -89,7 +89,7 @@ impl Group {
 
 /// All threads beside the main loop.
 #[derive(Debug)]
-pub struct Threads {
+pub(crate) struct Threads {
     bulk: Group,
     relief: Group,
     returns: Receiver<(Job, Return)>,
@@ -102,7 +102,7 @@ pub struct Threads {
 }
 
 impl Threads {
-    pub fn new(limits: Limits, processors: usize) -> Result<Threads> {
+    pub(crate) fn new(limits: Limits, processors: usize) -> Result<Threads> {
         let (return_sender, returns) = channel();
         let waker = Arc::new(Waker::new()?);
         Ok(Threads {
@@ -118,25 +118,25 @@ impl Threads {
     }
 
     /// Returns the descriptor that is readable when there are results.
-    pub fn waker(&self) -> &Waker {
+    pub(crate) fn waker(&self) -> &Waker {
         &self.waker
     }
 
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.bulk.open + self.relief.open
     }
 
     /// Counts how often any of the threads had something to do.
-    pub fn turns(&self) -> u64 {
+    pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 
-    pub fn relieved(&self) -> usize {
+    pub(crate) fn relieved(&self) -> usize {
         self.relief.open
     }
 
     /// Returns how many threads there are for a job, after making one if all have something to do.
-    pub fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> usize {
+    pub(crate) fn ready(&mut self, job: Job, dialer: &Arc<Dialer>, store: &Arc<Store>) -> usize {
         let most = job.threads(self.processors);
         let now = Moment::now();
         let is_paused = self.group(job).paused_until.is_some_and(|at| now < at);
@@ -153,12 +153,12 @@ impl Threads {
     }
 
     /// Returns a session to a thread; [`Threads::ready`] has told that there is one.
-    pub fn give(&mut self, job: Job, session: Session) {
+    pub(crate) fn give(&mut self, job: Job, session: Session) {
         self.group(job).give(session);
     }
 
     /// Takes what the threads give back.
-    pub fn returns(&mut self) -> Vec<Return> {
+    pub(crate) fn returns(&mut self) -> Vec<Return> {
         self.waker.clear();
         let returns: Vec<(Job, Return)> = self.returns.try_iter().collect();
         for (job, _) in &returns {
@@ -168,13 +168,13 @@ impl Threads {
     }
 
     /// Asks for all sessions back.
-    pub fn release_all(&mut self) {
+    pub(crate) fn release_all(&mut self) {
         self.all()
             .for_each(|thread| thread.send(Request::ReleaseAll));
     }
 
     /// Asks each thread for the numbers of its sessions.
-    pub fn entries(&self) -> Receiver<Vec<Entry>> {
+    pub(crate) fn entries(&self) -> Receiver<Vec<Entry>> {
         let (sender, receiver) = channel();
         self.all()
             .for_each(|thread| thread.send(Request::Tell(sender.clone())));
@@ -182,7 +182,7 @@ impl Threads {
     }
 
     /// Closes all sessions; they come back as results.
-    pub fn close_all(&mut self) {
+    pub(crate) fn close_all(&mut self) {
         self.all().for_each(|thread| thread.send(Request::CloseAll));
     }
 

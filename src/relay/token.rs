@@ -5,7 +5,7 @@
 
 /// One of the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// Who connected to us.
     Peer,
     /// Whom we connected to.
@@ -14,7 +14,7 @@ pub enum Side {
 
 /// A session's place in the table and its serial number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Key {
+pub(crate) struct Key {
     /// Place in the table.
     pub index: u32,
     /// Counts sessions; wraps around after 2^31.
@@ -23,7 +23,7 @@ pub struct Key {
 
 impl Key {
     /// Cuts both numbers to the 31 bits that a token has for them.
-    pub fn new(index: usize, serial: u32) -> Key {
+    pub(crate) fn new(index: usize, serial: u32) -> Key {
         Key {
             index: index as u32 & MASK,
             serial: serial & MASK,
@@ -35,7 +35,7 @@ const MASK: u32 = u32::MAX >> 1;
 
 /// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Token {
+pub(crate) enum Token {
     /// A signal is to be read.
     Signal,
     /// Another thread has something to say.
@@ -52,7 +52,7 @@ pub enum Token {
 const SESSION: u64 = 1 << 63;
 
 impl Token {
-    pub fn pack(self) -> u64 {
+    pub(crate) fn pack(self) -> u64 {
         match self {
             Token::Signal => 0,
             Token::Waker => 1,
@@ -68,7 +68,7 @@ impl Token {
     }
 
     /// Unpacks what [`Token::pack`] packed.
-    pub fn unpack(bits: u64) -> Token {
+    pub(crate) fn unpack(bits: u64) -> Token {
         if bits & SESSION == 0 {
             return match bits {
                 0 => Token::Signal,

@@ -11,7 +11,7 @@ use crate::peer::Family;
 use crate::stream::Stream;
 
 /// Bytes in, bytes out, and their ends; nothing here blocks.
-pub trait Wire {
+pub(crate) trait Wire {
     /// Reads what is there into the empty buffer, 0 at the end.
     fn read(&self, buffer: &mut Buffer) -> Result<Received, Errno>;
     /// Writes of the buffer what there is room for.
@@ -38,7 +38,7 @@ pub trait Wire {
 
 /// What a read gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Received {
+pub(crate) struct Received {
     /// Bytes, 0 at the end.
     pub count: usize,
     /// Less than there was room for, and still not all that there is.

@@ -37,7 +37,7 @@ const IDLE_PIPE: Duration = Duration::from_secs(2);
 
 /// Sessions, and the means to move them on.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     epoll: Epoll,
     sessions: Sessions,
     shared: Shared,
@@ -58,7 +58,7 @@ pub struct Worker {
 
 impl Worker {
     /// Begins without sessions. `keeps_bulk`: those that move much stay here.
-    pub fn new(
+    pub(crate) fn new(
         dialer: Arc<Dialer>,
         store: Arc<Store>,
         limits: Limits,
@@ -82,12 +82,12 @@ impl Worker {
     }
 
     /// Returns the epoll instance, to watch other things with.
-    pub fn epoll(&self) -> &Epoll {
+    pub(crate) fn epoll(&self) -> &Epoll {
         &self.epoll
     }
 
     /// Waits for events, and returns how many there are.
-    pub fn wait(&self, events: &mut [EpollEvent], timeout: EpollTimeout) -> Result<usize> {
+    pub(crate) fn wait(&self, events: &mut [EpollEvent], timeout: EpollTimeout) -> Result<usize> {
         match self.epoll.wait(events, timeout) {
             Ok(count) => Ok(count),
             Err(Errno::EINTR) => Ok(0),
@@ -95,21 +95,21 @@ impl Worker {
         }
     }
 
-    pub fn dialer(&self) -> &Arc<Dialer> {
+    pub(crate) fn dialer(&self) -> &Arc<Dialer> {
         &self.dialer
     }
 
     /// Returns what keeps connections for the next process.
-    pub fn store(&self) -> &Arc<Store> {
+    pub(crate) fn store(&self) -> &Arc<Store> {
         self.shared.store()
     }
 
-    pub fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.sessions.count()
     }
 
     /// Begins to connect to the target on behalf of a peer.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         stream: Stream,
         peer: Peer,
@@ -149,7 +149,7 @@ impl Worker {
     }
 
     /// Takes a session whose target is reached, from the outside or from another worker.
-    pub fn adopt(&mut self, mut session: Session, now: Moment) {
+    pub(crate) fn adopt(&mut self, mut session: Session, now: Moment) {
         let key = self.sessions.next_key();
         let watched = session.connection().map_or(Ok(()), |connection| {
             let (peer, target) = connection.ends();
@@ -171,7 +171,7 @@ impl Worker {
     }
 
     /// Takes over what epoll reported of a session, and gives it its turn.
-    pub fn on_events(&mut self, key: Key, side: Side, events: EpollFlags, now: Moment) {
+    pub(crate) fn on_events(&mut self, key: Key, side: Side, events: EpollFlags, now: Moment) {
         if let Some(session) = self.sessions.get(key) {
             session.on_events(side, events);
             // Those in the ring have their turn anyway.
@@ -182,7 +182,7 @@ impl Worker {
     }
 
     /// Gives their turn to those whose deadline has passed, and to those in the ring.
-    pub fn turn(&mut self, now: Moment) {
+    pub(crate) fn turn(&mut self, now: Moment) {
         let queued = self.sessions.queued();
         while let Some(key) = self.sessions.woken(now) {
             self.wake(key, now);
@@ -217,7 +217,7 @@ impl Worker {
     }
 
     /// Returns how long its owner may wait for events, and no longer than until `other`.
-    pub fn timeout(&self, other: Option<Moment>, now: Moment) -> EpollTimeout {
+    pub(crate) fn timeout(&self, other: Option<Moment>, now: Moment) -> EpollTimeout {
         if self.sessions.queued() > 0 {
             return EpollTimeout::ZERO;
         }
@@ -235,33 +235,33 @@ impl Worker {
         EpollTimeout::try_from(left.div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
     }
 
-    pub fn take_closed(&mut self) -> impl Iterator<Item = Closed> + use<> {
+    pub(crate) fn take_closed(&mut self) -> impl Iterator<Item = Closed> + use<> {
         std::mem::take(&mut self.closed).into_iter()
     }
 
     /// Returns whether there are some that move bulk data. Those that nobody takes are found again when they move more.
-    pub fn has_bulk(&self) -> bool {
+    pub(crate) fn has_bulk(&self) -> bool {
         self.bulk.as_ref().is_some_and(|keys| !keys.is_empty())
     }
 
     /// Lets them stay where they are.
-    pub fn leave_bulk(&mut self) {
+    pub(crate) fn leave_bulk(&mut self) {
         self.bulk.iter_mut().for_each(Vec::clear);
     }
 
     /// Takes those out that move bulk data.
-    pub fn take_bulk(&mut self) -> Vec<Session> {
+    pub(crate) fn take_bulk(&mut self) -> Vec<Session> {
         let keys = self.bulk.as_mut().map(std::mem::take).unwrap_or_default();
         self.release_each(keys)
     }
 
-    pub fn entries(&self) -> Vec<Entry> {
+    pub(crate) fn entries(&self) -> Vec<Entry> {
         let entry = |session: &Session| session.entry(self.destination(session));
         self.sessions.iter().map(entry).collect()
     }
 
     /// Closes all, because the program stops.
-    pub fn close_all(&mut self, now: Moment) {
+    pub(crate) fn close_all(&mut self, now: Moment) {
         let sessions: Vec<Session> = self.sessions.drain().collect();
         for session in sessions {
             self.end(session, Ok(Ending::Stopped), now);
@@ -274,13 +274,13 @@ impl Worker {
     }
 
     /// Returns the sessions that have moved bytes since then.
-    pub fn busy(&self, since: Moment) -> Vec<Key> {
+    pub(crate) fn busy(&self, since: Moment) -> Vec<Key> {
         let is_busy = |connection: &Connection<Stream>| connection.active() >= since;
         (self.sessions).keys_of(|session| session.connection().is_some_and(is_busy))
     }
 
     /// Lets all sessions go.
-    pub fn release_all(&mut self) -> Vec<Session> {
+    pub(crate) fn release_all(&mut self) -> Vec<Session> {
         let keys = self.sessions.keys_of(|_| true);
         self.release_each(keys)
     }
@@ -291,7 +291,7 @@ impl Worker {
     }
 
     /// Lets a session go, which nobody watches then.
-    pub fn release(&mut self, key: Key) -> Option<Session> {
+    pub(crate) fn release(&mut self, key: Key) -> Option<Session> {
         let session = self.sessions.remove(key)?;
         if let Some(connection) = session.connection() {
             let (peer, target) = connection.ends();
@@ -306,7 +306,7 @@ impl Worker {
 
     /// Makes sure that the next process has every session, with all that is to be known of it. Returns those that it will not
     /// have, which are closed, and why.
-    pub fn keep_all(&mut self, now: Moment) -> Vec<(Key, Errno)> {
+    pub(crate) fn keep_all(&mut self, now: Moment) -> Vec<(Key, Errno)> {
         let store = self.store().clone();
         let keep = |(key, session): (Key, &mut Session)| Some((key, session.keep(&store).err()?));
         let unkept: Vec<(Key, Errno)> = self.sessions.with_keys().filter_map(keep).collect();
@@ -318,11 +318,11 @@ impl Worker {
     }
 
     /// Closes the descriptors of all sessions, which another process has as well; no peer notices.
-    pub fn forget_all(&mut self) {
+    pub(crate) fn forget_all(&mut self) {
         drop(self.sessions.drain());
     }
 
-    pub fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
+    pub(crate) fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
         self.sessions.iter_mut()
     }
 

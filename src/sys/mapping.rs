@@ -73,7 +73,7 @@ impl Mapping {
 
     /// Copies bytes from an offset.
     #[cfg(test)]
-    pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
+    pub(crate) fn copy_out(&self, offset: usize, bytes: &mut [u8]) {
         assert!(self.holds(offset, bytes.len()), "bytes outside");
         // SAFETY: inside the mapping, and no reference to what is there exists.
         unsafe { bytes.as_mut_ptr().copy_from(self.at(offset), bytes.len()) }

@@ -15,6 +15,7 @@
 //! | [`names`] [`prefix`] | names of machines; CID ↔ address |
 //! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
 //! | [`invalid`] | why a text is not what it should be |
+#![warn(unreachable_pub)]
 
 pub mod allow_list;
 pub mod config_file;

@@ -13,7 +13,7 @@ use crate::stream::Stream;
 
 impl Attempt {
     /// Waits until the target is connected, where there is no loop to watch the stream.
-    pub fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
+    pub(crate) fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
         let mut readiness = Readiness::Waiting;
         loop {
             if let Some(stream) = self.advance(dialer, readiness, Moment::now(), &mut |_| Ok(()))? {

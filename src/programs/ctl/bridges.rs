@@ -217,7 +217,7 @@ fn read_until(stream: &mut UnixStream, until: Moment) -> io::Result<Vec<u8>> {
 
 /// One bridge that runs and one that waits, for the tests of what is printed of them.
 #[cfg(test)]
-pub fn example() -> Vec<Bridge> {
+pub(super) fn example() -> Vec<Bridge> {
     use crate::relay::connection::Stage;
     use crate::relay::inspection::OpenConnection;
 

@@ -14,7 +14,7 @@ use crate::stream::{Listener, Stream};
 
 impl Loop {
     /// Takes a peer that was accepted by somebody else (Accept=yes), with the same rules as our own.
-    pub fn admit(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>) {
+    pub(crate) fn admit(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>) {
         Loop::tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
         self.enter(stream, peer, destination, Moment::now());
     }

@@ -39,7 +39,7 @@ impl Loop {
     }
 
     /// Goes on with what the process before has left.
-    pub fn restore(&mut self, inherited: Inherited) {
+    pub(crate) fn restore(&mut self, inherited: Inherited) {
         let (now, mut taken) = (Moment::now(), 0u64);
         self.reporter.totals = report::read_totals(self.worker.store());
         let lost = inherited.lost;

@@ -16,7 +16,7 @@ const PAGE_BYTES: u64 = 4096;
 
 /// Counts what one connection moves within a window. Four bytes, as each idle connection has one.
 #[derive(Clone, Copy, Debug)]
-pub struct BulkDetector {
+pub(crate) struct BulkDetector {
     /// Milliseconds of the clock, which wrap around: two windows that are 65 seconds apart may be taken for one.
     window_start: u16,
     window_pages: u16,
@@ -24,7 +24,7 @@ pub struct BulkDetector {
 
 impl BulkDetector {
     /// Begins with a window in which nothing has moved.
-    pub fn new(now: Moment) -> BulkDetector {
+    pub(crate) fn new(now: Moment) -> BulkDetector {
         BulkDetector {
             window_start: milliseconds(now),
             window_pages: 0,
@@ -32,7 +32,7 @@ impl BulkDetector {
     }
 
     /// Learns how many bytes a turn has moved.
-    pub fn moved(&mut self, count: u64, now: Moment) {
+    pub(crate) fn moved(&mut self, count: u64, now: Moment) {
         if milliseconds(now).wrapping_sub(self.window_start) > WINDOW_MILLISECONDS {
             *self = BulkDetector::new(now);
         }
@@ -42,7 +42,7 @@ impl BulkDetector {
         }
     }
 
-    pub fn is_bulk(self) -> bool {
+    pub(crate) fn is_bulk(self) -> bool {
         self.window_pages >= BULK_PAGES
     }
 }

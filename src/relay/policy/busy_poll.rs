@@ -21,7 +21,7 @@ const MANY: usize = 4;
 
 /// Decides from the gaps between events.
 #[derive(Debug)]
-pub struct BusyPoll {
+pub(crate) struct BusyPoll {
     is_enabled: bool,
     credit: u32,
     idle_since: Moment,
@@ -31,7 +31,7 @@ pub struct BusyPoll {
 
 impl BusyPoll {
     /// Begins without trust in the next event.
-    pub fn new(is_wanted: bool, processors: usize, now: Moment) -> BusyPoll {
+    pub(crate) fn new(is_wanted: bool, processors: usize, now: Moment) -> BusyPoll {
         BusyPoll {
             is_enabled: is_wanted && processors > 1,
             credit: 0,
@@ -41,19 +41,19 @@ impl BusyPoll {
     }
 
     /// Nothing is left to do: tells until when to look for events without sleeping. `turns`: of other threads so far.
-    pub fn look_until(&mut self, turns: u64, now: Moment) -> Option<Moment> {
+    pub(crate) fn look_until(&mut self, turns: u64, now: Moment) -> Option<Moment> {
         self.idle_since = now;
         let is_alone = std::mem::replace(&mut self.turns, turns) == turns;
         (self.is_enabled && is_alone && self.credit > 0).then(|| now + LOOK)
     }
 
     /// Looking was in vain.
-    pub fn missed(&mut self) {
+    pub(crate) fn missed(&mut self) {
         self.credit = self.credit.saturating_sub(2);
     }
 
     /// So many events came at a time.
-    pub fn met(&mut self, count: usize, now: Moment) {
+    pub(crate) fn met(&mut self, count: usize, now: Moment) {
         if (1..MANY).contains(&count) && now - self.idle_since <= NEAR {
             self.credit = (self.credit + 1).min(CREDIT_MAX);
         } else {

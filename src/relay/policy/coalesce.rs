@@ -14,23 +14,23 @@ const SMALL_BYTES: usize = 4096;
 /// So many in a row may go unanswered before the next ones wait.
 const UNANSWERED_MAX: u8 = 16;
 /// How long.
-pub const PAUSE: Duration = Duration::from_millis(1);
+pub(crate) const PAUSE: Duration = Duration::from_millis(1);
 
 /// Counts the small writes of one direction.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Coalesce {
+pub(crate) struct Coalesce {
     unanswered: u8,
     is_pausing: bool,
 }
 
 impl Coalesce {
     /// Returns whether the source is not to be read for now.
-    pub fn is_pausing(self) -> bool {
+    pub(crate) fn is_pausing(self) -> bool {
         self.is_pausing
     }
 
     /// Learns of a write.
-    pub fn wrote(&mut self, count: usize) {
+    pub(crate) fn wrote(&mut self, count: usize) {
         if count >= SMALL_BYTES {
             *self = Coalesce::default();
         } else if self.unanswered < UNANSWERED_MAX {
@@ -41,12 +41,12 @@ impl Coalesce {
     }
 
     /// Bytes came the other way.
-    pub fn answered(&mut self) {
+    pub(crate) fn answered(&mut self) {
         *self = Coalesce::default();
     }
 
     /// The pause is over.
-    pub fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.is_pausing = false;
     }
 }

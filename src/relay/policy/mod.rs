@@ -1,7 +1,7 @@
 //! Decisions that only change how fast things go, each with what it gains.
 
-pub mod bulk;
-pub mod busy_poll;
-pub mod coalesce;
-pub mod relief;
-pub mod splice;
+pub(crate) mod bulk;
+pub(crate) mod busy_poll;
+pub(crate) mod coalesce;
+pub(crate) mod relief;
+pub(crate) mod splice;

@@ -15,13 +15,13 @@ const SLEEP_PART: u32 = 10;
 
 /// How much the main loop slept lately.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     since: Moment,
     slept: Duration,
 }
 
 impl Load {
-    pub fn new(now: Moment) -> Load {
+    pub(crate) fn new(now: Moment) -> Load {
         Load {
             since: now,
             slept: Duration::ZERO,
@@ -29,12 +29,12 @@ impl Load {
     }
 
     /// Learns how long it has waited for events.
-    pub fn slept(&mut self, time: Duration) {
+    pub(crate) fn slept(&mut self, time: Duration) {
         self.slept += time;
     }
 
     /// At the end of a window with too much to do, tells when it began.
-    pub fn too_much_since(&mut self, now: Moment) -> Option<Moment> {
+    pub(crate) fn too_much_since(&mut self, now: Moment) -> Option<Moment> {
         let (since, window) = (self.since, now - self.since);
         if window < WINDOW {
             return None;
@@ -46,7 +46,7 @@ impl Load {
 }
 
 /// Returns how many of the busy sessions of one thread are for `others`, which have so many sessions already.
-pub fn surplus(busy: usize, theirs: usize, others: usize) -> usize {
+pub(crate) fn surplus(busy: usize, theirs: usize, others: usize) -> usize {
     let share = (busy + theirs).div_ceil(1 + others);
     let surplus = busy.saturating_sub(share);
     // A few more or less are not worth the moving.

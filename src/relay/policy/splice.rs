@@ -17,18 +17,18 @@ const PAGE_BYTES: usize = 4096;
 
 /// How much the next splice asks for; nothing while bytes are copied.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Splice {
+pub(crate) struct Splice {
     pages: u16,
 }
 
 impl Splice {
     /// Returns how many bytes the next splice is to ask for; none: copy.
-    pub fn splice_bytes(self) -> Option<usize> {
+    pub(crate) fn splice_bytes(self) -> Option<usize> {
         (self.pages > 0).then(|| usize::from(self.pages) * PAGE_BYTES)
     }
 
     /// Learns of a read; one that filled the buffer begins a burst.
-    pub fn after_read(&mut self, is_full: bool, source: Family, sink: Family) {
+    pub(crate) fn after_read(&mut self, is_full: bool, source: Family, sink: Family) {
         if is_full && is_spliced(source, sink) {
             self.ask(match source {
                 Family::Vsock => *CAUTIOUS_BYTES.start(),
@@ -38,7 +38,7 @@ impl Splice {
     }
 
     /// Learns what a splice moved; little ends the burst.
-    pub fn after_splice(&mut self, count: usize, source: Family) {
+    pub(crate) fn after_splice(&mut self, count: usize, source: Family) {
         if count < WORTHWHILE_BYTES {
             self.pages = 0;
         } else if source == Family::Vsock {

@@ -34,7 +34,7 @@ use units::{Unit, Use};
 
 /// How the findings are shown.
 #[derive(Debug, Args)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// As JSON
     #[arg(long)]
     json: bool,

@@ -140,14 +140,14 @@ pub(super) fn take_over(units: &[Unit]) -> Vec<String> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(super) mod tests {
     use super::super::units::PREFIX_SERVICE;
     use super::super::units::tests::{active, inactive};
     use super::*;
     use crate::vsock::Cid;
 
     /// Everything is in use.
-    pub const USED: Use = Use {
+    pub(crate) const USED: Use = Use {
         vsock: true,
         to_host: true,
         generated: true,
@@ -157,15 +157,15 @@ pub mod tests {
         ..Use::NOTHING
     };
     /// A bridge that needs the prefix.
-    pub const SOCKET: &str = "vsock-bridge-ipv6@445.socket";
+    pub(crate) const SOCKET: &str = "vsock-bridge-ipv6@445.socket";
 
     /// A prefix.
-    pub fn p() -> Prefix {
+    pub(crate) fn p() -> Prefix {
         "fd00:1::/64".parse().unwrap()
     }
 
     /// A machine on which all is well.
-    pub fn good() -> Facts {
+    pub(crate) fn good() -> Facts {
         Facts {
             found: Ok((p(), Origin::MachineId("/etc/machine-id".into()))),
             may_be_hidden: false,
@@ -179,7 +179,7 @@ pub mod tests {
     }
 
     /// One of which the kernel has something else.
-    pub fn with_state(change: impl FnOnce(&mut State)) -> Facts {
+    pub(crate) fn with_state(change: impl FnOnce(&mut State)) -> Facts {
         let mut facts = good();
         if let Some(Ok(state)) = &mut facts.state {
             change(state);
@@ -188,7 +188,7 @@ pub mod tests {
     }
 
     /// Wants this finding.
-    pub fn expect(finding: &Finding, subject: &str, level: Level, command: &str) {
+    pub(crate) fn expect(finding: &Finding, subject: &str, level: Level, command: &str) {
         assert_eq!(
             (&*finding.subject, finding.level),
             (subject, level),

@@ -208,12 +208,12 @@ fn words(text: &str) -> Vec<String> {
 }
 
 #[cfg(test)]
-pub mod tests {
+pub(crate) mod tests {
     use super::*;
 
     impl Use {
         /// No unit is in use.
-        pub const NOTHING: Use = Use {
+        pub(crate) const NOTHING: Use = Use {
             vsock: false,
             to_host: false,
             generated: false,
@@ -225,7 +225,7 @@ pub mod tests {
     }
 
     /// A unit that is up.
-    pub fn active(id: &str) -> Unit {
+    pub(crate) fn active(id: &str) -> Unit {
         let is_socket = id.ends_with(".socket");
         Unit {
             id: id.to_owned(),
@@ -239,7 +239,7 @@ pub mod tests {
     }
 
     /// A unit that is not.
-    pub fn inactive(id: &str) -> Unit {
+    pub(crate) fn inactive(id: &str) -> Unit {
         Unit {
             active: "inactive".into(),
             sub: "dead".into(),
