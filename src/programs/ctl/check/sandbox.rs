@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::finding::{Finding, Level};
-use super::units::Unit;
 use crate::endpoint::{Endpoint, UnixName};
 
 /// What ProtectHome= hides (systemd.exec(5)).
@@ -111,12 +110,12 @@ fn contains(network: &str, address: IpAddr) -> bool {
 }
 
 /// Returns a line for a target that the service is kept from, with the commands that make a drop-in and restart it.
-pub(super) fn check(service: &Unit, target: &Endpoint) -> Option<Finding> {
-    let settings = service.sandbox.lacks(target);
+pub(super) fn check(id: &str, sandbox: &Sandbox, target: &Endpoint) -> Option<Finding> {
+    let settings = sandbox.lacks(target);
     if settings.is_empty() {
         return None;
     }
-    let (id, folder) = (&service.id, format!("/etc/systemd/system/{}.d", service.id));
+    let folder = format!("/etc/systemd/system/{id}.d");
     let needed = settings.join(" and ");
     let text = format!("{id} cannot reach {target}: its sandbox needs {needed} in a drop-in");
     let lines = settings.join("\\n");
@@ -198,16 +197,17 @@ mod tests {
 
     #[test]
     fn one_line_has_all_that_a_target_needs() {
-        let service = Unit {
-            id: "vsock-bridge-ipv6@445.service".into(),
-            sandbox: Sandbox {
-                families: "AF_UNIX AF_VSOCK".into(),
-                ip_deny: "0.0.0.0/0 ::/0".into(),
-                ..Sandbox::default()
-            },
-            ..Unit::default()
+        let sandbox = Sandbox {
+            families: "AF_UNIX AF_VSOCK".into(),
+            ip_deny: "0.0.0.0/0 ::/0".into(),
+            ..Sandbox::default()
         };
-        let finding = check(&service, &"[::1]:445".parse().unwrap()).unwrap();
+        let finding = check(
+            "vsock-bridge-ipv6@445.service",
+            &sandbox,
+            &"[::1]:445".parse().unwrap(),
+        )
+        .unwrap();
         let lines = r"[Service]\nRestrictAddressFamilies=AF_INET6\nIPAddressAllow=::1\n";
         assert!(finding.commands[1].contains(lines), "{finding:?}");
     }

@@ -56,7 +56,7 @@ fn look(
             return Some(Finding::new(Level::Fail, "target", text));
         }
     };
-    if let Some(finding) = sandbox::check(service, &endpoint) {
+    if let Some(finding) = sandbox::check(&service.id, &service.sandbox, &endpoint) {
         return Some(finding);
     }
     let is_served = match &endpoint {
