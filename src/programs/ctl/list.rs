@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 
 /// Prints the bridges.
 ///
-/// Errors: [`Error::Control`] when one could not be asked, after the others are printed; [`Error::Output`].
+/// Errors: one could not be asked, after the others are printed; or nothing can be written.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.watch {
         return watch(arguments);
