@@ -17,8 +17,8 @@ recipe=("$vm_dir/image" "$vm_dir/guest/agent" "$vm_dir/guest/agent.service" ${fl
 image=$cache/image-${flavour:+${flavour##*/}-}$suite-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
 # What the guest finds below /vm/cases.
 cases=$vm_dir/cases
-# Of /vm/data.
-data_bytes=50000000
+# Of /vm/data: more than all buffers on the way hold, which are the credit of two vsock sockets, a pipe, and 6 MiB of TCP.
+data_bytes=12000000
 
 # ---- words --------------------------------------------------------------------------------------------------------
 

@@ -170,12 +170,12 @@ has_another() {
     ((process != 0 && process != $2))
 }
 
-# replace_often HOST PORT UNIT…: restarts each unit three times and kills it as often. Before each of these, the
+# replace_often HOST PORT UNIT…: restarts each unit twice and kills it as often. Before each of these, the
 # connections to HOST and PORT carry more than the buffers on the way hold.
 replace_often() {
     local host=$1 port=$2 unit action process sent received
     shift 2
-    for _ in 1 2 3; do
+    for _ in 1 2; do
         for unit; do
             for action in restart 'kill --signal=KILL'; do
                 read -r sent received < <(carried "$host" "$port")
@@ -278,7 +278,7 @@ keep_share() {
     copies_up & up=$!
     copies_down & down=$!
     replace_often "$host" 445 "$@"
-    wait_for 120 have_carried "$host" 445 100000000 100000000 0
+    wait_for 120 have_carried "$host" 445 25000000 25000000 0
     touch "$over"
     wait "$up"
     wait "$down"
