@@ -19,8 +19,8 @@ use super::wire::{Received, Wire};
 use crate::handover::{Buffer, Owner};
 use crate::peer::Family;
 
-/// Operations of one flow before the others get their turn. A request and its answer need two; more make no stream faster,
-/// as one operation moves up to a pipe full.
+/// Operations of one flow before the others get their turn. A request and its answer need two; with 2, 4 and 16 neither
+/// streams nor messages nor short connections differed by more than two runs of the same program do.
 const BUDGET: usize = 4;
 
 /// What a turn of a flow, a connection or a session came to that is not over.
