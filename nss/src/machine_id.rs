@@ -1,5 +1,5 @@
-//! The machine id, hashed for one application: libsystemd does the same for the programs, with thirty crates more than
-//! there should be in a module that every process loads.
+//! The machine id, hashed for one application: libsystemd does the same for the programs, with seventeen crates more,
+//! which a module that every process loads should not need.
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;

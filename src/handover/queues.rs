@@ -8,7 +8,7 @@
 //! queue, which is gone round when most of it is dead. An item is always put in anew before it is taken out.
 //!
 //! With 2 000 connections open and 20 000 that came and went, 80 items were moved in 3 packets; with one queue 18 288 in 576
-//! packets, in 2.4 times the time.
+//! packets, in 2.4 times the time (a debug build, beside other load).
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

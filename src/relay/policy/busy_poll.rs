@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 
-/// How long is looked after an event: one dialogue of 64 bytes has a median round trip of 117 µs without looking, and 55 with.
+/// How long is looked after an event: one dialogue of 64 bytes, beside 1 000 idle connections, had a median round trip of
+/// 117 µs without looking, and of 55 with it.
 const LOOK: Duration = Duration::from_micros(50);
 /// An event after a longer sleep would not have been met by looking; with the wake-ups included.
 const NEAR: Duration = Duration::from_micros(120);
