@@ -93,11 +93,9 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration> {
 
 /// Reads a time limit that leaves time for something.
 pub(crate) fn parse_positive_limit(text: &str) -> Result<TimeLimit> {
-    match text.parse()? {
-        TimeLimit(Some(Duration::ZERO)) => {
-            Err(Error::invalid("time", text, "must be longer than 0"))
-        }
-        limit => Ok(limit),
+    match text {
+        "infinity" => Ok(TimeLimit(None)),
+        _ => parse_positive(text).map(|time| TimeLimit(Some(time))),
     }
 }
 

@@ -73,6 +73,25 @@ pub(crate) struct Closed {
     pub duration: Duration,
 }
 
+impl Closed {
+    /// Begins with nothing that was relayed.
+    pub(super) fn new(
+        peer: Peer,
+        target: Endpoint,
+        result: Result<Ending>,
+        duration: Duration,
+    ) -> Closed {
+        Closed {
+            peer,
+            target,
+            result,
+            inbound_bytes: 0,
+            outbound_bytes: 0,
+            duration,
+        }
+    }
+}
+
 impl Session {
     fn new(peer: Peer, phase: Phase, started: Moment) -> Session {
         Session {
@@ -303,14 +322,7 @@ impl Session {
         target: Endpoint,
         now: Moment,
     ) -> (Closed, Option<Closing>) {
-        let mut closed = Closed {
-            peer: self.peer,
-            target,
-            inbound_bytes: 0,
-            outbound_bytes: 0,
-            duration: now - self.started,
-            result,
-        };
+        let mut closed = Closed::new(self.peer, target, result, now - self.started);
         let Phase::Relaying(connection) = self.phase else {
             return (closed, None);
         };

@@ -137,14 +137,11 @@ impl Worker {
                 self.check_later(now);
                 self.advance(key, now);
             }
-            Err(error) => self.closed.push(Closed {
-                peer,
-                target: self.dialer.target_of(destination),
-                result: Err(error),
-                inbound_bytes: 0,
-                outbound_bytes: 0,
-                duration: Duration::ZERO,
-            }),
+            Err(error) => {
+                let target = self.dialer.target_of(destination);
+                let closed = Closed::new(peer, target, Err(error), Duration::ZERO);
+                self.closed.push(closed);
+            }
         }
     }
 
