@@ -13,6 +13,16 @@ use nix::sys::stat::Mode;
 
 use crate::sys;
 
+/// What ProtectHome= hides from a service (systemd.exec(5)).
+pub(crate) const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+/// What PrivateTmp= replaces.
+pub(crate) const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+
+/// Returns whether a path is in one of the folders, or is one.
+pub(crate) fn is_below(path: &Path, folders: &[&str]) -> bool {
+    folders.iter().any(|folder| path.starts_with(folder))
+}
+
 /// Connects to the socket at a path.
 ///
 /// Errors: those of connect(2) and open(2); `ENAMETOOLONG` for a path over 107 bytes where /proc is missing.

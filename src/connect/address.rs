@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::peer::{Family, inet_addr};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
-use crate::unix_path;
+use crate::unix_path::{self, HOMES, TEMPORARY, is_below};
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// One place to connect to, without names.
@@ -210,13 +210,12 @@ impl Address {
     }
 }
 
-/// Tells whether a path is where the sandboxes of units have folders of their own, or none (systemd.exec(5)).
+/// Returns whether a path is where the sandboxes of units have folders of their own, or none (systemd.exec(5)).
 fn may_be_hidden(name: &UnixName) -> bool {
     let UnixName::Path(path) = name else {
         return false;
     };
-    let folders = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
-    folders.iter().any(|folder| path.starts_with(folder))
+    is_below(path, &HOMES) || is_below(path, &TEMPORARY)
 }
 
 /// Lets the outgoing connection come from `ip`, which needs no capability.

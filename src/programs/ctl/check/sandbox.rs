@@ -7,11 +7,7 @@ use std::path::Path;
 
 use super::finding::{Finding, Level};
 use crate::endpoint::{Endpoint, UnixName};
-
-/// What ProtectHome= hides (systemd.exec(5)).
-const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
-/// What PrivateTmp= replaces.
-const TEMPORARY: [&str; 2] = ["/tmp", "/var/tmp"];
+use crate::unix_path::{HOMES, TEMPORARY, is_below};
 
 /// What a unit lets its processes reach, in the words of `systemctl show`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,16 +79,15 @@ impl Sandbox {
     }
 
     fn hides(&self, path: &Path) -> Option<String> {
-        let is_below = |folders: &[&str]| folders.iter().any(|folder| path.starts_with(folder));
-        if is_below(&HOMES) && ["yes", "tmpfs"].contains(&&*self.protect_home) {
+        if is_below(path, &HOMES) && ["yes", "tmpfs"].contains(&&*self.protect_home) {
             return Some("ProtectHome=no".to_owned());
         }
         let has_own_tmp = !["", "no"].contains(&&*self.private_tmp);
-        (is_below(&TEMPORARY) && has_own_tmp).then(|| "PrivateTmp=no".to_owned())
+        (is_below(path, &TEMPORARY) && has_own_tmp).then(|| "PrivateTmp=no".to_owned())
     }
 }
 
-/// Tells whether an address is in a network such as `127.0.0.0/8`.
+/// Returns whether an address is in a network such as `127.0.0.0/8`.
 fn contains(network: &str, address: IpAddr) -> bool {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => (u128::from(u32::from(address)) << 96, 32),
