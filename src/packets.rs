@@ -92,7 +92,7 @@ impl Packets {
         }
     }
 
-    /// Tells the limit in bytes towards that machine; this machine itself needs none, as nothing goes through the device.
+    /// Returns the limit in bytes towards that machine; this machine itself needs none, as nothing goes through the device.
     pub(crate) fn bytes_towards(self, cid: Option<Cid>) -> usize {
         match cid {
             Some(Cid::LOCAL) => usize::MAX,
@@ -100,7 +100,7 @@ impl Packets {
         }
     }
 
-    /// Tells the limit in bytes, if there is one.
+    /// Returns the limit in bytes, if there is one.
     pub(crate) fn limit_bytes(self) -> Option<usize> {
         (self != Packets::UNLIMITED).then_some(self.0)
     }

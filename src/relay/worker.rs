@@ -29,7 +29,7 @@ use crate::peer::Peer;
 use crate::stream::Stream;
 
 /// A connection of that age gets TCP keepalive towards its target, and is looked at for a dead end as often. Most are over
-/// before: of the 23 calls of a short one, keepalive would be four more.
+/// before: a short one has 20 calls, and keepalive would be four more.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A pipe that nobody has used for so long goes.

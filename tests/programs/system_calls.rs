@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 /// Sixteen clients at a time, as in the scenario short-16 of the bench.
 const CLIENTS: usize = 16;
 const CONNECTIONS: usize = 120;
-/// Eighteen, four so that a crash is no clean end, and one so that no target is its own peer; on a busy machine events come
-/// one by one, which adds some. systemd-socket-proxyd needs 53.
+/// Twenty, five of which see to it that a crash is no clean end, and two more with a store; on a busy machine events come one
+/// by one, which adds some. systemd-socket-proxyd needs 53.
 const MOST_CALLS: f64 = 26.0;
 
 #[test]

@@ -203,7 +203,7 @@ fn warn_of_fence(settings: &Settings, variables: &Variables, locals: &[Endpoint]
     }
 }
 
-/// Tells whether a list is given and no listener is one that it holds for.
+/// Returns whether a list is given and no listener is one that it holds for.
 pub(crate) fn lets_everybody_in(list: &str, locals: &[Endpoint]) -> bool {
     let is_vsock = |local: &Endpoint| matches!(local, Endpoint::Vsock(_));
     list != allow_list::DEFAULT && !locals.is_empty() && !locals.iter().any(is_vsock)

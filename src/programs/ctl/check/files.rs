@@ -11,7 +11,7 @@ use crate::config_file;
 use crate::prefix;
 use crate::programs::bridge::variables::{FOLDER, Variable, Variables};
 
-/// Gives a line for each wrong setting, or one for all files if there are any.
+/// Returns a line for each wrong setting, or one for all files if there are any.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
     let mut paths = files_in(Path::new(FOLDER));
     let read = services(units).flat_map(|service| service.environment_files.iter().cloned());
@@ -27,7 +27,7 @@ pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
     findings
 }
 
-/// Tells whether a service cannot start because of its settings.
+/// Returns whether a service cannot start because of its settings.
 pub(super) fn keep_down(service: &Unit) -> bool {
     let files = service.environment_files.iter();
     let is_wrong = |path: &PathBuf| !look(path, true).is_empty();
@@ -81,7 +81,7 @@ fn of_unit(service: &Unit) -> Vec<Finding> {
     variables.problems().into_iter().map(finding).collect()
 }
 
-/// Tells whether some unit in use reads the file; all of them read the common one.
+/// Returns whether some unit in use reads the file; all of them read the common one.
 fn is_in_use(path: &Path, units: &[Unit]) -> bool {
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     let is_its = |unit: &&Unit| unit.id.rsplit_once('.').map(|(name, _)| name) == stem;
