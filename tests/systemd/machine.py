@@ -362,5 +362,7 @@ class Bulk:
         self.is_over = True
         for thread in self.threads:
             thread.join(DEADLINE)
+            # What has not come yet is not lost.
+            expect(not thread.is_alive(), f"the end of a bulk connection: not within {DEADLINE} s")
         expect(self.error is None, f"a bulk connection was lost: {self.error}")
         expect_equal(self.got.hexdigest(), self.sent.hexdigest(), "digest of the echo")
