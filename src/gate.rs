@@ -67,6 +67,30 @@ pub(crate) enum Refusal {
     UnknownFull(usize),
 }
 
+impl Refusal {
+    /// By what refusals are counted. The place is that in the ledger, so a new one comes last.
+    pub(crate) const REASONS: [&str; 6] = [
+        "not_allowed",
+        "local",
+        "no_machine",
+        "foreign",
+        "max_connections",
+        "max_connections_per_peer",
+    ];
+
+    /// Returns the place of its reason.
+    pub(crate) fn reason(&self) -> usize {
+        match self {
+            Refusal::Cid => 0,
+            Refusal::Local(_) => 1,
+            Refusal::NoMachine => 2,
+            Refusal::Foreign => 3,
+            Refusal::Full(_) => 4,
+            Refusal::PeerFull(_) | Refusal::UnknownFull(_) => 5,
+        }
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -31,6 +31,7 @@ _vsockctl() {
     ' rules') choices='--load --unload' ;;
     ' check') choices='--json' ;;
     ' list') choices='--json --watch' ;;
+    ' metrics') choices='--openmetrics' ;;
     ' help') choices='addr cid prefix hosts rules check list metrics' ;;
     ' help prefix') choices='show generate up down watch' ;;
     *) choices= ;;

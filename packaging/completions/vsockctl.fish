@@ -38,3 +38,4 @@ complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l unload -d 'Remove
 complete -c vsockctl -n '__fish_seen_subcommand_from check' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again each second'
+complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l openmetrics -d 'In the format of OpenMetrics'

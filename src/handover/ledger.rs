@@ -29,8 +29,9 @@ use crate::sys::Mapping;
 
 /// Words of a pipe that its owner may use.
 pub(super) const PIPE_WORDS: usize = 1;
-/// Words of the header that are there for the user of the ledger.
-pub(super) const COMMON_WORDS: usize = 8;
+/// Words of the header that are there for the user of the ledger. The first programs knew eight of them; the others are 0
+/// in what they have left, since no layout has anything else in the rest of the header.
+pub(super) const COMMON_WORDS: usize = 64;
 
 const WORD: usize = 8;
 /// In the first word of a place, beside its generation: in use.
@@ -38,6 +39,7 @@ const LIVE: u64 = 1;
 const COMMON_AT: usize = 8 * WORD;
 /// Words of the header, and room for more.
 const HEADER_BYTES: usize = 4096;
+const _: () = assert!(COMMON_AT + COMMON_WORDS * WORD <= HEADER_BYTES);
 /// Buffers that are mapped at once: 2 MiB, so that a process with the most connections has a few hundred mappings, of the
 /// 65 530 that it may have (vm.max_map_count).
 const CHUNK_BUFFERS: usize = 16;

@@ -15,11 +15,12 @@ use std::time::Duration;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::connection::Limits;
+use super::counters::{self, Totals};
 use super::inspection::Inspection;
 use super::listeners::Listeners;
 use super::policy::busy_poll::BusyPoll;
 use super::policy::relief::Load;
-use super::report::{self, Reporter, Totals};
+use super::report::{self, Reporter};
 use super::round::{self, Host};
 use super::session::{Closed, Session};
 use super::signals::Signals;
@@ -221,7 +222,10 @@ impl Loop {
             self.gate.leave(&closed.peer);
         }
         self.reporter.closed(closed, self.worker.dialer(), now);
-        report::write_totals(self.worker.store(), &self.reporter.totals);
+        if let Err(error) = &closed.result {
+            counters::count_failure(self.worker.store(), error);
+        }
+        self.reporter.totals.write(self.worker.store());
         self.idle_since = now;
     }
 }

@@ -21,6 +21,7 @@ use nix::sys::socket::{AddressFamily, Backlog, listen};
 use serde::{Deserialize, Serialize};
 
 use super::connection::Stage;
+use super::counters::{ConnectTimes, Reasons};
 use super::token::Token;
 use crate::clock::Moment;
 use crate::connect::Dialer;
@@ -59,12 +60,21 @@ pub struct Snapshot {
     pub served: u64,
     /// Peers that were not let in.
     pub refused: u64,
+    /// The same by reason, of those that the program has counted since it knows reasons.
+    #[serde(default)]
+    pub refused_by_reason: Reasons,
     /// Peers whose target could not be reached.
     pub unreachable: u64,
+    /// The same by reason, as above.
+    #[serde(default)]
+    pub unreachable_by_reason: Reasons,
     /// Bytes that targets took, of connections that are over.
     pub inbound_bytes: u64,
     /// Bytes that peers took, of connections that are over.
     pub outbound_bytes: u64,
+    /// How long it took to reach targets; none from an older bridge.
+    #[serde(default)]
+    pub connect_times: Option<ConnectTimes>,
     /// Those that are open, oldest first.
     pub connections: Vec<OpenConnection>,
 }

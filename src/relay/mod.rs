@@ -50,6 +50,7 @@
 
 pub(crate) mod closing;
 pub(crate) mod connection;
+pub(crate) mod counters;
 pub(crate) mod dialing;
 pub(crate) mod end;
 pub(crate) mod ending;
@@ -79,6 +80,6 @@ pub(crate) mod wire;
 pub(crate) mod worker;
 
 pub(crate) use connection::Limits;
+pub(crate) use counters::Totals;
 pub(crate) use ending::Ending;
 pub(crate) use event_loop::{Loop, LoopSettings};
-pub(crate) use report::Totals;

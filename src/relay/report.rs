@@ -1,10 +1,10 @@
 //! What a loop says of its connections: totals for the status line, events for the journal, none of them in a flood.
 
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
 
 use nix::errno::Errno;
 
+use super::counters::Totals;
 use super::ending::Ending;
 use super::session::Closed;
 use crate::clock::Moment;
@@ -12,57 +12,12 @@ use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::gate::{PeerKey, Refusal};
-use crate::handover::Store;
 use crate::logging::event::{self, Fields};
 use crate::logging::rate_limit::RateLimit;
 use crate::peer::Peer;
 
 /// Peers that the status line names.
 const STATUS_PEERS: usize = 3;
-
-/// What a loop has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    /// Connections that reached their target and are over.
-    pub served: u64,
-    /// Peers that were not let in.
-    pub refused: u64,
-    /// Peers whose target could not be reached.
-    pub unreachable: u64,
-    /// Bytes that targets took.
-    pub inbound_bytes: u64,
-    /// Bytes that peers took.
-    pub outbound_bytes: u64,
-    /// How the last connection ended.
-    pub last: Option<Ending>,
-}
-
-/// Writes the counters down.
-pub(crate) fn write_totals(store: &Store, totals: &Totals) {
-    let counts = [
-        totals.served,
-        totals.refused,
-        totals.unreachable,
-        totals.inbound_bytes,
-        totals.outbound_bytes,
-    ];
-    for (number, count) in counts.into_iter().enumerate() {
-        store.common(number).store(count, Ordering::Release);
-    }
-}
-
-/// Reads the counters of the process before.
-pub(crate) fn read_totals(store: &Store) -> Totals {
-    let count = |number: usize| store.common(number).load(Ordering::Acquire);
-    Totals {
-        served: count(0),
-        refused: count(1),
-        unreachable: count(2),
-        inbound_bytes: count(3),
-        outbound_bytes: count(4),
-        last: None,
-    }
-}
 
 /// Returns the status line; `peers` have connections open, those with the most first.
 pub(crate) fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -> String {

@@ -10,6 +10,7 @@ use nix::sys::epoll::EpollFlags;
 
 use super::closing::Closing;
 use super::connection::{Connection, Limits, Stage};
+use super::counters;
 use super::dialing::Dialing;
 use super::end::End;
 use super::ending::Ending;
@@ -238,6 +239,8 @@ impl Session {
         if let Phase::Dialing(dialing) = std::mem::replace(&mut self.phase, Phase::Between) {
             let connection = dialing.connected(target, dialer, &self.peer, store, now)?;
             self.phase = Phase::Relaying(connection);
+            // By the clock: the round may have begun before the peer came.
+            counters::count_connect(store, Moment::now() - self.started);
         }
         if store.keeps_at_once() {
             // One that is not kept is served as well.

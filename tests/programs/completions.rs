@@ -19,7 +19,7 @@ const FILES: [(&str, &[&str]); 4] = [
 ];
 const SETTINGS: &str = "VSOCK_BRIDGE_PREFIX=fd00::/64\nVSOCK_BRIDGE_NAMES=\"web=3 db=4\"\n";
 /// What is completed, with the word that comes of it among others.
-const LINES: [(&str, &[&str]); 9] = [
+const LINES: [(&str, &[&str]); 10] = [
     ("vsockctl ", &["addr", "check", "prefix", "metrics"]),
     ("vsockctl pre", &["prefix"]),
     ("vsockctl prefix g", &["generate"]),
@@ -29,6 +29,7 @@ const LINES: [(&str, &[&str]); 9] = [
     ),
     ("vsockctl hosts --re", &["--remove", "--resolved"]),
     ("vsockctl list --", &["--json", "--watch"]),
+    ("vsockctl metrics --o", &["--openmetrics"]),
     ("vsock-connect d", &["db"]),
     ("vsock-connect --f", &["--fdpass"]),
     ("vsock-connect lib", &["libvirt/"]),

@@ -1,66 +1,19 @@
-//! vsockctl list and metrics: what they print of the bridges that run, and what they say of those that do not answer.
+//! vsockctl list: what it prints of the bridges that run, and what it says of those that do not answer.
 //!
 //! Bridges that only systemd knows of are tested under real systemd.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
-use crate::common::bridge::Bridge;
 use crate::common::eventually;
 use crate::common::own_run::OwnRun;
-use crate::common::place::{Kind, Place, ping};
-use crate::common::program::{Finished, Program, command, finish, ours};
+use crate::common::program::{Program, command, finish, ours};
+use crate::common::served::{expect_output, own_run, serve, vsockctl};
 use crate::common::skipped;
 use serde_json::Value;
-use socket2::Socket;
-
-fn own_run() -> Option<OwnRun> {
-    let run = OwnRun::new();
-    if run.is_none() {
-        skipped("nothing can be mounted here");
-    }
-    run
-}
-
-fn vsockctl(run: &OwnRun, arguments: &[&str]) -> Finished {
-    let mut vsockctl = run.command(ours("vsockctl"));
-    vsockctl.args(arguments);
-    finish(vsockctl)
-}
-
-fn expect_output(finished: Finished) -> String {
-    assert_eq!(finished.code, 0, "{finished:#?}");
-    assert_eq!(finished.stderr, [""; 0]);
-    finished.stdout
-}
-
-/// A bridge with one open connection.
-struct Served {
-    _bridge: Program,
-    listener: Place,
-    target: Place,
-    client: Socket,
-    _server: Socket,
-}
-
-fn serve(run: &OwnRun, name: &str) -> Served {
-    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
-    let bridge = run.serve(name, Bridge::to(&target.text).listener(&listener));
-    let bridge = bridge.start();
-    let (mut client, mut server) = (listener.connect(), target.accept());
-    ping(&mut client, &mut server);
-    Served {
-        _bridge: bridge,
-        listener,
-        target,
-        client,
-        _server: server,
-    }
-}
 
 #[test]
 fn a_bridge_whose_control_path_is_longer_than_an_address_is_listed() {
@@ -77,11 +30,6 @@ fn a_bridge_whose_control_path_is_longer_than_an_address_is_listed() {
     let metrics = expect_output(vsockctl(&run, &["metrics"]));
     let one = r#"-root-web.vsock_445",peer="::1"} 1"#;
     assert!(metrics.contains(one), "{metrics}");
-}
-
-fn peer(served: &Served) -> String {
-    let address = served.client.local_addr().unwrap();
-    address.as_socket().unwrap().to_string()
 }
 
 fn words(line: &str) -> Vec<&str> {
@@ -117,7 +65,7 @@ fn list_has_a_line_for_each_bridge_and_each_connection() {
             "{text}"
         );
         assert_eq!(lines[2], titles);
-        let expected = [&*peer(served), &served.target.text, "open", "1B", "1B"];
+        let expected = [&*served.peer(), &served.target.text, "open", "1B", "1B"];
         assert_eq!(lines[3][..5], expected, "{text}");
     }
     assert_eq!(lines.len(), 11, "{text}");
@@ -140,95 +88,8 @@ fn json_is_one_line_with_all_bridges() {
         serde_json::json!([served.listener.text])
     );
     let connection = &bridge["connections"][0];
-    assert_eq!(connection["peer"], *peer(&served));
+    assert_eq!(connection["peer"], *served.peer());
     assert_eq!(connection["inbound_bytes"], 1);
-}
-
-#[test]
-fn metrics_are_in_the_format_of_prometheus() {
-    let Some(run) = own_run() else { return };
-    let served = serve(&run, "vsock-bridge@445");
-    let _other = served.listener.connect();
-    drop(UnixListener::bind(run.service("stale@1").join("control")).unwrap());
-    let served_too = served.target.accept();
-    let finished = vsockctl(&run, &["metrics"]);
-    assert_eq!(
-        (finished.code, finished.stderr.len()),
-        (1, 1),
-        "{finished:#?}"
-    );
-    let samples = read_metrics(&finished.stdout);
-    let value = |name: &str, labels: &str| {
-        let bridge = format!(r#"bridge="vsock-bridge@445"{labels}"#);
-        *samples
-            .get(&(name.to_owned(), bridge))
-            .unwrap_or_else(|| panic!("{samples:#?}"))
-    };
-    assert_eq!(value("vsock_bridge_up", ""), 1);
-    assert_eq!(
-        samples[&(
-            "vsock_bridge_up".to_owned(),
-            r#"bridge="stale@1""#.to_owned()
-        )],
-        0
-    );
-    assert_eq!(value("vsock_bridge_connections", r#",peer="::1""#), 2);
-    assert_eq!(value("vsock_bridge_connections_served_total", ""), 0);
-    assert_eq!(value("vsock_bridge_refused_total", ""), 0);
-    assert_eq!(value("vsock_bridge_unreachable_total", ""), 0);
-    assert_eq!(
-        value("vsock_bridge_bytes_total", r#",direction="inbound""#),
-        1
-    );
-    assert_eq!(
-        value("vsock_bridge_bytes_total", r#",direction="outbound""#),
-        1
-    );
-    drop(served_too);
-}
-
-/// Reads the text format strictly: each name has its HELP, then its TYPE, then its samples, each of them once.
-fn read_metrics(text: &str) -> BTreeMap<(String, String), u64> {
-    assert!(text.ends_with('\n'));
-    let is_name = |name: &str| {
-        let mut letters = name.chars();
-        letters.next().is_some_and(|c| c.is_ascii_alphabetic())
-            && letters.all(|c| c.is_ascii_alphanumeric() || c == '_')
-    };
-    let (mut samples, mut families, mut helped) = (BTreeMap::new(), BTreeSet::new(), "");
-    let mut family = "";
-    for line in text.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            let (name, help) = rest.split_once(' ').unwrap();
-            assert!(
-                is_name(name) && !help.is_empty() && !help.contains('\\'),
-                "{line}"
-            );
-            assert!(families.insert(name), "twice: {line}");
-            helped = name;
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            let (name, kind) = rest.split_once(' ').unwrap();
-            assert_eq!(name, helped, "{line}");
-            let is_total = name.ends_with("_total");
-            assert_eq!(kind, if is_total { "counter" } else { "gauge" }, "{line}");
-            family = name;
-        } else {
-            let (name, rest) = line.split_once('{').unwrap();
-            let (labels, value) = rest.rsplit_once("} ").unwrap();
-            assert_eq!(name, family, "{line}");
-            for label in labels.split(',') {
-                let (name, value) = label.split_once("=\"").unwrap();
-                let value = value.strip_suffix('"').unwrap();
-                assert!(is_name(name) && !value.contains(['"', '\\']), "{line}");
-            }
-            let key = (name.to_owned(), labels.to_owned());
-            assert!(
-                samples.insert(key, value.parse().unwrap()).is_none(),
-                "twice: {line}"
-            );
-        }
-    }
-    samples
 }
 
 #[test]
@@ -241,8 +102,6 @@ fn no_bridge_is_there_that_is_said_and_exits_0() {
     assert_eq!(finished.stderr.len(), 1, "{finished:#?}");
     assert!(finished.stderr[0].contains("no bridge"), "{finished:#?}");
     assert_eq!(expect_output(vsockctl(&run, &["list", "--json"])), "[]\n");
-    let metrics = expect_output(vsockctl(&run, &["metrics"]));
-    assert_eq!(read_metrics(&metrics), BTreeMap::new());
 }
 
 #[test]
@@ -321,7 +180,7 @@ fn watch_prints_again_with_an_empty_line_between_until_the_reader_goes() {
         // The titles, the bridge, and behind an empty line its name and its connection.
         let picture: Vec<String> = lines.take(6).collect();
         assert!(picture[0].starts_with("BRIDGE ") && picture[1].starts_with("b@1 "));
-        assert!(picture[5].contains(&peer(&served)), "{picture:#?}");
+        assert!(picture[5].contains(&served.peer()), "{picture:#?}");
     };
     picture(&mut lines);
     assert_eq!(lines.next().unwrap(), "");

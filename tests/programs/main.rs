@@ -29,6 +29,7 @@ mod long_streams;
 mod managers;
 mod manual_examples;
 mod manuals;
+mod metrics_program;
 mod multipath;
 mod mux_listener;
 mod names;

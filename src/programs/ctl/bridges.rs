@@ -219,6 +219,7 @@ fn read_until(stream: &mut UnixStream, until: Moment) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 pub(super) fn example() -> Vec<Bridge> {
     use crate::relay::connection::Stage;
+    use crate::relay::counters::ConnectTimes;
     use crate::relay::inspection::OpenConnection;
 
     let connection = |peer: &str, cid, stage| OpenConnection {
@@ -231,6 +232,8 @@ pub(super) fn example() -> Vec<Bridge> {
         age_seconds: 1.0,
         idle_seconds: 1.0,
     };
+    let reason = |&(name, count): &(&str, u64)| (name.to_owned(), count);
+    let reasons = |all: &[_]| all.iter().map(reason).collect();
     let snapshot = Snapshot {
         pid: 4711,
         state: "serving".to_owned(),
@@ -240,9 +243,16 @@ pub(super) fn example() -> Vec<Bridge> {
         open: 3,
         served: 1204,
         refused: 2,
-        unreachable: 0,
+        refused_by_reason: reasons(&[("max_connections", 0), ("not_allowed", 1)]),
+        unreachable: 1,
+        unreachable_by_reason: reasons(&[("other", 0), ("refused", 1)]),
         inbound_bytes: 1000,
         outbound_bytes: 2000,
+        connect_times: Some(ConnectTimes {
+            count: 1206,
+            sum_seconds: 12.5,
+            buckets: vec![(0.001, 1000), (10.0, 1205)],
+        }),
         connections: vec![
             OpenConnection {
                 inbound_bytes: 3 << 29,

@@ -85,7 +85,7 @@ pub(crate) enum Command {
     /// Show the bridges of this machine and their open connections
     List(list::Arguments),
     /// Print the same for Prometheus, as numbers
-    Metrics,
+    Metrics(metrics::Arguments),
 }
 
 /// What can be done with the prefix.
@@ -154,7 +154,7 @@ pub fn run(arguments: Arguments) -> Result<String> {
             check::run(&how, is_quiet, arguments.machines.prefix).map(|()| String::new())
         }
         Command::List(arguments) => list::run(&arguments).map(|()| String::new()),
-        Command::Metrics => metrics::run().map(|()| String::new()),
+        Command::Metrics(arguments) => metrics::run(&arguments).map(|()| String::new()),
     }
 }
 

@@ -171,7 +171,7 @@ mod tests {
         let expected = "\
 BRIDGE                 STATE    LISTENER       TARGET     OPEN  SERVED  REFUSED  FAILED  ALLOWED
 vsock-bridge-ipv6@445  waiting  [fd00::2]:445  -             -       -        -       -  -
-vsock-bridge@445       serving  vsock::445     [::1]:445     3    1204        2       0  any
+vsock-bridge@445       serving  vsock::445     [::1]:445     3    1204        2       1  any
 
 vsock-bridge@445
   PEER          TARGET     STAGE          IN   OUT     AGE   IDLE

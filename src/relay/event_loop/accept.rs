@@ -9,6 +9,7 @@ use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::peer::{Family, Peer, inet_addr};
+use crate::relay::counters;
 use crate::relay::listeners::Accepted;
 use crate::stream::{Listener, Stream};
 
@@ -69,7 +70,10 @@ impl Loop {
                 stream.abort();
                 let dialer = self.worker.dialer();
                 let target = dialer.target_of(destination);
+                let store = self.worker.store();
+                counters::count_refusal(store, &refusal);
                 self.reporter.refused(peer, &target, refusal, dialer, now);
+                self.reporter.totals.write(store);
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::{Loop, Mode};
 use crate::clock::Moment;
 use crate::peer::Family;
+use crate::relay::counters;
 use crate::relay::inspection::{Material, Snapshot};
 use crate::stream::Listener;
 
@@ -25,7 +26,7 @@ impl Loop {
     }
 
     fn snapshot(&self) -> Snapshot {
-        let totals = self.reporter.totals;
+        let (totals, store) = (self.reporter.totals, self.worker.store());
         Snapshot {
             pid: std::process::id(),
             state: match self.mode {
@@ -42,9 +43,12 @@ impl Loop {
             open: self.open(),
             served: totals.served,
             refused: totals.refused,
+            refused_by_reason: counters::refusals(store),
             unreachable: totals.unreachable,
+            unreachable_by_reason: counters::failures(store),
             inbound_bytes: totals.inbound_bytes,
             outbound_bytes: totals.outbound_bytes,
+            connect_times: Some(counters::connect_times(store)),
             connections: Vec::new(),
         }
     }

@@ -11,7 +11,8 @@ use crate::handover::{Inherited, Store};
 use crate::logging::event;
 use crate::notify;
 use crate::peer::inet_addr;
-use crate::relay::report::{self, connections};
+use crate::relay::counters::Totals;
+use crate::relay::report::connections;
 use crate::relay::restore::{self, Restored};
 use crate::relay::signals::Order;
 
@@ -41,7 +42,7 @@ impl Loop {
     /// Goes on with what the process before has left.
     pub(crate) fn restore(&mut self, inherited: Inherited) {
         let (now, mut taken) = (Moment::now(), 0u64);
-        self.reporter.totals = report::read_totals(self.worker.store());
+        self.reporter.totals = Totals::read(self.worker.store());
         let lost = inherited.lost;
         let tuning = self.worker.dialer().tuning;
         for session in restore::restore(self.worker.store(), inherited, &tuning) {

@@ -4,11 +4,13 @@ pub mod bridge;
 pub mod connect;
 pub mod content;
 pub mod examples;
+pub mod exposition;
 pub mod own_etc;
 pub mod own_run;
 pub mod pair;
 pub mod place;
 pub mod program;
+pub mod served;
 pub mod store;
 
 use std::time::{Duration, Instant};
