@@ -11,7 +11,7 @@ use crate::mux::{Answer, Handshake, Progress};
 use crate::names::{Machine, Names};
 use crate::prefix::Prefix;
 use crate::programs::bridge::config::SourceArgument;
-use crate::programs::connect;
+use crate::programs::connect::host;
 use crate::programs::ctl;
 use crate::programs::options::{TimeLimit, parse_positive, parse_time};
 use crate::vsock::{Cid, VsockPort};
@@ -128,7 +128,7 @@ pub fn host(data: &[u8]) {
         Some((host, port)) => (host, Some(port)),
         None => (text, None),
     };
-    if let Ok(endpoint) = connect::address(host, port, Some(PREFIX.parse().unwrap())) {
+    if let Ok(endpoint) = host::address(host, port, Some(PREFIX.parse().unwrap())) {
         assert_eq!(endpoint.to_string().parse::<Endpoint>().unwrap(), endpoint);
     }
 }

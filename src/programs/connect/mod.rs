@@ -1,0 +1,122 @@
+//! The body of vsock-connect: one connection, handed to the caller or relayed to stdin and stdout.
+//!
+//! How targets of any program are reached is in [`crate::connect`].
+
+pub(crate) mod host;
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser};
+
+use crate::allow_list::AllowedCids;
+use crate::clock::Moment;
+use crate::connect::{Caller, Dialer, Source, Target};
+use crate::error::{Error, Result};
+use crate::fdpass;
+use crate::gate::Gate;
+use crate::handover::Store;
+use crate::peer::Peer;
+use crate::programs::options::{Beyond, Machines, parse_positive, parse_time};
+use crate::relay::{Ending, Limits, Loop, LoopSettings};
+use crate::stream::{Stream, Tuning};
+use crate::sys;
+
+const AFTER_HELP: &str = "\
+HOST is a CID or name (3, host, web), the same as vsock/3, vsock%3 or 3.vsock, an address of the prefix
+(P::3), machine/NAME (systemd-machined), libvirt/NAME, unix/PATH, vsock-mux/PATH, or a target with its port:
+vsock:3:22, [::1]:22, vsock-mux:/run/vm.vsock:22.
+
+As ProxyCommand of ssh:  vsock-connect --fdpass %h %p   with ProxyUseFdpass yes
+By hand:                 vsock-connect 3 80 </dev/null
+
+Exit status: 0 after a complete connection, 255 when it failed, 2 on a usage error.";
+
+/// Connects to a port of a virtual machine, or of any vsock or unix address.
+#[derive(Debug, Parser)]
+#[command(name = "vsock-connect", version, max_term_width = 100, after_help = AFTER_HELP)]
+pub struct Arguments {
+    /// The machine, or a whole address
+    host: String,
+    /// Its port [default: 22]
+    port: Option<String>,
+    /// Pass the connected socket over stdout where it is taken (ProxyUseFdpass of ssh), else relay
+    #[arg(long)]
+    fdpass: bool,
+    /// Try again for that long until the machine answers
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    wait: Duration,
+    /// How long one attempt may take
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
+    connect_timeout: Duration,
+    /// The machines.
+    #[command(flatten)]
+    machines: Machines,
+    /// What is behind vsock, and behind what stands for it.
+    #[command(flatten)]
+    beyond: Beyond,
+    /// Log more; twice for every event
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// Log less
+    #[arg(short, long, action = ArgAction::Count)]
+    pub quiet: u8,
+}
+
+/// Connects, then hands the socket over or relays until both directions have ended.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let names = arguments.machines.names.as_ref();
+    let machines = &arguments.machines;
+    let (host, port) = (&*arguments.host, arguments.port.as_deref());
+    let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
+    let target = Target::resolve(target, names)?;
+    let tuning = Tuning {
+        keepalive: Some(Duration::from_secs(60)),
+        vsock_buffer_bytes: 1 << 20,
+        vsock_packets: (arguments.beyond).packets(target.is_vsock(), log::Level::Debug),
+    };
+    let dialer = Dialer {
+        target,
+        source: Source::Kernel,
+        prefix: None,
+        timeout: arguments.connect_timeout,
+        retry: arguments.wait,
+        tuning,
+        mux_answer: arguments.beyond.mux_answer,
+        proxy_protocol: None,
+    };
+    let stream = dialer
+        .dial(&Peer::Stdio, None, Caller::default(), Moment::now())?
+        .wait_connected(&dialer)?;
+    log::debug!("connected to {}", dialer.target.endpoint);
+    let (input, output) = (std::io::stdin(), std::io::stdout());
+    if arguments.fdpass {
+        if fdpass::is_wanted(input.as_fd(), output.as_fd()) {
+            return fdpass::hand_over(output.as_fd(), stream);
+        }
+        log::debug!("nobody takes a descriptor from stdout; relaying");
+    }
+    relay(stream, dialer)
+}
+
+fn relay(target: Stream, dialer: Dialer) -> Result<()> {
+    let stdio = sys::take_stdio().and_then(|(input, output)| Stream::stdio(input, output));
+    let stdio = stdio.map_err(Error::system("use stdin and stdout; are both open?"))?;
+    let gate = Gate::new(AllowedCids::any(), 1, 1, None);
+    let settings = LoopSettings {
+        limits: Limits::default(),
+        exit_idle: None,
+        drain: Duration::ZERO,
+        busy_poll: true,
+        crash_proof: false,
+    };
+    let name = dialer.target.endpoint.to_string();
+    let store = Store::private().map_err(Error::system("get memory for buffers"))?;
+    let mut event_loop = Loop::new(Vec::new(), dialer, gate, store, settings)?;
+    event_loop.relay(stdio, Peer::Stdio, target);
+    match event_loop.run()?.last {
+        Some(Ending::Complete) => Ok(()),
+        Some(ending) => Err(Error::Ended(format!("to {name} {ending}"))),
+        None => Ok(()),
+    }
+}
