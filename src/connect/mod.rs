@@ -58,8 +58,10 @@ impl Target {
     /// Resolves once; blocks while a name is resolved. The names of machines are `given` or in the configuration file.
     ///
     /// Errors: [`Error::Resolve`]; those of [`Machine::cid`];
-    /// [`Error::Invalid`] for a port that is still to be taken from a listener.
+    /// [`Error::Invalid`] for a machine that is named as if it were a host, and for a port that is still to be taken from a
+    /// listener.
     pub(crate) fn resolve(endpoint: Endpoint, given: Option<&GivenNames>) -> Result<Target> {
+        endpoint.no_machine_as_host(given)?;
         let addresses = match &endpoint {
             Endpoint::Tcp(addr) => vec![Address::Tcp(*addr)],
             Endpoint::TcpName { name, port } => {

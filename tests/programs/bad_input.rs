@@ -290,6 +290,23 @@ fn a_name_is_nobodys() {
     }
 }
 
+/// DNS may have another one, or none.
+#[test]
+fn the_target_is_a_machine_named_as_a_host() {
+    for (target, form) in [
+        ("web:445", "write vsock:web:445"),
+        ("host:445", "write vsock:host:445"),
+        ("3.vsock:445", "write vsock:3:445"),
+    ] {
+        let listener = Place::listening(Kind::Tcp6);
+        let bridge = || Bridge::to(target).listener(&listener);
+        let finished = bridge().arguments(&["--names", "web=3"]).finish();
+        expect_line(&finished, 2, &[form, target]);
+        let finished = bridge().variable("VSOCK_BRIDGE_NAMES", "web=3").finish();
+        expect_line(&finished, 2, &[form, target]);
+    }
+}
+
 #[test]
 fn an_option_is_unknown_or_lacks_its_value() {
     for (arguments, word) in [

@@ -25,6 +25,7 @@ fn every_form_of_an_address_reaches_its_place() {
     abstract_socket.listen(1).unwrap();
     for form in [
         unix.text.clone(),
+        format!("unix:{}", unix.text),
         format!("unix/{relative}"),
         format!("unix//{relative}"),
         format!("unix%/{relative}"),
@@ -32,7 +33,7 @@ fn every_form_of_an_address_reaches_its_place() {
     ] {
         expect_served(&[&form], &unix.socket);
         // ssh gives the port in any case.
-        if form.starts_with("unix") {
+        if form.starts_with("unix/") || form.starts_with("unix%") {
             expect_served(&[&form, "22"], &unix.socket);
         }
     }
@@ -145,6 +146,27 @@ fn what_names_no_machine_exits_2_with_one_line() {
     }
     let long = format!("unix/{}", "x/".repeat(2048));
     expect_line(&finish(connect(&[long])), 2, &["4095 bytes"]);
+}
+
+#[test]
+fn what_is_right_elsewhere_exits_2_with_the_form_that_is_right_here() {
+    for (arguments, form) in [
+        (&["3:22"][..], "`vsock-connect 3 22`"),
+        (&["-p", "22", "3"], "`vsock-connect 3 22`"),
+        (&["3", "-p22"], "`vsock-connect 3 22`"),
+        (&["user@3"], "`ssh user@vsock/3`"),
+        (&["qemu/web"], "write libvirt/web"),
+        (&["qemu:system/web", "22"], "write libvirt/web"),
+        (&[".host"], "write unix/run/ssh-unix-local/socket"),
+        (&["tcp:localhost:22"], "write localhost:22"),
+        (&["web:22"], "write vsock:web:22"),
+        (&["host:22"], "write vsock:host:22"),
+        (&["db.vsock:22"], "write vsock:db:22"),
+    ] {
+        let mut connect = connect(arguments);
+        connect.env("VSOCK_BRIDGE_NAMES", "web=3");
+        expect_line(&finish(connect), 2, &[form]);
+    }
 }
 
 #[test]

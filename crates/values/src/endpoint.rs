@@ -2,6 +2,8 @@
 //!
 //! No I/O and no name resolution: a name stays a name here, whether of a host or of a machine.
 
+mod other_forms;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -43,7 +45,7 @@ pub enum Endpoint {
     },
     /// `vsock:mapped`, `vsock:mapped:445`: CID, and port if none is given, of the address that the peer connected to
     VsockMapped(Option<VsockPort>),
-    /// `/run/x.sock`, `@name`
+    /// `/run/x.sock`, `@name`, each also with `unix:` before it
     Unix(UnixName),
     /// `vsock-mux:/run/vm.vsock:445`: hybrid vsock of Firecracker, Cloud Hypervisor and vhost-device-vsock
     Mux {
@@ -185,15 +187,29 @@ impl FromStr for Endpoint {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Endpoint, Invalid> {
-        if text.starts_with(['/', '@']) {
-            return UnixName::parse(text).map(Endpoint::Unix);
-        }
-        match text.split_once(':') {
-            Some(("vsock", rest)) => vsock(text, rest),
-            Some(("vsock-mux", rest)) => mux(text, rest),
-            _ => tcp(text),
-        }
+        read(text).map_err(|error| match other_forms::hint(text) {
+            Some(hint) => Invalid::new("address", text, hint),
+            None => error,
+        })
     }
+}
+
+fn read(text: &str) -> Result<Endpoint, Invalid> {
+    if text.starts_with(['/', '@']) {
+        return UnixName::parse(text).map(Endpoint::Unix);
+    }
+    match text.split_once(':') {
+        Some(("vsock", rest)) => vsock(text, rest),
+        Some(("vsock-mux", rest)) => mux(text, rest),
+        Some(("unix", rest)) => unix(rest),
+        _ => tcp(text),
+    }
+}
+
+/// Reads what is behind `unix:`; as a URL has it, `//` may come first.
+fn unix(rest: &str) -> Result<Endpoint, Invalid> {
+    let path = rest.strip_prefix("//").filter(|path| path.starts_with('/'));
+    UnixName::parse(path.unwrap_or(rest)).map(Endpoint::Unix)
 }
 
 fn vsock(text: &str, rest: &str) -> Result<Endpoint, Invalid> {
@@ -317,8 +333,11 @@ mod tests {
     }
 
     #[test]
-    fn each_machine_has_one_form_that_is_printed() {
+    fn each_place_has_one_form_that_is_printed() {
         for (text, printed) in [
+            ("unix:/run/x.sock", "/run/x.sock"),
+            ("unix:///run/x.sock", "/run/x.sock"),
+            ("unix:@name", "@name"),
             ("vsock:host:445", "vsock:2:445"),
             ("vsock:local:22", "vsock:1:22"),
             ("vsock:3.vsock:22", "vsock:3:22"),
@@ -391,7 +410,12 @@ mod tests {
             "@",
             "run/x.sock",
             "./x",
-            "unix:/x",
+            "unix:",
+            "unix:x",
+            "unix:@",
+            "unix:445",
+            "UNIX:/x",
+            "unix:/a\0b",
             "/a\0b",
         ] {
             assert!(

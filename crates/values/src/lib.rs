@@ -8,7 +8,7 @@
 //!
 //! | modules | what they are |
 //! | --- | --- |
-//! | [`allow_list`] | a list of machines, its names looked up |
+//! | [`allow_list`] [`host_names`] | a list of machines, its names looked up; machines that are named as hosts |
 //! | [`configured`] | where prefix and names come from; the only file that reads and writes others |
 //! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
 //! | [`endpoint`] | every address form |
@@ -21,6 +21,7 @@ pub mod allow_list;
 pub mod config_file;
 pub mod configured;
 pub mod endpoint;
+mod host_names;
 pub mod invalid;
 pub mod names;
 pub mod prefix;

@@ -34,7 +34,7 @@ Every option can be given as an environment variable, e.g. VSOCK_BRIDGE_TO for -
 /etc/vsock-bridge/vsock-bridge@PORT.conf. VSOCK_BRIDGE_LOG takes a log filter, e.g. debug.
 
 Targets: [::1]:445  127.0.0.1:445  name:445  [::1]:mapped  vsock:2:445  vsock:web:445  vsock:mapped[:PORT]
-         /run/x.sock  @name  vsock-mux:/run/vm.vsock:445
+         /run/x.sock  unix:/run/x.sock  @name  vsock-mux:/run/vm.vsock:445
 Times:   500ms  5s  5 (the same)  10min  1h 30min  infinity
 
 vsock-bridge takes its sockets from systemd; see vsock-bridge(8).";

@@ -139,17 +139,21 @@ impl Variables {
         if let Some(Err(problem)) = names.map(GivenNames::names) {
             return vec![format!("{}: {problem}", self.place(names::VARIABLE))];
         }
-        let say = |variable, problem| {
+        let say = |variable, problem: Error| {
             let place = self.place(variable);
-            format!("{place}: {variable}: {}", Error::from(problem).report())
+            format!("{place}: {variable}: {}", problem.report())
         };
         let target = match &arguments.to {
-            Some(Endpoint::VsockName { name, .. }) => Machine::Name(name.clone()).cid(names).err(),
-            _ => None,
+            Some(Endpoint::VsockName { name, .. }) => {
+                let cid = Machine::Name(name.clone()).cid(names);
+                cid.err().map(Error::from)
+            }
+            Some(target) => target.no_machine_as_host(names).err().map(Error::from),
+            None => None,
         };
         let allowed = arguments.allow_cid.resolve(names).err();
         let target = target.map(|problem| say("VSOCK_BRIDGE_TO", problem));
-        let allowed = allowed.map(|problem| say(allow_list::VARIABLE, problem));
+        let allowed = allowed.map(|problem| say(allow_list::VARIABLE, problem.into()));
         target.into_iter().chain(allowed).collect()
     }
 

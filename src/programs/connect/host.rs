@@ -7,10 +7,10 @@ use std::time::Duration;
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::managers::Manager;
-use crate::names::Machine;
+use crate::names::{Machine, SUFFIX};
 use crate::prefix::Prefix;
 use crate::this_machine;
-use crate::vsock::VsockPort;
+use crate::vsock::{VsockPort, decimal};
 
 /// The port of ssh, for which vsock-connect is mostly called.
 const DEFAULT_PORT: u16 = 22;
@@ -22,6 +22,9 @@ pub(super) fn target(
     prefix: Option<Prefix>,
     limit: Duration,
 ) -> Result<Endpoint> {
+    if let Some(hint) = form_of_others(host) {
+        return Err(Error::invalid("host", host, hint));
+    }
     for separator in ['/', '%'] {
         let Some((word, name)) = host.split_once(separator) else {
             continue;
@@ -33,6 +36,36 @@ pub(super) fn target(
         }
     }
     address(host, port, prefix)
+}
+
+/// Returns what to write in place of a host as ssh, nc, libvirt-ssh-proxy and systemd-ssh-proxy(1) have it.
+fn form_of_others(host: &str) -> Option<String> {
+    if matches!(host, ".host" | "machine/.host" | "machine%.host") {
+        return Some(
+            "write unix/run/ssh-unix-local/socket for the sshd of this machine".to_owned(),
+        );
+    }
+    if let Some((word, name)) = host.split_once(['/', '%']) {
+        if ["qemu", "qemu:system", "qemu:session"].contains(&word) {
+            return Some(format!("write libvirt/{name}"));
+        }
+    }
+    let is_word = |text: &str| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        !text.is_empty() && text.chars().all(is_part)
+    };
+    if let Some((user, machine)) = host.split_once('@').filter(|(user, _)| is_word(user)) {
+        let name = match machine.contains(['/', '%', ':']) || machine.ends_with(SUFFIX) {
+            true => machine.to_owned(),
+            false => format!("vsock/{machine}"),
+        };
+        return Some(format!(
+            "write {machine}; the user is for ssh, as in `ssh {user}@{name}`"
+        ));
+    }
+    let (machine, port) = host.split_once(':')?;
+    let is_address = decimal::<u32>(machine).is_some() && port.parse::<VsockPort>().is_ok();
+    is_address.then(|| format!("write `vsock-connect {machine} {port}`, or vsock:{host}"))
 }
 
 /// Reads a host of any other form with its port, or an address that brings its own.
@@ -138,6 +171,7 @@ mod tests {
     #[test]
     fn paths_are_absolute_with_or_without_their_slash() {
         assert_eq!(read("unix/run/x.sock", Some("22")).unwrap(), "/run/x.sock");
+        assert_eq!(read("unix:/run/x.sock", None).unwrap(), "/run/x.sock");
         assert_eq!(read("unix//run/x.sock", None).unwrap(), "/run/x.sock");
         assert_eq!(
             read("vsock-mux/run/vm.vsock", Some("22")).unwrap(),
@@ -162,6 +196,35 @@ mod tests {
         ] {
             assert_eq!(read(text, None).unwrap(), text);
             assert!(read(text, Some("22")).is_err(), "{text} with a port");
+        }
+    }
+
+    #[test]
+    fn a_host_of_other_programs_is_told_its_form_here() {
+        for (host, form) in [
+            ("3:22", "`vsock-connect 3 22`"),
+            (
+                "user@3",
+                "write 3; the user is for ssh, as in `ssh user@vsock/3`",
+            ),
+            ("user@web.vsock", "`ssh user@web.vsock`"),
+            ("user@libvirt/web", "`ssh user@libvirt/web`"),
+            ("qemu/web", "write libvirt/web"),
+            ("qemu%web", "write libvirt/web"),
+            ("qemu:system/web", "write libvirt/web"),
+            (".host", "write unix/run/ssh-unix-local/socket"),
+            ("machine/.host", "write unix/run/ssh-unix-local/socket"),
+            ("web:22", "write vsock:web:22 "),
+            ("host:22", "write vsock:host:22 "),
+            ("tcp:localhost:22", "write localhost:22"),
+        ] {
+            let error = target(host, None, None, Duration::ZERO)
+                .and_then(|target| Target::resolve(target, Some(&"web=3".parse().unwrap())))
+                .unwrap_err();
+            assert!(error.is_usage() && error.report().contains(form), "{error}");
+        }
+        for host in ["@name", "/run/a@b", "vsock-mux:/run/a@b:22", "unix/run/a@b"] {
+            assert_eq!(form_of_others(host), None, "{host}");
         }
     }
 

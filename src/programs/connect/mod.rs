@@ -40,6 +40,9 @@ pub struct Arguments {
     host: String,
     /// Its port [default: 22]
     port: Option<String>,
+    /// As ssh, scp and nc have it; here it is behind the host.
+    #[arg(short = 'p', hide = true, value_name = "PORT")]
+    port_of_ssh: Option<String>,
     /// Pass the connected socket over stdout where it is taken (ProxyUseFdpass of ssh), else relay
     #[arg(long)]
     fdpass: bool,
@@ -68,6 +71,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let names = arguments.machines.names.as_ref();
     let machines = &arguments.machines;
     let (host, port) = (&*arguments.host, arguments.port.as_deref());
+    if let Some(port) = &arguments.port_of_ssh {
+        let hint = format!("`-p` is ssh's; write `vsock-connect {host} {port}`");
+        return Err(Error::Usage(hint));
+    }
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
     let target = Target::resolve(target, names)?;
     let tuning = Tuning {
