@@ -187,7 +187,8 @@ impl FromStr for Endpoint {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Endpoint, Invalid> {
-        read(text).map_err(|error| match other_forms::hint(text) {
+        let printed = |text: &str| read(text).ok().map(|endpoint| endpoint.to_string());
+        read(text).map_err(|error| match other_forms::hint(text, &printed) {
             Some(hint) => Invalid::new("address", text, hint),
             None => error,
         })

@@ -1,18 +1,20 @@
 //! Addresses as other programs write them, and hosts of vsock-connect: each is told the form that is right here.
 
-use super::UnixName;
 use crate::names::Machine;
 use crate::vsock::{VsockPort, decimal};
 
+/// Reads an address, and returns the form in which it is printed.
+type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// Returns what to write in place of a text that is no address; none if nobody can know.
-pub(crate) fn hint(text: &str) -> Option<String> {
-    of_scheme(text)
-        .or_else(|| of_word(text))
+pub(crate) fn hint(text: &str, read: Read<'_>) -> Option<String> {
+    of_scheme(text, read)
+        .or_else(|| of_word(text, read))
         .or_else(|| of_number(text))
 }
 
 /// `tcp:localhost:445`, `UNIX-CONNECT:/run/x.sock`, `vsock://3:22`: socat, nginx, URLs.
-fn of_scheme(text: &str) -> Option<String> {
+fn of_scheme(text: &str, read: Read<'_>) -> Option<String> {
     let (scheme, rest) = text.split_once(':')?;
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let scheme = scheme.to_ascii_lowercase();
@@ -24,23 +26,23 @@ fn of_scheme(text: &str) -> Option<String> {
         "vsock" => format!("vsock:{rest}"),
         _ => return None,
     };
-    match super::read(&form) {
-        Ok(endpoint) => Some(format!("write {endpoint}")),
-        Err(_) if scheme.starts_with("tcp") => Some(format!(
+    match read(&form) {
+        Some(printed) => Some(format!("write {printed}")),
+        None if scheme.starts_with("tcp") => Some(format!(
             "TCP is written without `{scheme}:`, e.g. [::1]:445, 127.0.0.1:445 or name:445"
         )),
-        Err(_) => None,
+        None => None,
     }
 }
 
 /// `vsock/3`, `unix%run/x.sock`: the hosts of vsock-connect, which ssh can have as its own.
-fn of_word(text: &str) -> Option<String> {
+fn of_word(text: &str, read: Read<'_>) -> Option<String> {
     let (word, rest) = text.split_once(['/', '%'])?;
     let path = match rest.starts_with(['/', '@']) {
         true => rest.to_owned(),
         false => format!("/{rest}"),
     };
-    let path = UnixName::parse(&path).map_or("PATH".to_owned(), |name| name.to_string());
+    let path = read(&path).unwrap_or("PATH".to_owned());
     let machine = rest.parse::<Machine>().map_or("CID", |_| rest);
     match word {
         "unix" => Some(format!("write unix:{path}")),
