@@ -64,6 +64,14 @@ pub enum Error {
         /// What the manager said, or why it cannot be asked.
         problem: String,
     },
+    /// Somebody who manages machines and does not tell which.
+    #[error("cannot ask {manager} for its machines: {problem}")]
+    Manager {
+        /// Who.
+        manager: String,
+        /// What was said, or why nothing was.
+        problem: String,
+    },
     /// A target that cannot be reached.
     #[error("cannot connect to {target}{hint}")]
     Connect {

@@ -23,7 +23,7 @@ _vsockctl() {
         [[ $word == -* || $word == *[:=]* ]] || command+=" $word"
     done
     case $command in
-    '') choices='addr cid prefix hosts rules check list metrics help' ;;
+    '') choices='addr cid prefix hosts rules check list machines metrics help' ;;
     ' addr') choices=$(_vsock_machines) ;;
     ' prefix') choices='show generate up down watch' ;;
     ' prefix generate') choices='--write' ;;
@@ -32,7 +32,8 @@ _vsockctl() {
     ' check') choices='--json' ;;
     ' list') choices='--json --watch' ;;
     ' metrics') choices='--openmetrics' ;;
-    ' help') choices='addr cid prefix hosts rules check list metrics' ;;
+    ' machines') choices='--json --no-legend' ;;
+    ' help') choices='addr cid prefix hosts rules check list machines metrics' ;;
     ' help prefix') choices='show generate up down watch' ;;
     *) choices= ;;
     esac

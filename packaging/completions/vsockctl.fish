@@ -1,5 +1,5 @@
 # fish completion for vsockctl(8).
-set -l commands addr cid prefix hosts rules check list metrics help
+set -l commands addr cid prefix hosts rules check list machines metrics help
 set -l none "not __fish_seen_subcommand_from $commands"
 
 # CIDs and names of machines, as vsockctl knows them.
@@ -24,6 +24,7 @@ complete -c vsockctl -n "$none" -a hosts -d 'Print or write names of machines'
 complete -c vsockctl -n "$none" -a rules -d 'Print, load or remove the nftables rules'
 complete -c vsockctl -n "$none" -a check -d 'Print what must be true, and whether it is'
 complete -c vsockctl -n "$none" -a list -d 'Show bridges and their open connections'
+complete -c vsockctl -n "$none" -a machines -d 'Show the machines that have a name'
 complete -c vsockctl -n "$none" -a metrics -d 'Print the same for Prometheus'
 complete -c vsockctl -n "$none" -a help -d 'Print help'
 
@@ -39,3 +40,5 @@ complete -c vsockctl -n '__fish_seen_subcommand_from check' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again each second'
 complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l openmetrics -d 'In the format of OpenMetrics'
+complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l json -d 'As JSON'
+complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l no-legend -d 'Without titles'

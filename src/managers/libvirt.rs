@@ -5,21 +5,30 @@
 use roxmltree::{Document, Node};
 
 use super::answer::{one_cid, shown};
-use super::tool;
+use super::{Answer, Managed, tool};
 use crate::clock::Moment;
 use crate::vsock::Cid;
 
 const TOOL: &str = "virsh";
-/// Where else to look than where virsh does by itself, which is the user's own machines for all but root.
-const SYSTEM: [&str; 2] = ["--connect", "qemu:///system"];
+/// Where to look: where virsh does by itself, which is the user's own machines for all but root, and the system's.
+const CONNECTIONS: [&[&str]; 2] = [&[], &["--connect", "qemu:///system"]];
 /// What virsh complains of when there is no domain of the name (tools/virsh-util.c), and nothing else is wrong.
 const UNKNOWN: [&str; 2] = ["failed to get domain", "Domain not found"];
 const NONE: &str = "libvirt knows no such machine";
+/// What virsh complains of when no libvirt is there, or none runs.
+const ABSENT: [&str; 2] = [
+    "failed to connect to the hypervisor",
+    "No such file or directory",
+];
+/// How many domains are asked for at once: about a fifth of what may be answered.
+const DOMAINS_MAX: usize = 25;
+/// Letters, digits and hyphens in a UUID, which is the same to virsh in every place of a command.
+const UUID_LENGTH: usize = 36;
 
 /// Asks which CID the domain has.
 pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     let mut problems = Vec::new();
-    for connection in [&[][..], &SYSTEM] {
+    for connection in CONNECTIONS {
         let question = ["--quiet", "--readonly", "dumpxml", "--domain", name];
         let arguments = [connection, &question].concat();
         let Some(said) = tool::ask(TOOL, &arguments, deadline)? else {
@@ -51,6 +60,10 @@ fn read(xml: &str, name: &str) -> Result<Cid, String> {
     if domain.tag_name().name() != "domain" || !(is_it("name") || is_it("uuid")) {
         return Err(NONE.to_owned());
     }
+    cid_of(domain)
+}
+
+fn cid_of(domain: Node<'_, '_>) -> Result<Cid, String> {
     let cids: Vec<Node<'_, '_>> = children(domain, "devices")
         .flat_map(|devices| children(devices, "vsock"))
         .flat_map(|vsock| children(vsock, "cid"))
@@ -60,6 +73,96 @@ fn read(xml: &str, name: &str) -> Result<Cid, String> {
         (0, 1..) => Err("it has no CID while it is not running".to_owned()),
         _ => one_cid(TOOL, addresses),
     }
+}
+
+/// Asks for all domains, running or not: the user's own, then those of the system with other names.
+pub(super) fn machines(deadline: Moment) -> Answer {
+    let mut all = Answer::default();
+    let mut asked = Vec::new();
+    for connection in CONNECTIONS {
+        let problem = add(&mut all.machines, &mut asked, connection, deadline).err();
+        all.problems.extend(problem);
+    }
+    all.problems.dedup();
+    all
+}
+
+/// Adds the domains of a connection to those of others, whose UUIDs are in `asked`.
+fn add(
+    machines: &mut Vec<Managed>,
+    asked: &mut Vec<String>,
+    connection: &[&str],
+    deadline: Moment,
+) -> Result<(), String> {
+    let found = uuids(connection, deadline)?;
+    let new: Vec<String> = (found.into_iter())
+        .filter(|uuid| !asked.contains(uuid))
+        .collect();
+    for uuids in new.chunks(DOMAINS_MAX) {
+        let commands = uuids
+            .iter()
+            .map(|uuid| format!("dumpxml --domain {uuid}; domstate --domain {uuid}"));
+        let commands = commands.collect::<Vec<_>>().join("; ");
+        let question = [connection, &["--quiet", "--readonly", &commands]].concat();
+        let said = tool::ask(TOOL, &question, deadline)?;
+        let text = said.map(|said| said.answer).unwrap_or_default();
+        for machine in read_all(&text)? {
+            // Who asks for libvirt/NAME gets the first.
+            if machines.iter().all(|known| known.name != machine.name) {
+                machines.push(machine);
+            }
+        }
+    }
+    asked.extend(new);
+    Ok(())
+}
+
+fn uuids(connection: &[&str], deadline: Moment) -> Result<Vec<String>, String> {
+    let question = ["--quiet", "--readonly", "list", "--all", "--uuid"];
+    let Some(said) = tool::ask(TOOL, &[connection, &question].concat(), deadline)? else {
+        return Ok(Vec::new());
+    };
+    let answer = said.answer.trim();
+    if answer.is_empty() && !said.complaint.trim().is_empty() {
+        return match ABSENT.iter().all(|text| said.complaint.contains(text)) {
+            true => Ok(Vec::new()),
+            false => Err(said.problem(TOOL)),
+        };
+    }
+    let is_uuid = |text: &str| {
+        let is_part = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+        text.len() == UUID_LENGTH && text.bytes().all(is_part) && !text.starts_with('-')
+    };
+    let lines = answer
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    lines
+        .map(|line| match is_uuid(line) {
+            true => Ok(line.to_owned()),
+            false => Err(format!("virsh said \"{}\", which is no UUID", shown(line))),
+        })
+        .collect()
+}
+
+/// Reads the XML of domains, each with its state behind. One that has gone meanwhile is not among them.
+fn read_all(text: &str) -> Result<Vec<Managed>, String> {
+    // What virsh prints has no declaration, so that together they are one document.
+    let text = format!("<domains>{text}</domains>");
+    let document = Document::parse(&text)
+        .map_err(|error| format!("virsh said what is no XML of domains: {error}"))?;
+    let machine = |domain: Node<'_, '_>| {
+        let name = children(domain, "name").find_map(|node| node.text())?;
+        let state = shown(domain.next_sibling().and_then(|node| node.text())?);
+        (!state.is_empty()).then(|| Managed {
+            name: name.trim().to_owned(),
+            cid: cid_of(domain).ok(),
+            state,
+        })
+    };
+    Ok(children(document.root_element(), "domain")
+        .filter_map(machine)
+        .collect())
 }
 
 fn children<'a, 'i>(node: Node<'a, 'i>, tag: &'static str) -> impl Iterator<Item = Node<'a, 'i>> {
@@ -105,6 +208,27 @@ mod tests {
             let problem = read(&domain(devices), "web").unwrap_err();
             assert!(problem.contains(words), "{devices}: {problem}");
         }
+    }
+
+    #[test]
+    fn each_domain_has_its_state_behind_its_xml() {
+        let web = domain("<vsock><cid auto='no' address='7'/></vsock>");
+        let off = domain("<vsock><cid auto='yes'/></vsock>").replace("web", "db &amp; co");
+        let text = format!("{web}\nrunning\n\n\n{off}\nshut off\n\n");
+        let machine = |name: &str, cid, state: &str| Managed {
+            name: name.to_owned(),
+            cid: Cid::new(cid),
+            state: state.to_owned(),
+        };
+        let all = [
+            machine("web", 7, "running"),
+            machine("db & co", 0, "shut off"),
+        ];
+        assert_eq!(read_all(&text).unwrap(), all);
+        assert_eq!(read_all("").unwrap(), []);
+        // Gone between the two commands.
+        assert_eq!(read_all(&web).unwrap(), []);
+        assert!(read_all("<domain>").is_err());
     }
 
     #[test]

@@ -10,25 +10,29 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use super::answer::{one_cid, shown};
-use super::tool;
+use super::{Answer, Managed, tool};
 use crate::clock::Moment;
 use crate::sys;
 use crate::vsock::Cid;
 
 const TOOL: &str = "machinectl";
+const METHOD: &str = "io.systemd.Machine.List";
 const PROPERTY: &str = "VSockCID";
 /// How machined writes that a machine has no CID: VMADDR_CID_ANY.
 const NO_CID: &str = "4294967295";
-/// More than any answer about one machine.
+/// More than any answer: a machine has less than 1 KiB.
 const ANSWER_MAX: usize = 1 << 20;
 const UNKNOWN: &str = "systemd-machined knows no such machine";
 
+/// What machinectl complains of when there is no D-Bus, and so no machined.
+const NO_BUS: &str = "Failed to connect to bus";
+
 /// What one place to ask came to.
 #[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    /// The CID.
-    Cid(Cid),
-    /// There is no machine of that name.
+enum Reply<T> {
+    /// What was asked for.
+    Found(T),
+    /// There is no machine of that name, or none at all.
     Unknown,
     /// Nobody there speaks of machines; ask elsewhere.
     Absent,
@@ -37,14 +41,12 @@ enum Answer {
 /// Asks which CID the machine has: the user's own machined, that of the system, and the tool where neither answers.
 pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     let mut is_unknown = false;
-    for path in [
-        format!("/run/user/{}/systemd/machine/io.systemd.Machine", geteuid()),
-        "/run/systemd/machine/io.systemd.Machine".to_owned(),
-    ] {
-        match ask(&path, name, deadline)? {
-            Answer::Cid(cid) => return Ok(cid),
-            Answer::Unknown => is_unknown = true,
-            Answer::Absent => {}
+    let question = json!({"method": METHOD, "parameters": {"name": name}});
+    for path in paths() {
+        match ask(&path, &question, deadline, cid_of)?.pop() {
+            Some(Reply::Found(cid)) => return Ok(cid),
+            Some(Reply::Unknown) => is_unknown = true,
+            Some(Reply::Absent) | None => {}
         }
     }
     match is_unknown {
@@ -53,17 +55,57 @@ pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     }
 }
 
-fn ask(path: &str, name: &str, deadline: Moment) -> Result<Answer, String> {
+/// Asks which machines with a CID there are, in the same places. Those of libvirt are among them, but without.
+pub(super) fn machines(deadline: Moment) -> Answer {
+    let mut all = Answer::default();
+    let mut is_there = false;
+    let question = json!({"method": METHOD, "parameters": {}, "more": true});
+    for path in paths() {
+        let replies = ask(&path, &question, deadline, managed).unwrap_or_else(|problem| {
+            all.problems.push(problem);
+            vec![Reply::Unknown]
+        });
+        for reply in replies {
+            is_there |= reply != Reply::Absent;
+            if let Reply::Found(Some(machine)) = reply {
+                all.machines.push(machine);
+            }
+        }
+    }
+    if !is_there {
+        match tool_machines(deadline) {
+            Ok(machines) => all.machines = machines,
+            Err(problem) => all.problems.push(problem),
+        }
+    }
+    all
+}
+
+/// Where the user's own machined is, and that of the system.
+fn paths() -> [String; 2] {
+    [
+        format!("/run/user/{}/systemd/machine/io.systemd.Machine", geteuid()),
+        "/run/systemd/machine/io.systemd.Machine".to_owned(),
+    ]
+}
+
+/// Asks in one place, and reads the parameters of each reply.
+fn ask<T>(
+    path: &str,
+    question: &Value,
+    deadline: Moment,
+    read: impl Fn(&Value) -> Option<Result<T, String>>,
+) -> Result<Vec<Reply<T>>, String> {
     let stream = match connect(path) {
         Ok(stream) => stream,
         // Nobody there, nobody any more, or not for this user.
         Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ECONNREFUSED | Errno::EACCES) => {
-            return Ok(Answer::Absent);
+            return Ok(vec![Reply::Absent]);
         }
         Err(errno) => return Err(format!("{path} cannot be asked: {}", errno.desc())),
     };
-    match exchange(stream, name, deadline) {
-        Ok(answer) => read(&answer),
+    match exchange(stream, question, deadline) {
+        Ok(replies) => replies.iter().map(|text| reply(text, &read)).collect(),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             Err("systemd-machined gave no answer in time".to_owned())
         }
@@ -84,66 +126,146 @@ fn errno(error: std::io::Error) -> Errno {
     error.try_into().unwrap_or(Errno::EIO)
 }
 
-/// Sends the question and reads the answer without the NUL that ends each (<https://varlink.org/Service>).
-fn exchange(mut stream: UnixStream, name: &str, deadline: Moment) -> std::io::Result<Vec<u8>> {
-    let question = json!({"method": "io.systemd.Machine.List", "parameters": {"name": name}});
-    let mut answer = question.to_string().into_bytes();
-    answer.push(0);
-    stream.write_all(&answer)?;
-    answer.clear();
+/// Sends the question and reads the replies without the NUL that ends each (<https://varlink.org/Service>).
+fn exchange(
+    mut stream: UnixStream,
+    question: &Value,
+    deadline: Moment,
+) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut text = question.to_string().into_bytes();
+    text.push(0);
+    stream.write_all(&text)?;
+    let (mut replies, mut rest) = (Vec::new(), Vec::new());
     let mut buffer = [0; 16 * 1024];
-    while answer.len() <= ANSWER_MAX {
+    let mut total = 0;
+    while total <= ANSWER_MAX {
         let left = deadline - Moment::now();
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
         stream.set_read_timeout(Some(left))?;
         let count = match stream.read(&mut buffer) {
-            Ok(0) => return Ok(answer),
+            Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
         };
-        if let Some(end) = buffer[..count].iter().position(|&byte| byte == 0) {
-            answer.extend_from_slice(&buffer[..end]);
-            return Ok(answer);
+        total += count;
+        for piece in buffer[..count].split_inclusive(|&byte| byte == 0) {
+            let is_whole = piece.ends_with(&[0]);
+            rest.extend_from_slice(&piece[..piece.len() - usize::from(is_whole)]);
+            if is_whole {
+                let is_last = !continues(&rest);
+                replies.push(std::mem::take(&mut rest));
+                if is_last {
+                    return Ok(replies);
+                }
+            }
         }
-        answer.extend_from_slice(&buffer[..count]);
     }
-    Ok(answer)
+    // What has no end is no reply, and says so when it is read.
+    replies.push(rest);
+    Ok(replies)
 }
 
-fn read(answer: &[u8]) -> Result<Answer, String> {
+fn continues(reply: &[u8]) -> bool {
+    let reply = serde_json::from_slice::<Value>(reply);
+    reply.is_ok_and(|reply| reply["continues"] == Value::Bool(true))
+}
+
+fn reply<T>(
+    text: &[u8],
+    read: impl Fn(&Value) -> Option<Result<T, String>>,
+) -> Result<Reply<T>, String> {
     let said = || {
         format!(
             "systemd-machined said \"{}\"",
-            shown(&String::from_utf8_lossy(answer))
+            shown(&String::from_utf8_lossy(text))
         )
     };
-    let Ok(Value::Object(reply)) = serde_json::from_slice::<Value>(answer) else {
+    let Ok(Value::Object(reply)) = serde_json::from_slice::<Value>(text) else {
         return Err(said());
     };
     match reply.get("error").map(Value::as_str) {
         None => {}
-        Some(Some("io.systemd.Machine.NoSuchMachine")) => return Ok(Answer::Unknown),
+        Some(Some("io.systemd.Machine.NoSuchMachine")) => return Ok(Reply::Unknown),
         // systemd 256 has the interface without this method.
         Some(Some(
             "org.varlink.service.MethodNotFound"
             | "org.varlink.service.MethodNotImplemented"
             | "org.varlink.service.InterfaceNotFound",
-        )) => return Ok(Answer::Absent),
+        )) => return Ok(Reply::Absent),
         Some(_) => return Err(said()),
     }
-    match reply
-        .get("parameters")
-        .map(|parameters| &parameters["vSockCid"])
-    {
-        Some(Value::Null) => one_cid(TOOL, []).map(Answer::Cid),
-        Some(Value::Number(number)) => {
-            one_cid("systemd-machined", [&*number.to_string()]).map(Answer::Cid)
-        }
-        _ => Err(said()),
+    match reply.get("parameters").and_then(read) {
+        Some(found) => found.map(Reply::Found),
+        None => Err(said()),
     }
+}
+
+/// Reads the CID from what is said of a machine.
+fn cid_of(parameters: &Value) -> Option<Result<Cid, String>> {
+    match &parameters["vSockCid"] {
+        Value::Null => Some(one_cid(TOOL, [])),
+        Value::Number(number) => Some(one_cid("systemd-machined", [&*number.to_string()])),
+        _ => None,
+    }
+}
+
+/// Reads what is said of a machine; nothing for one that vsock does not reach, such as a container.
+fn managed(parameters: &Value) -> Option<Result<Option<Managed>, String>> {
+    let name = parameters["name"].as_str()?;
+    let cid = cid_of(parameters)?;
+    Some(Ok(cid.ok().map(|cid| running(name, cid))))
+}
+
+/// It knows no others.
+fn running(name: &str, cid: Cid) -> Managed {
+    Managed {
+        name: name.to_owned(),
+        cid: Some(cid),
+        state: "running".to_owned(),
+    }
+}
+
+/// Asks the tool for the names, then for the CIDs of all.
+fn tool_machines(deadline: Moment) -> Result<Vec<Managed>, String> {
+    let question = ["--no-pager", "--no-legend", "list"];
+    let Some(said) = tool::ask(TOOL, &question, deadline)? else {
+        return Ok(Vec::new());
+    };
+    let names: Vec<&str> = (said.answer.lines())
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    if names.is_empty() {
+        let complaint = said.complaint.trim();
+        return match complaint.is_empty() || complaint.contains(NO_BUS) {
+            true => Ok(Vec::new()),
+            false => Err(said.problem(TOOL)),
+        };
+    }
+    let question = [
+        "show",
+        "--no-pager",
+        "--property",
+        "Name",
+        "--property",
+        PROPERTY,
+        "--",
+    ];
+    let said = tool::ask(TOOL, &[&question, &names[..]].concat(), deadline)?;
+    let answer = said.map(|said| said.answer).unwrap_or_default();
+    Ok(answer.split("\n\n").filter_map(shown_machine).collect())
+}
+
+/// Reads the properties of one machine; before systemd 256 no CID is among them.
+fn shown_machine(text: &str) -> Option<Managed> {
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    };
+    let cid = value(PROPERTY).filter(|cid| *cid != NO_CID)?;
+    Some(running(value("Name")?, one_cid(TOOL, [cid]).ok()?))
 }
 
 fn ask_tool(name: &str, deadline: Moment) -> Result<Cid, String> {
@@ -177,15 +299,50 @@ fn ask_tool(name: &str, deadline: Moment) -> Result<Cid, String> {
 mod tests {
     use super::*;
 
+    fn read(text: &[u8]) -> Result<Reply<Cid>, String> {
+        reply(text, cid_of)
+    }
+
+    #[test]
+    fn machines_without_a_cid_are_left_out() {
+        let list = |text: &str| reply(text.as_bytes(), managed);
+        let web = list(r#"{"parameters":{"name":"web","vSockCid":7},"continues":true}"#);
+        let cid = Cid::new(7).unwrap();
+        assert_eq!(web, Ok(Reply::Found(Some(running("web", cid)))));
+        for none in [
+            r#"{"parameters":{"name":"box","class":"container"}}"#,
+            r#"{"parameters":{"name":"x","vSockCid":0}}"#,
+        ] {
+            assert_eq!(list(none), Ok(Reply::Found(None)), "{none}");
+        }
+        for broken in [
+            r#"{"parameters":{"vSockCid":7}}"#,
+            r#"{"parameters":{"name":7}}"#,
+            "{",
+        ] {
+            assert!(list(broken).is_err(), "{broken}");
+        }
+        let shown = shown_machine("Name=web\nVSockCID=7");
+        assert_eq!(shown, Some(running("web", cid)));
+        for none in [
+            "",
+            "Name=web",
+            "Name=web\nVSockCID=4294967295",
+            "VSockCID=7",
+        ] {
+            assert_eq!(shown_machine(none), None, "{none}");
+        }
+    }
+
     #[test]
     fn an_answer_has_the_cid_or_says_that_there_is_no_such_machine() {
         let cid = read(br#"{"parameters":{"name":"web","class":"vm","vSockCid":7}}"#);
-        assert_eq!(cid, Ok(Answer::Cid(Cid::new(7).unwrap())));
+        assert_eq!(cid, Ok(Reply::Found(Cid::new(7).unwrap())));
         let unknown = read(br#"{"error":"io.systemd.Machine.NoSuchMachine","parameters":{}}"#);
-        assert_eq!(unknown, Ok(Answer::Unknown));
+        assert_eq!(unknown, Ok(Reply::Unknown));
         let old =
             read(br#"{"error":"org.varlink.service.MethodNotFound","parameters":{"method":"x"}}"#);
-        assert_eq!(old, Ok(Answer::Absent));
+        assert_eq!(old, Ok(Reply::Absent));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Machines by the names under which others manage them: systemd-machined and libvirt know the CID of each.
 //!
-//! They are asked when somebody connects, within a time limit, and what they say is checked: nothing here trusts a tool
+//! They are asked when somebody connects or wants a list, within a time limit, and what they say is checked: nothing here trusts a tool
 //! that it found in PATH to answer, to end, or to be the one that was meant.
 
 mod answer;
@@ -8,6 +8,7 @@ mod libvirt;
 mod machined;
 mod tool;
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -36,6 +37,20 @@ impl Manager {
         }
     }
 
+    /// All of them.
+    pub(crate) const ALL: [Manager; 2] = [Manager::Machined, Manager::Libvirt];
+
+    /// Asks which machines there are, as many as it tells; blocks for `limit` at the most.
+    ///
+    /// A manager that is not on this machine, or does not run, has none.
+    pub(crate) fn machines(self, limit: Duration) -> Answer {
+        let deadline = Moment::now() + limit;
+        match self {
+            Manager::Machined => machined::machines(deadline),
+            Manager::Libvirt => libvirt::machines(deadline),
+        }
+    }
+
     /// Asks which CID the machine has; blocks for `limit` at the most.
     ///
     /// Errors: [`Error::Invalid`] for what cannot be a name; [`Error::Lookup`].
@@ -54,6 +69,35 @@ impl Manager {
         }
         asked(name, Moment::now() + limit).map_err(|problem| Error::Lookup { host, problem })
     }
+}
+
+impl fmt::Display for Manager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Manager::Machined => "machined",
+            Manager::Libvirt => "libvirt",
+        })
+    }
+}
+
+/// A machine that somebody manages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Managed {
+    /// Its name there.
+    pub(crate) name: String,
+    /// Its CID; none without a vsock device, and before one is chosen for it.
+    pub(crate) cid: Option<Cid>,
+    /// `running`, or another word of the manager.
+    pub(crate) state: String,
+}
+
+/// Which machines a manager has.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Those that it told of.
+    pub(crate) machines: Vec<Managed>,
+    /// Why these may not be all.
+    pub(crate) problems: Vec<String>,
 }
 
 type Ask = fn(&str, Moment) -> Result<Cid, String>;

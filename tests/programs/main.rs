@@ -26,6 +26,7 @@ mod limits;
 mod list_program;
 mod log;
 mod long_streams;
+mod machines;
 mod managers;
 mod manual_examples;
 mod manuals;

@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tempfile::TempDir;
 
 /// A machine with a /run of its own and no tools but those that a test gives it.
-struct Machine {
+pub(crate) struct Machine {
     run: OwnRun,
     tools: TempDir,
     /// Where the socket of machined is.
@@ -23,7 +23,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new() -> Option<Machine> {
+    pub(crate) fn new() -> Option<Machine> {
         let Some(run) = OwnRun::new() else {
             skipped("nothing can be mounted here");
             return None;
@@ -38,7 +38,7 @@ impl Machine {
     }
 
     /// Makes a tool of a few lines of shell, in which DIR is a folder of the test.
-    fn tool(&self, name: &str, script: &str) -> PathBuf {
+    pub(crate) fn tool(&self, name: &str, script: &str) -> PathBuf {
         let path = self.tools.path().join(name);
         let folder = self.tools.path().to_str().unwrap();
         fs::write(
@@ -52,13 +52,18 @@ impl Machine {
 
     /// Starts vsock-connect, through `wrapper` if there is one.
     fn connect(&self, wrapper: &str, arguments: &[&str]) -> Finished {
+        self.finish(wrapper, "vsock-connect", arguments)
+    }
+
+    /// Starts a program of ours, and waits for its end.
+    pub(crate) fn finish(&self, wrapper: &str, program: &str, arguments: &[&str]) -> Finished {
         let script = format!(
             "mkdir /run/systemd && ln -s /run/vsock-bridge/machined /run/systemd/machine && \
              exec {wrapper} env PATH={} \"$0\" \"$@\"",
             self.tools.path().display()
         );
         let mut shell = self.run.command("sh");
-        shell.args(["-c", &script, &ours("vsock-connect")]);
+        shell.args(["-c", &script, &ours(program)]);
         shell.args(arguments);
         finish(shell)
     }
@@ -107,7 +112,7 @@ fn domain(devices: &str) -> String {
     )
 }
 
-fn prints(text: &str) -> String {
+pub(crate) fn prints(text: &str) -> String {
     format!("cat <<'END'\n{text}\nEND").replace("cat", "/bin/cat")
 }
 
@@ -293,7 +298,7 @@ fn answer_with(listener: &UnixListener, act: impl FnOnce(&mut UnixStream)) -> St
 }
 
 /// Has a test run while a thread plays machined, which gives the question back.
-fn with_machined(
+pub(crate) fn with_machined(
     machine: &Machine,
     act: impl FnOnce(&mut UnixStream) + Send,
     test: impl FnOnce(),

@@ -130,10 +130,17 @@ impl Names {
     ///
     /// Errors: [`Unusable::Line`] with the line that says nothing valid; those of [`settings`].
     pub fn read() -> Result<Names, Unusable> {
+        Names::read_with_line().map(|(names, _)| names)
+    }
+
+    /// Reads the names from the configuration file, and returns the line that gives them, from 1; 0 if there is none.
+    ///
+    /// Errors: those of [`Names::read`].
+    pub fn read_with_line() -> Result<(Names, usize), Unusable> {
         let path = Path::new(config_file::PATH);
         match config_file::last(settings(path)?, names::VARIABLE) {
-            Some(setting) => value(&setting, path),
-            None => Ok(Names::default()),
+            Some(setting) => value(&setting, path).map(|names| (names, setting.line)),
+            None => Ok((Names::default(), 0)),
         }
     }
 }

@@ -75,6 +75,11 @@ impl Names {
             .collect()
     }
 
+    /// Returns the names that were given, in lower case and without `.vsock`, each with its machine.
+    pub fn given(&self) -> impl Iterator<Item = (&str, Cid)> {
+        self.0.iter().map(|(name, cid)| (&**name, *cid))
+    }
+
     /// Returns the machine that has the name, which is in lower case and without `.vsock`.
     pub fn cid(&self, name: &str) -> Option<Cid> {
         self.0

@@ -5,6 +5,7 @@ mod bridges;
 pub(crate) mod check;
 pub(crate) mod hosts;
 mod list;
+mod machines;
 mod metrics;
 pub mod output;
 mod overview;
@@ -86,6 +87,8 @@ pub(crate) enum Command {
     List(list::Arguments),
     /// Print the same for Prometheus, as numbers
     Metrics(metrics::Arguments),
+    /// Show the machines that have a name, by configuration, systemd-machined or libvirt
+    Machines(machines::Arguments),
 }
 
 /// What can be done with the prefix.
@@ -155,6 +158,9 @@ pub fn run(arguments: Arguments) -> Result<String> {
         }
         Command::List(arguments) => list::run(&arguments).map(|()| String::new()),
         Command::Metrics(arguments) => metrics::run(&arguments).map(|()| String::new()),
+        Command::Machines(how) => {
+            machines::run(&how, arguments.machines.names.as_ref()).map(|()| String::new())
+        }
     }
 }
 

@@ -65,7 +65,7 @@ fn bridge(bridge: &Bridge, columns: usize) -> Vec<Cell> {
             allow_cid,
         } => {
             cells.extend([state(word), Cell::new(listeners.join(" "))]);
-            cells.resize_with(columns - 1, nothing);
+            cells.resize_with(columns - 1, Cell::nothing);
             cells.push(allowed(allow_cid));
         }
     }
@@ -84,11 +84,7 @@ fn state(word: &str) -> Cell {
 
 /// The machines that may connect, which only vsock tells.
 fn allowed(allow_cid: &Option<String>) -> Cell {
-    allow_cid.as_ref().map_or_else(nothing, Cell::new)
-}
-
-fn nothing() -> Cell {
-    Cell::new("-").style(QUIET)
+    allow_cid.as_ref().map_or_else(Cell::nothing, Cell::new)
 }
 
 fn trouble(count: u64) -> Cell {

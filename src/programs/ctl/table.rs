@@ -21,6 +21,11 @@ impl Cell {
         }
     }
 
+    /// Says that there is nothing to say.
+    pub(super) fn nothing() -> Cell {
+        Cell::new("-").style(Style::new().dimmed())
+    }
+
     /// Colours it.
     pub(super) fn style(mut self, style: Style) -> Cell {
         self.style = style;
@@ -74,10 +79,24 @@ pub(super) fn table(
     indent: &str,
     width: Option<usize>,
 ) -> Vec<String> {
+    lines(columns, rows, indent, width, true)
+}
+
+/// Returns the lines of [`table`], with titles or without.
+pub(super) fn lines(
+    columns: &[Column],
+    rows: &[Vec<Cell>],
+    indent: &str,
+    width: Option<usize>,
+    has_titles: bool,
+) -> Vec<String> {
     let title = |column: &Column| Cell::new(column.title).style(Style::new().bold());
-    let titles: Vec<Cell> = columns.iter().map(title).collect();
+    let titles: Vec<Vec<Cell>> = match has_titles {
+        true => vec![columns.iter().map(title).collect()],
+        false => Vec::new(),
+    };
     let widest = |index: usize| {
-        let cells = rows.iter().chain([&titles]).map(|row| row[index].width());
+        let cells = rows.iter().chain(&titles).map(|row| row[index].width());
         cells.max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns.len()).map(widest).collect();
@@ -89,7 +108,7 @@ pub(super) fn table(
         let text = cells.collect::<Vec<_>>().join(GAP);
         format!("{indent}{}", text.trim_end())
     };
-    [&titles].into_iter().chain(rows).map(line).collect()
+    titles.iter().chain(rows).map(line).collect()
 }
 
 /// Leaves optional columns out, the last one first, until the others fit.
