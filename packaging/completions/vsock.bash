@@ -24,7 +24,7 @@ _vsockctl() {
     done
     case $command in
     '') choices='addr cid prefix hosts rules check list machines metrics help' ;;
-    ' addr') choices=$(_vsock_machines) ;;
+    ' addr' | ' cid') choices=$(_vsock_machines) ;;
     ' prefix') choices='show generate up down watch' ;;
     ' prefix generate') choices='--write' ;;
     ' hosts') choices='--write --remove --resolved' ;;

@@ -18,7 +18,7 @@ complete -c vsockctl -s h -l help -d 'Print help'
 complete -c vsockctl -s V -l version -d 'Print version'
 
 complete -c vsockctl -n "$none" -a addr -d 'Print the address of a machine'
-complete -c vsockctl -n "$none" -a cid -d 'Print the CID that an address names'
+complete -c vsockctl -n "$none" -a cid -d 'Print the CID of a machine'
 complete -c vsockctl -n "$none" -a prefix -d 'Show, choose or activate the prefix'
 complete -c vsockctl -n "$none" -a hosts -d 'Print or write names of machines'
 complete -c vsockctl -n "$none" -a rules -d 'Print, load or remove the nftables rules'
@@ -28,7 +28,7 @@ complete -c vsockctl -n "$none" -a machines -d 'Show the machines that have a na
 complete -c vsockctl -n "$none" -a metrics -d 'Print the same for Prometheus'
 complete -c vsockctl -n "$none" -a help -d 'Print help'
 
-complete -c vsockctl -n '__fish_seen_subcommand_from addr' -a '(__vsockctl_machines)'
+complete -c vsockctl -n '__fish_seen_subcommand_from addr cid' -a '(__vsockctl_machines)'
 complete -c vsockctl -n '__fish_seen_subcommand_from prefix; and not __fish_seen_subcommand_from show generate up down watch' -a 'show generate up down watch'
 complete -c vsockctl -n '__fish_seen_subcommand_from generate' -l write -d 'Write it to vsock-bridge.conf as well'
 complete -c vsockctl -n '__fish_seen_subcommand_from hosts' -l write -d 'Write them'

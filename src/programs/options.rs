@@ -1,5 +1,6 @@
 //! Options that several programs have, and how the times in them are read.
 
+use std::net::Ipv6Addr;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::mux;
 use crate::names::{self, GivenNames};
 use crate::packets::{PacketArgument, Packets};
 use crate::prefix::{self, Prefix};
+use crate::this_machine;
+use crate::vsock::Cid;
 
 /// Ten years: longer is infinity, and far below what a clock can add without overflow.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
@@ -25,6 +28,39 @@ pub(crate) struct Machines {
     /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES", global = true)]
     pub(crate) names: Option<GivenNames>,
+}
+
+/// Reads an address of the prefix, with or without brackets; none if the text is no address.
+///
+/// Errors: one that names no machine; `P::3` as it stands in the manuals.
+pub(crate) fn machine_of_address(text: &str, given: Option<Prefix>) -> Result<Option<Cid>> {
+    let prefix = || Ok::<_, Error>(this_machine::prefix(given, Path::new("/"))?.0);
+    let inside = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let bare = inside.unwrap_or(text);
+    if let Some(number) = bare
+        .strip_prefix("P::")
+        .or_else(|| bare.strip_prefix("p::"))
+    {
+        let hint = match u32::from_str_radix(number, 16).ok().and_then(Cid::new) {
+            Some(cid) => format!("here that is {}", prefix()?.address(cid)),
+            None => format!("here P:: is {}", prefix()?.network()),
+        };
+        let hint = format!("P stands for the prefix of the machine; {hint}");
+        return Err(Error::invalid("address", text, hint));
+    }
+    let Ok(address) = bare.parse::<Ipv6Addr>() else {
+        return Ok(None);
+    };
+    let prefix = prefix()?;
+    match prefix.cid(address) {
+        Some(cid) => Ok(Some(cid)),
+        None => {
+            let hint = format!("expected {}CID in hexadecimal", prefix.network());
+            Err(Error::invalid("address of a machine", text, hint))
+        }
+    }
 }
 
 /// What is behind vsock, and behind what stands for it.
@@ -110,6 +146,29 @@ pub(crate) fn parse_positive(text: &str) -> Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_names_its_machine_or_says_why_not() {
+        let given = Some("fd00:1::/64".parse().unwrap());
+        let read = |text| machine_of_address(text, given);
+        for text in ["fd00:1::3", "[fd00:1::3]", "FD00:1:0:0::3"] {
+            assert_eq!(read(text).unwrap(), Cid::new(3), "{text}");
+        }
+        for text in ["3", "web", "", "[fd00:1::3", "fd00:1::3/64", "fd00:1::3%lo"] {
+            assert_eq!(read(text).unwrap(), None, "{text}");
+        }
+        for (text, words) in [
+            ("P::3", "here that is fd00:1::3"),
+            ("[p::400]", "here that is fd00:1::400"),
+            ("P::CID", "here P:: is fd00:1::"),
+            ("P::", "here P:: is fd00:1::"),
+            ("fd00:2::3", "expected fd00:1::CID"),
+            ("fd00:1::", "expected fd00:1::CID"),
+        ] {
+            let line = read(text).unwrap_err().to_string();
+            assert!(line.contains(words), "{text}: {line}");
+        }
+    }
 
     #[test]
     fn times_are_spans_with_units() {

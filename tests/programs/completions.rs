@@ -19,7 +19,7 @@ const FILES: [(&str, &[&str]); 4] = [
 ];
 const SETTINGS: &str = "VSOCK_BRIDGE_PREFIX=fd00::/64\nVSOCK_BRIDGE_NAMES=\"web=3 db=4\"\n";
 /// What is completed, with the word that comes of it among others.
-const LINES: [(&str, &[&str]); 10] = [
+const LINES: &[(&str, &[&str])] = &[
     ("vsockctl ", &["addr", "check", "prefix", "metrics"]),
     ("vsockctl pre", &["prefix"]),
     ("vsockctl prefix g", &["generate"]),
@@ -27,6 +27,7 @@ const LINES: [(&str, &[&str]); 10] = [
         "vsockctl --prefix fd00::/64 addr ",
         &["host", "web", "3", "local"],
     ),
+    ("vsockctl cid w", &["web"]),
     ("vsockctl hosts --re", &["--remove", "--resolved"]),
     ("vsockctl list --", &["--json", "--watch"]),
     ("vsockctl metrics --o", &["--openmetrics"]),
@@ -120,7 +121,7 @@ fn complete(shell: &str, arguments: &[&str], script: &str) {
     etc.write("vsock-bridge/vsock-bridge.conf", SETTINGS);
     let path = path_with_ours();
     let home = own_folder();
-    for (line, expected) in LINES {
+    for &(line, expected) in LINES {
         let mut command = etc.command(shell);
         command.args(arguments).args(["-c", script]);
         if shell != "fish" {

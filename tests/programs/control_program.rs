@@ -98,6 +98,7 @@ fn cid_and_addr_are_inverse() {
 #[test]
 fn cid_reads_every_way_to_write_an_address() {
     for address in [
+        "[fd00:1:2:3::a]",
         "FD00:1:2:3::A",
         "fd00:0001:0002:0003:0:0:0:a",
         "fd00:1:2:3::0.0.0.10",
@@ -110,8 +111,7 @@ fn cid_reads_every_way_to_write_an_address() {
 fn cid_of_what_names_no_machine_exits_2() {
     for address in [
         "",
-        "x",
-        "3",
+        "nobody",
         "127.0.0.1",
         "::1",
         "fd00:1:2:4::3",
@@ -119,7 +119,8 @@ fn cid_of_what_names_no_machine_exits_2() {
         "fd00:1:2:3::ffff:ffff",
         "fd00:1:2:3:0:1:0:3",
         "fd00:1:2:3:8000::3",
-        "[fd00:1:2:3::3]",
+        "[fd00:1:2:3::3",
+        "fd00:1:2:3::3]",
         "fd00:1:2:3::3/64",
         "fd00:1:2:3::3%lo",
         "fd00:1:2:3::10000",
@@ -128,6 +129,34 @@ fn cid_of_what_names_no_machine_exits_2() {
         "-1",
     ] {
         expect_usage_error(&with_prefix(&["cid"], address));
+    }
+}
+
+#[test]
+fn addr_and_cid_take_every_form_of_a_machine() {
+    for machine in [
+        "3",
+        "3.vsock",
+        "web",
+        "Web.VSOCK",
+        "fd00:1:2:3::3",
+        "[fd00:1:2:3::3]",
+    ] {
+        for (command, text) in [("addr", "fd00:1:2:3::3\n"), ("cid", "3\n")] {
+            expect_output(with_prefix(&["--names", "web=3", command], machine), text);
+        }
+    }
+    expect_output(with_prefix(&["cid"], "host"), "2\n");
+    expect_output(with_prefix(&["cid"], "local.vsock"), "1\n");
+}
+
+#[test]
+fn the_p_of_the_manuals_is_told_with_the_prefix_in_its_place() {
+    for command in ["addr", "cid"] {
+        let finished = with_prefix(&[command], "P::3");
+        expect_usage_error(&finished);
+        let said = "\"P::3\" is not a valid address: P stands for the prefix of the machine; here that is fd00:1:2:3::3";
+        assert_eq!(finished.stderr[0], format!("vsockctl: {said}"));
     }
 }
 

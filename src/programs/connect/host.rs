@@ -1,7 +1,5 @@
 //! HOST and PORT of vsock-connect: every form of a machine, and whole addresses.
 
-use std::net::Ipv6Addr;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::endpoint::{Endpoint, UnixName};
@@ -9,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::managers::Manager;
 use crate::names::{Machine, SUFFIX};
 use crate::prefix::Prefix;
-use crate::this_machine;
+use crate::programs::options::machine_of_address;
 use crate::vsock::{VsockPort, decimal};
 
 /// The port of ssh, for which vsock-connect is mostly called.
@@ -83,12 +81,8 @@ pub(crate) fn address(host: &str, port: Option<&str>, prefix: Option<Prefix>) ->
             _ => {}
         }
     }
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    if let Ok(address) = bare.parse::<Ipv6Addr>() {
-        return mapped(address, port, prefix);
+    if let Some(cid) = machine_of_address(host, prefix)? {
+        return Ok(Endpoint::of_machine(Machine::Cid(cid), parse_port(port)?));
     }
     if !host.contains([':', '/', '@']) {
         return machine(host, port);
@@ -108,18 +102,6 @@ pub(crate) fn address(host: &str, port: Option<&str>, prefix: Option<Prefix>) ->
 
 fn machine(text: &str, port: Option<&str>) -> Result<Endpoint> {
     Ok(Endpoint::of_machine(text.parse()?, parse_port(port)?))
-}
-
-fn mapped(address: Ipv6Addr, port: Option<&str>, given: Option<Prefix>) -> Result<Endpoint> {
-    let (prefix, _) = this_machine::prefix(given, Path::new("/"))?;
-    let cid = prefix.cid(address).ok_or_else(|| {
-        Error::invalid(
-            "host",
-            &address.to_string(),
-            format!("not the address of a machine in {prefix}"),
-        )
-    })?;
-    Ok(Endpoint::of_machine(Machine::Cid(cid), parse_port(port)?))
 }
 
 fn parse_port(port: Option<&str>) -> Result<VsockPort> {
@@ -245,6 +227,8 @@ mod tests {
             "vsock/x y",
             "unix/",
             "fd00:2::3",
+            "P::3",
+            "[P::3]",
             "fd00:1::",
             "fd00:1::1:0:3",
             "::1",

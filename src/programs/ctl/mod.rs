@@ -19,7 +19,6 @@ mod watch;
 
 use std::fs::File;
 use std::io::Read;
-use std::net::Ipv6Addr;
 use std::path::Path;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -29,9 +28,10 @@ use crate::configured;
 use crate::error::{Error, Result};
 use crate::names::{Machine, Names};
 use crate::prefix::{self, Prefix};
-use crate::programs::options::Machines;
+use crate::programs::options::{Machines, machine_of_address};
 use crate::route;
 use crate::this_machine;
+use crate::vsock::Cid;
 
 /// Shows and prepares the addresses of virtual machines.
 #[derive(Debug, Parser)]
@@ -56,13 +56,13 @@ pub struct Arguments {
 pub(crate) enum Command {
     /// Print the address of a machine
     Addr {
-        /// CID or name: 3, host, local, web
-        machine: Machine,
+        /// CID, name or address: 3, host, local, web, 3.vsock
+        machine: String,
     },
-    /// Print the CID that an address names
+    /// Print the CID of a machine
     Cid {
-        /// IPv6 address of the prefix
-        address: Ipv6Addr,
+        /// Address, name or CID: fd00:abcd:ef12::3, web, host, 3.vsock
+        machine: String,
     },
     /// Show, choose or activate the prefix
     Prefix {
@@ -115,10 +115,13 @@ pub fn run(arguments: Arguments) -> Result<String> {
     let prefix = || this_machine::prefix(arguments.machines.prefix, Path::new("/"));
     match arguments.command {
         Command::Addr { machine } => {
-            let cid = machine.cid(arguments.machines.names.as_ref())?;
+            let cid = self::machine(&machine, &arguments.machines)?;
             Ok(format!("{}\n", prefix()?.0.address(cid)))
         }
-        Command::Cid { address } => cid(prefix()?.0, address),
+        Command::Cid { machine } => {
+            let cid = self::machine(&machine, &arguments.machines)?;
+            Ok(format!("{cid}\n"))
+        }
         Command::Prefix {
             command: PrefixCommand::Generate { write },
         } => generate(write),
@@ -164,15 +167,12 @@ pub fn run(arguments: Arguments) -> Result<String> {
     }
 }
 
-fn cid(prefix: Prefix, address: Ipv6Addr) -> Result<String> {
-    let cid = prefix.cid(address).ok_or_else(|| {
-        let hint = format!(
-            "it names no machine; expected {}CID in hexadecimal",
-            prefix.network()
-        );
-        Error::invalid("address of a machine", &address.to_string(), hint)
-    })?;
-    Ok(format!("{cid}\n"))
+/// Reads a machine in every form that names one.
+fn machine(text: &str, machines: &Machines) -> Result<Cid> {
+    match machine_of_address(text, machines.prefix)? {
+        Some(cid) => Ok(cid),
+        None => Ok(text.parse::<Machine>()?.cid(machines.names.as_ref())?),
+    }
 }
 
 /// Makes a prefix of 40 random bits, as RFC 4193 section 3.2 wants it.
