@@ -287,9 +287,18 @@ impl Stream {
     /// Returns whether the other end of a unix or vsock connection neither sends nor takes anything any more, and what it has
     /// sent was read. One that has only ended its own direction still takes an answer. Of TCP that cannot be told.
     pub(crate) fn is_abandoned(&self) -> bool {
-        matches!(self.family, Family::Unix | Family::Vsock)
-            && sys::refuses_bytes(self.input())
-            && sys::readable_bytes(self.input()).is_ok_and(|count| count == 0)
+        self.takes_nothing() && sys::readable_bytes(self.input()).is_ok_and(|count| count == 0)
+    }
+
+    /// Returns whether the other end of a unix or vsock connection takes nothing any more. One that has ended its own
+    /// direction tells so when it closes; of TCP that cannot be told before something is sent.
+    pub(crate) fn takes_nothing(&self) -> bool {
+        matches!(self.family, Family::Unix | Family::Vsock) && sys::refuses_bytes(self.input())
+    }
+
+    /// Returns whether bytes are known to be there to read.
+    pub(crate) fn has_input(&self) -> bool {
+        sys::readable_bytes(self.input()).is_ok_and(|count| count > 0)
     }
 
     /// Returns the address that the peer connected to.

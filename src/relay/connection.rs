@@ -317,6 +317,7 @@ impl Connection<Stream> {
 mod tests {
     use super::*;
     use crate::handover::Store;
+    use crate::peer::Family;
     use crate::relay::fake::Fake;
 
     fn connection(peer: Fake, target: Fake, now: Moment) -> Connection<Fake> {
@@ -416,8 +417,34 @@ mod tests {
         assert_eq!(run(&mut broken, now), ControlFlow::Continue(Turn::Waiting));
         assert_eq!(broken.peer.wire.taken(), b"answer");
         broken.peer.wire.is_acknowledged.set(true);
-        let ending = Ending::Broken(Side::Target, Errno::EPIPE);
+        let ending = Ending::Refused(Side::Target, Errno::EPIPE);
         assert_eq!(run(&mut broken, now), ControlFlow::Break(ending));
+    }
+
+    #[test]
+    fn a_target_that_has_sent_all_and_takes_nothing_is_done_with_a_stdin_that_is_silent() {
+        let now = Moment::now();
+        let stdio = |chunks: &[Result<&[u8], Errno>]| Fake::sending(chunks).of_family(Family::File);
+        let left = || {
+            let target = Fake::sending(&[Ok(b"answer"), Ok(b"")]);
+            target.takes_nothing.set(true);
+            target
+        };
+        let mut silent = connection(stdio(&[]), left(), now);
+        assert_eq!(run(&mut silent, now), ControlFlow::Break(Ending::Complete));
+        assert_eq!(silent.peer.wire.taken(), b"answer");
+        // One that only ended its direction, and a socket as the peer, which may still be sent to.
+        let half = Fake::sending(&[Ok(b"answer"), Ok(b"")]);
+        for mut open in [
+            connection(stdio(&[]), half, now),
+            connection(Fake::sending(&[]), left(), now),
+        ] {
+            assert_eq!(run(&mut open, now), ControlFlow::Continue(Turn::Waiting));
+        }
+        // There is more to come than was heard of.
+        let mut behind = Connection::new(End::new(stdio(&[Ok(b"more")])), End::new(left()), now);
+        behind.on_events(Side::Target, EpollFlags::EPOLLIN);
+        assert_eq!(run(&mut behind, now), ControlFlow::Continue(Turn::Waiting));
     }
 
     #[test]

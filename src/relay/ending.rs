@@ -17,8 +17,10 @@ use crate::peer::Family;
 pub(crate) enum Ending {
     /// Both directions ended, and every byte was taken.
     Complete,
-    /// An end failed or refused bytes.
+    /// An end failed.
     Broken(Side, Errno),
+    /// An end takes nothing more, though there was more for it.
+    Refused(Side, Errno),
     /// No byte moved for the idle time.
     Idle,
     /// The second direction did not end in time after the first.
@@ -33,9 +35,12 @@ impl std::fmt::Display for Ending {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Ending::Complete => write!(f, "complete"),
-            Ending::Broken(Side::Peer, errno) => write!(f, "aborted by the peer: {}", errno.desc()),
-            Ending::Broken(Side::Target, errno) => {
-                write!(f, "aborted by the target: {}", errno.desc())
+            Ending::Broken(side, errno) | Ending::Refused(side, errno) => {
+                let by = match side {
+                    Side::Peer => "peer",
+                    Side::Target => "target",
+                };
+                write!(f, "aborted by the {by}: {}", errno.desc())
             }
             Ending::Idle => write!(f, "closed: no byte within --idle-timeout"),
             Ending::HalfClosed => write!(f, "closed: no second end within --half-close-timeout"),
@@ -67,6 +72,7 @@ pub(crate) fn of<W: Wire>(peer: &View<'_, W>, target: &View<'_, W>) -> Option<En
     let is_peer_unread = || peer.from.is_over() || peer.from.is_held_up(target.end);
     failure(target, is_target_unread)
         .or_else(|| complete(peer, target))
+        .or_else(|| left(peer, target))
         .or_else(|| refusal(target, peer.end))
         .or_else(|| refusal(peer, target.end))
         .or_else(|| failure(peer, is_peer_unread))
@@ -77,13 +83,26 @@ fn complete<W>(peer: &View<'_, W>, target: &View<'_, W>) -> Option<Ending> {
     (states == (State::Finished, State::Finished)).then_some(Ending::Complete)
 }
 
+/// A target that has sent all and takes nothing more is done with us, though stdin may be a terminal that never ends. That
+/// is asked of the kernel after the end of what it has sent: one that has only ended its own direction still takes bytes.
+fn left<W: Wire>(peer: &View<'_, W>, target: &View<'_, W>) -> Option<Ending> {
+    let is_stdin = peer.end.wire.family() == Family::File;
+    let has_nothing = || {
+        let is_waiting = peer.from.state() == State::Open && peer.from.is_empty();
+        is_waiting && !peer.end.is_readable && !peer.end.wire.has_input()
+    };
+    let has_left =
+        is_stdin && target.from.state() == State::Finished && target.end.wire.takes_nothing();
+    (has_left && has_nothing()).then_some(Ending::Complete)
+}
+
 /// An end that took nothing more, and has nothing more to say.
 fn refusal<W: Wire>(refuser: &View<'_, W>, other: &End<W>) -> Option<Ending> {
     let State::Refused(errno) = refuser.towards.state() else {
         return None;
     };
     let is_due = !is_disconnect(errno) || may_abort(refuser, other);
-    is_due.then_some(Ending::Broken(refuser.side, errno))
+    is_due.then_some(Ending::Refused(refuser.side, errno))
 }
 
 /// A reset that no read will tell of, after the end was read, or soon.

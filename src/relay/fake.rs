@@ -90,6 +90,7 @@ pub(super) struct Fake {
     pub is_input_refused: Cell<bool>,
     pub is_acknowledged: Cell<bool>,
     pub stillness: Cell<Option<Duration>>,
+    pub takes_nothing: Cell<bool>,
 }
 
 impl Fake {
@@ -113,6 +114,7 @@ impl Fake {
             is_input_refused: Cell::new(false),
             is_acknowledged: Cell::new(false),
             stillness: Cell::new(None),
+            takes_nothing: Cell::new(false),
         }
     }
 
@@ -148,6 +150,11 @@ impl Fake {
             rooms_end: Room::None,
             ..Fake::sending(&[])
         }
+    }
+
+    /// Is of another family.
+    pub(super) fn of_family(self, family: Family) -> Fake {
+        Fake { family, ..self }
     }
 
     /// Fails at each write.
@@ -350,6 +357,14 @@ impl Wire for Fake {
 
     fn stillness(&self) -> Option<Duration> {
         self.stillness.get()
+    }
+
+    fn has_input(&self) -> bool {
+        matches!(self.arrivals.borrow().front(), Some(Arrival::Bytes(_)))
+    }
+
+    fn takes_nothing(&self) -> bool {
+        self.takes_nothing.get()
     }
 
     fn family(&self) -> Family {

@@ -157,9 +157,14 @@ impl Flow {
         self.coalesce.is_pausing()
     }
 
+    /// Returns whether it holds nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.held, Held::Nothing)
+    }
+
     /// Returns whether what it holds waits for room, so that nothing more is read.
     pub(crate) fn is_held_up<W>(&self, sink: &End<W>) -> bool {
-        !matches!(self.held, Held::Nothing) && !sink.is_writable
+        !self.is_empty() && !sink.is_writable
     }
 
     /// Returns what decides about small writes; the connection knows of answers and of the time.

@@ -32,6 +32,10 @@ pub(crate) trait Wire {
     fn silence(&self) -> Option<Duration>;
     /// Returns for how long no byte that is on its way to the other end has got any further.
     fn stillness(&self) -> Option<Duration>;
+    /// Returns whether bytes are known to be there to read.
+    fn has_input(&self) -> bool;
+    /// Returns whether the other end takes nothing any more, where that can be told.
+    fn takes_nothing(&self) -> bool;
     /// Returns the family, from which the way of moving bytes follows.
     fn family(&self) -> Family;
 }
@@ -105,6 +109,14 @@ impl Wire for Stream {
 
     fn stillness(&self) -> Option<Duration> {
         Stream::stillness(self)
+    }
+
+    fn has_input(&self) -> bool {
+        Stream::has_input(self)
+    }
+
+    fn takes_nothing(&self) -> bool {
+        Stream::takes_nothing(self)
     }
 
     fn family(&self) -> Family {

@@ -214,18 +214,9 @@ impl Ends {
 }
 
 #[test]
-fn ends_go_in_every_order_exit_0_only_if_every_byte_was_taken() {
-    for (order, status) in [
-        ("it", 0),
-        ("ti", 0),
-        ("ito", 0),
-        ("toi", 0),
-        ("tio", 0),
-        ("oit", 255),
-        ("oti", 255),
-        ("iot", 255),
-    ] {
-        assert_eq!(end_in_order(order), status, "{order}");
+fn ends_go_in_every_order_exit_0() {
+    for order in ["it", "ti", "ito", "toi", "tio", "oit", "oti", "iot"] {
+        assert_eq!(end_in_order(order), 0, "{order}");
     }
 }
 
@@ -241,16 +232,86 @@ fn the_reader_of_stdout_goes_and_the_target_never_sends_exit_0() {
 
 /// As `vsock-connect … | head` does, with somebody at the keyboard.
 #[test]
-fn the_reader_of_stdout_goes_the_target_sends_and_goes_exit_255_without_the_end_of_stdin() {
+fn the_reader_of_stdout_goes_and_the_target_sends_exit_0_without_a_word_or_the_end_of_stdin() {
+    for kind in Kind::ALL {
+        let place = Place::listening(kind);
+        let mut program = piped(&[&place.text]);
+        let mut server = place.accept();
+        let stdin = program.stdin();
+        drop(program.stdout());
+        Content::new(73).send_while_wanted(&mut server, 10 << 20);
+        drop(server);
+        assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+        assert_eq!(program.log, [""; 0]);
+        drop(stdin);
+    }
+}
+
+#[test]
+fn stdout_is_full_exit_255_and_the_line_names_it() {
     let place = Place::listening(Kind::Tcp6);
-    let mut program = piped(&[&place.text]);
-    let mut server = place.accept();
-    let stdin = program.stdin();
-    drop(program.stdout());
-    Content::new(73).send_while_wanted(&mut server, 10 << 20);
-    drop(server);
-    assert_eq!(program.exit_code(), 255, "{:#?}", program.log);
-    drop(stdin);
+    let mut command = connect(&[&place.text]);
+    command.stdout(File::options().write(true).open("/dev/full").unwrap());
+    let mut program = Program::start(command);
+    place.accept().write_all(b"answer").unwrap();
+    assert_eq!(program.exit_code(), 255);
+    let line = "vsock-connect: cannot write to standard output: No space left on device";
+    assert_eq!(program.log, [line]);
+}
+
+#[test]
+fn stdin_is_a_directory_exit_255_and_the_line_names_it() {
+    let place = Place::listening(Kind::Tcp6);
+    let mut command = connect(&[&place.text]);
+    command.stdin(File::open("/").unwrap());
+    let mut program = Program::start(command);
+    let _server = place.accept();
+    assert_eq!(program.exit_code(), 255);
+    let line = "vsock-connect: cannot read standard input: Is a directory";
+    assert_eq!(program.log, [line]);
+}
+
+/// As with somebody at the keyboard. Of TCP only a byte, or keepalive, would tell.
+#[test]
+fn the_target_sends_and_closes_at_once_or_later_exit_0_without_the_end_of_stdin() {
+    for ends_first in [false, true] {
+        let place = Place::listening(Kind::Unix);
+        let mut program = piped(&[&place.text]);
+        let mut server = place.accept();
+        let mut stdin = program.stdin();
+        server.write_all(b"answer").unwrap();
+        if ends_first {
+            server.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(read_to_end(&mut program.stdout()).0, b"answer");
+            stdin.write_all(b"late").unwrap();
+            server.read_exact(&mut [0; 4]).unwrap();
+        }
+        drop(server);
+        assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+        assert_eq!(program.log, [""; 0]);
+    }
+}
+
+#[test]
+fn the_target_ends_its_direction_and_what_stdin_has_still_arrives() {
+    let (there, _) = contents();
+    for kind in Kind::ALL {
+        let place = Place::listening(kind);
+        let mut program = piped(&[&place.text]);
+        let server = place.accept();
+        let (mut stdin, mut stdout) = (program.stdin(), program.stdout());
+        server.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&mut stdout), (vec![], End::Clean));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                there.send(&mut stdin, THERE);
+                drop(stdin);
+            });
+            there.expect_all(&mut &server, THERE);
+        });
+        drop(server);
+        assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+    }
 }
 
 #[test]

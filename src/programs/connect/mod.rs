@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use nix::errno::Errno;
 
 use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
@@ -18,6 +19,7 @@ use crate::gate::Gate;
 use crate::handover::Store;
 use crate::peer::Peer;
 use crate::programs::options::{Beyond, Machines, parse_positive, parse_time};
+use crate::relay::token::Side;
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
@@ -122,8 +124,15 @@ fn relay(target: Stream, dialer: Dialer) -> Result<()> {
     let mut event_loop = Loop::new(Vec::new(), dialer, gate, store, settings)?;
     event_loop.relay(stdio, Peer::Stdio, target);
     match event_loop.run()?.last {
-        Some(Ending::Complete) => Ok(()),
+        Some(Ending::Complete) | None => Ok(()),
+        // Whoever does not read to the end has seen enough, as of vsockctl.
+        Some(Ending::Refused(Side::Peer, Errno::EPIPE)) => Ok(()),
+        Some(Ending::Refused(Side::Peer, source)) => {
+            Err(Error::system("write to standard output")(source))
+        }
+        Some(Ending::Broken(Side::Peer, source)) => {
+            Err(Error::system("read standard input")(source))
+        }
         Some(ending) => Err(Error::Ended(format!("to {name} {ending}"))),
-        None => Ok(()),
     }
 }
