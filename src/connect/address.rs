@@ -19,6 +19,10 @@ use crate::sys;
 use crate::unix_path::{self, HOMES, TEMPORARY, is_below};
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
+/// What it means that nobody answers, though the kernel had a way to ask: by the module, then by CID.
+const NO_LOOPBACK: &str = " (is the module vsock_loopback loaded? run `modprobe vsock_loopback`)";
+const NO_MACHINE: &str = " (no such VM, or it is stopped)";
+
 /// One place to connect to, without names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
@@ -146,6 +150,8 @@ impl Address {
             Address::Tcp(addr) if !addr.ip().is_loopback() => {
                 " (kept from it by the unit's IPAddressAllow=, or by a firewall?)"
             }
+            Address::Vsock(addr) if addr.cid == Some(Cid::LOCAL) => NO_LOOPBACK,
+            Address::Vsock(_) => NO_MACHINE,
             _ => "",
         };
         let target = Box::new(self.endpoint());
@@ -167,10 +173,8 @@ impl Address {
             (Address::Vsock(_), Errno::ECONNRESET) => {
                 " (nothing listens on that port, or its queue is full)"
             }
-            (Address::Vsock(addr), Errno::ETIMEDOUT) if addr.cid == Some(Cid::LOCAL) => {
-                " (is the module vsock_loopback loaded?)"
-            }
-            (Address::Vsock(_), Errno::ETIMEDOUT) => " (no such VM, or it is stopped)",
+            (Address::Vsock(addr), Errno::ETIMEDOUT) if addr.cid == Some(Cid::LOCAL) => NO_LOOPBACK,
+            (Address::Vsock(_), Errno::ETIMEDOUT) => NO_MACHINE,
             (Address::Vsock(_), Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL) => {
                 " (no such VM, or no vsock transport: load vhost_vsock on a host, vmw_vsock_virtio_transport in a guest, \
                  vsock_loopback for CID 1)"
@@ -238,6 +242,22 @@ fn inet_sockaddr(addr: SocketAddr) -> Box<dyn SockaddrLike> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_told_alike_whoever_waited() {
+        for (cid, words) in [(Cid::LOCAL, NO_LOOPBACK), (Cid::HOST, NO_MACHINE)] {
+            let address = Address::Vsock(VsockAddr {
+                cid: Some(cid),
+                port: 22.into(),
+            });
+            for error in [
+                address.silence(Duration::from_secs(5)),
+                address.refusal(Errno::ETIMEDOUT),
+            ] {
+                assert!(error.report().contains(words), "{error}");
+            }
+        }
+    }
 
     #[test]
     fn a_path_that_sandboxes_hide_is_told_with_them() {

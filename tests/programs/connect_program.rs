@@ -233,23 +233,32 @@ fn the_queue_stays_full_exits_255_after_the_connect_timeout() {
 }
 
 #[test]
-fn nobody_comes_while_it_waits_exits_255() {
+fn nobody_comes_while_it_waits_quietly_exits_255() {
     let place = Place::bound(Kind::Tcp6);
     let started = Instant::now();
-    let finished = finish(connect(&["--wait", "300ms", &place.text]));
+    let finished = finish(connect(&["-q", "--wait", "300ms", &place.text]));
     expect_line(&finished, 255, &["nothing listens"]);
     assert!(started.elapsed() >= Duration::from_millis(300));
 }
 
 #[test]
-fn the_machine_comes_up_while_it_waits_exits_0() {
+fn the_machine_comes_up_while_it_waits_exits_0_and_one_line_says_why_it_waited() {
     for kind in Kind::ALL {
-        let place = Place::bound(kind);
-        let mut program = piped(&["--wait", "1h", &place.text]);
-        place.socket.listen(1).unwrap();
-        drop(place.accept());
-        drop(program.stdin());
-        assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+        for (time, words) in [
+            ("1h", "; trying again for 1h"),
+            ("infinity", "; trying again until it answers"),
+        ] {
+            let place = Place::bound(kind);
+            let mut program = piped(&["--wait", time, &place.text]);
+            let line = program.wait_for_line(words);
+            let begin = format!("vsock-connect: info: cannot connect to {}", place.text);
+            assert!(line.starts_with(&begin), "{line}");
+            place.socket.listen(1).unwrap();
+            drop(place.accept());
+            drop(program.stdin());
+            assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+            assert_eq!(program.log.len(), 1, "{:#?}", program.log);
+        }
     }
 }
 

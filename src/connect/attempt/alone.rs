@@ -5,21 +5,38 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Attempt, Readiness, State};
+use super::{Attempt, Readiness, State, Step};
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::stream::Stream;
 
 impl Attempt {
-    /// Waits until the target is connected, where there is no loop to watch the stream.
-    pub(crate) fn wait_connected(&mut self, dialer: &Dialer) -> Result<Stream> {
+    /// Waits until the target is connected, where there is no loop to watch the stream. `tell` gets the first reason for which
+    /// a round is tried again, once the next one is waited for.
+    pub(crate) fn wait_connected(
+        &mut self,
+        dialer: &Dialer,
+        tell: impl FnOnce(&str),
+    ) -> Result<Stream> {
         let mut readiness = Readiness::Waiting;
+        let mut tell = Some(tell);
         loop {
-            if let Some(stream) = self.advance(dialer, readiness, Moment::now(), &mut |_| Ok(()))? {
-                return Ok(stream);
+            let now = Moment::now();
+            match self.step(dialer, &mut readiness, now, &mut |_| Ok(())) {
+                Ok(Step::Connected(stream)) => return Ok(stream),
+                Ok(Step::Moved) => {}
+                Ok(Step::Waiting) => readiness = self.poll()?,
+                Err(error) => {
+                    let problem = error.report();
+                    self.failed(dialer, error, now)?;
+                    if matches!(self.state, State::Pausing { .. } | State::Queued { .. }) {
+                        if let Some(tell) = tell.take() {
+                            tell(&problem);
+                        }
+                    }
+                }
             }
-            readiness = self.poll()?;
         }
     }
 

@@ -18,7 +18,7 @@ use crate::fdpass;
 use crate::gate::Gate;
 use crate::handover::Store;
 use crate::peer::Peer;
-use crate::programs::options::{Beyond, Machines, parse_positive, parse_time};
+use crate::programs::options::{Beyond, LONGEST, Machines, parse_positive, parse_time};
 use crate::relay::token::Side;
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
@@ -96,7 +96,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     };
     let stream = dialer
         .dial(&Peer::Stdio, None, Caller::default(), Moment::now())?
-        .wait_connected(&dialer)?;
+        .wait_connected(&dialer, |problem| tell_of_wait(problem, arguments.wait))?;
     log::debug!("connected to {}", dialer.target.endpoint);
     let (input, output) = (std::io::stdin(), std::io::stdout());
     if arguments.fdpass {
@@ -106,6 +106,18 @@ pub fn run(arguments: Arguments) -> Result<()> {
         log::debug!("nobody takes a descriptor from stdout; relaying");
     }
     relay(stream, dialer)
+}
+
+/// Tells whoever looks at a terminal where nothing happens why; a queue that is full for a moment is not waited for long.
+fn tell_of_wait(problem: &str, wait: Duration) {
+    match wait {
+        Duration::ZERO => {}
+        LONGEST => log::info!("{problem}; trying again until it answers"),
+        _ => {
+            let wait = humantime::format_duration(wait);
+            log::info!("{problem}; trying again for {wait}");
+        }
+    }
 }
 
 fn relay(target: Stream, dialer: Dialer) -> Result<()> {
