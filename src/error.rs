@@ -35,7 +35,7 @@ pub enum Error {
     /// systemd passed nothing to serve.
     #[error(
         "no sockets were passed ({0}): start the socket unit, e.g. `systemctl start vsock-bridge@445.socket`, \
-         or use systemd-socket-activate"
+         or, without systemd, say where to listen, e.g. --listen vsock::445"
     )]
     NotActivated(String),
     /// One of the passed descriptors cannot be served.
@@ -47,6 +47,16 @@ pub enum Error {
         name: String,
         /// What is wrong with it and what to do.
         problem: String,
+    },
+    /// A place where this process cannot listen.
+    #[error("cannot listen on {address}{hint}")]
+    Listen {
+        /// The address that was given.
+        address: Box<Endpoint>,
+        /// In brackets, with a leading space: what this cause means here; or empty.
+        hint: String,
+        /// What the kernel said.
+        source: Errno,
     },
     /// A name that gives no address.
     #[error("cannot resolve {name}: check the name, or give the address")]

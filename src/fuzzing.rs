@@ -7,6 +7,7 @@
 use crate::allow_list::AllowList;
 use crate::config_file;
 use crate::endpoint::Endpoint;
+use crate::listen_list::ListenList;
 use crate::mux::{Answer, Handshake, Progress};
 use crate::names::{Machine, Names};
 use crate::prefix::Prefix;
@@ -39,8 +40,11 @@ fn text(data: &[u8]) -> Option<&str> {
     std::str::from_utf8(data).ok()
 }
 
-/// Addresses: what is printed is read again as the same.
+/// Addresses, and lists of those to listen on: what is printed is read again as the same.
 pub fn endpoint(data: &[u8]) {
+    if let Some(list) = text(data).and_then(|text| text.parse::<ListenList>().ok()) {
+        assert_eq!(list.to_string().parse::<ListenList>().unwrap(), list);
+    }
     let Some(endpoint) = text(data).and_then(|text| text.parse::<Endpoint>().ok()) else {
         return;
     };

@@ -2,7 +2,8 @@
 //!
 //! # The life of one connection
 //!
-//! 1. [`activation`] has taken the listeners that systemd bound; the kernel said which of them listen.
+//! 1. [`activation`] has taken the listeners that systemd bound; the kernel said which of them listen. Without systemd
+//!    [`listen`] has bound them.
 //! 2. [`relay::Loop`] waits in epoll. A listener has a peer: it is accepted, one per wake-up on vsock.
 //! 3. [`gate::Gate`] decides by CID, limits and network. Who is refused is reset; the target hears nothing.
 //! 4. [`connect::Dialer`] begins a non-blocking connect to the target, from the source `P::<CID>` if that is wanted
@@ -24,7 +25,7 @@
 //! [threads](relay::threads) beside it, and lines of the log to one of their own. Nothing but epoll waits. The
 //! connections of a thread share one buffer, and pipes for bulk: one that is idle costs two sockets.
 //!
-//! The process owns nothing that must not be lost. systemd binds the listeners and keeps them; the sockets of each
+//! Under systemd the process owns nothing that must not be lost. systemd binds the listeners and keeps them; the sockets of each
 //! connection are also in systemd's descriptor store, with what is to be known of them in a ledger that the kernel keeps
 //! true ([`handover`]). The next process goes on from there, whether this one was told to leave or was killed.
 //!
@@ -37,7 +38,7 @@
 //! | `bin/*` [`fuzzing`] [`testing`] | arguments → library → exit status; what fuzzers and tests call |
 //! | [`programs`] | the bodies of the programs, their options and environment |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
-//! | [`activation`] [`connect`] | sockets from systemd, and connections to targets |
+//! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |
 //! | [`fdpass`] [`handover`] [`mux`] | streams handed on: to ssh, to the next process, to a port behind a monitor |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
 //! | [`descriptors`] [`gate`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`this_machine`] [`unix_path`] | one job each |
@@ -55,6 +56,7 @@ mod fdpass;
 pub mod fuzzing;
 mod gate;
 mod handover;
+mod listen;
 pub mod logging;
 mod managers;
 mod mux;
@@ -73,5 +75,6 @@ mod this_machine;
 mod unix_path;
 
 use vsock_bridge_values::{
-    allow_list, config_file, configured, endpoint, invalid, names, prefix, replace, unusable, vsock,
+    allow_list, config_file, configured, endpoint, invalid, listen_list, names, prefix, replace,
+    unusable, vsock,
 };

@@ -15,6 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::packets::Packets;
 use crate::peer::{self, Family, Peer};
 use crate::sys;
+use crate::unix_path::Made;
 use crate::vsock::Cid;
 
 /// Options that every socket of a bridge gets; on a listener its connections inherit them.
@@ -94,23 +95,55 @@ impl Tuning {
     }
 }
 
-/// A listening socket that systemd owns: it is never shut down, unlinked or made blocking.
+/// Who has made a listening socket.
+#[derive(Debug)]
+enum Origin {
+    /// systemd, which keeps it: it is never shut down, unlinked or made blocking.
+    Passed,
+    /// This process, and the file of a unix socket with it.
+    Own { _file: Option<Made> },
+}
+
+/// A listening socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
+    // Before the socket: who finds the file can also connect.
+    origin: Origin,
     socket: OwnedFd,
     family: Family,
     local: Endpoint,
 }
 
 impl Listener {
-    /// Takes a socket that is known to listen.
+    /// Takes a socket of systemd's that is known to listen.
     pub(crate) fn new(socket: OwnedFd, family: Family, local: Endpoint) -> Result<Listener, Errno> {
         set_nonblocking(socket.as_fd())?;
         Ok(Listener {
+            origin: Origin::Passed,
             socket,
             family,
             local,
         })
+    }
+
+    /// Takes a non-blocking socket that this process has made, and ends with it.
+    pub(crate) fn own(
+        socket: OwnedFd,
+        family: Family,
+        local: Endpoint,
+        file: Option<Made>,
+    ) -> Listener {
+        Listener {
+            origin: Origin::Own { _file: file },
+            socket,
+            family,
+            local,
+        }
+    }
+
+    /// Returns whether nobody listens on when this process does not.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self.origin, Origin::Own { .. })
     }
 
     /// Returns the address it is bound to.

@@ -130,9 +130,11 @@ impl Listeners {
         }
     }
 
-    /// Takes no more connections; who waits in the queues stays there for the next process.
+    /// Takes no more connections; who waits in the queues of systemd's stays there for the next process.
     pub(crate) fn close(&mut self, epoll: &Epoll) {
         self.is_open = false;
+        // Our own have no next process, which needs their places besides, while connections here go on.
+        self.listeners.retain(|listener| !listener.is_own());
         self.watch(epoll, EpollFlags::empty());
     }
 

@@ -23,17 +23,23 @@ pub(crate) enum Order {
 #[derive(Debug)]
 pub(crate) struct Signals(SignalFd);
 
+/// Blocks the signals, for threads made later as well: one that comes from now on is met by the loop, when there is one.
+pub(crate) fn block() -> Result<SigSet> {
+    let taken = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+    ];
+    let mask: SigSet = taken.into_iter().collect();
+    (mask.thread_block()).map_err(Error::system("block signals"))?;
+    Ok(mask)
+}
+
 impl Signals {
-    /// Blocks the signals, for threads made later as well, and watches for them.
+    /// Blocks the signals, if that is still to be done, and watches for them.
     pub(crate) fn new(epoll: &Epoll) -> Result<Signals> {
-        let taken = [
-            Signal::SIGTERM,
-            Signal::SIGINT,
-            Signal::SIGHUP,
-            Signal::SIGUSR1,
-        ];
-        let mask: SigSet = taken.into_iter().collect();
-        (mask.thread_block()).map_err(Error::system("block signals"))?;
+        let mask = block()?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let signals =
             SignalFd::with_flags(&mask, flags).map_err(Error::system("create a signalfd"))?;

@@ -11,6 +11,7 @@
 //! | [`allow_list`] [`host_names`] | a list of machines, its names looked up; machines that are named as hosts |
 //! | [`configured`] | where prefix and names come from; the only file that reads and writes others |
 //! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
+//! | [`listen_list`] | where a bridge listens by itself |
 //! | [`endpoint`] | every address form |
 //! | [`names`] [`prefix`] | names of machines; CID ↔ address |
 //! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
@@ -23,6 +24,7 @@ pub mod configured;
 pub mod endpoint;
 mod host_names;
 pub mod invalid;
+pub mod listen_list;
 pub mod names;
 pub mod prefix;
 pub mod replace;

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{ArgAction, Parser};
+use nix::sys::stat::Mode;
 
 use crate::allow_list::{self, AllowList};
 use crate::connect::{Dialer, Source, Target};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
+use crate::listen_list::{self, ListenList};
 use crate::names::GivenNames;
 use crate::prefix::Prefix;
 use crate::programs::options::{
@@ -35,17 +37,24 @@ Every option can be given as an environment variable, e.g. VSOCK_BRIDGE_TO for -
 
 Targets: [::1]:445  127.0.0.1:445  name:445  [::1]:mapped  vsock:2:445  vsock:web:445  vsock:mapped[:PORT]
          /run/x.sock  unix:/run/x.sock  @name  vsock-mux:/run/vm.vsock:445
+Listen:  vsock::445 (any CID)  vsock:local:445  [::1]:445  127.0.0.1:445  /run/x.sock  @name
 Times:   500ms  5s  5 (the same)  10min  1h 30min  infinity
 
-vsock-bridge takes its sockets from systemd; see vsock-bridge(8).";
+vsock-bridge takes its sockets from systemd, or listens by itself with --listen; see vsock-bridge(8).";
 
-/// Relays connections between sockets passed by systemd and a target.
+/// Relays connections between sockets passed by systemd, or its own, and a target.
 #[derive(Debug, Parser)]
 #[command(name = "vsock-bridge", version, max_term_width = 100, after_help = AFTER_HELP)]
 pub struct Arguments {
     /// Where connections go
     #[arg(long, env = "VSOCK_BRIDGE_TO", value_name = "TARGET")]
     pub(crate) to: Option<Endpoint>,
+    /// Where to listen without systemd, e.g. vsock::445; several are separated by spaces, or by giving it again
+    #[arg(long, env = listen_list::VARIABLE, value_name = "ADDRESS")]
+    pub(crate) listen: Vec<ListenList>,
+    /// Permissions of the unix sockets of --listen
+    #[arg(long, env = "VSOCK_BRIDGE_LISTEN_MODE", value_name = "MODE", default_value = "0666", value_parser = parse_mode)]
+    pub(crate) listen_mode: Mode,
     /// Source address of outgoing connections: none, mapped (P::CID of the peer) or an IP address
     /// [default: mapped from vsock to loopback IPv6, else none]
     #[arg(long, env = "VSOCK_BRIDGE_SOURCE", value_name = "SOURCE")]
@@ -178,6 +187,20 @@ fn parse_limit(text: &str) -> Result<usize> {
     crate::vsock::decimal(text)
         .filter(|&number| (1..=1_000_000).contains(&number))
         .ok_or_else(|| Error::invalid("limit", text, hint))
+}
+
+/// Reads the permissions of a file, in octal.
+fn parse_mode(text: &str) -> Result<Mode> {
+    let digits = text.strip_prefix('0').unwrap_or(text);
+    let is_octal = digits.len() == 3 && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    is_octal
+        .then(|| u32::from_str_radix(digits, 8).ok())
+        .flatten()
+        .map(Mode::from_bits_truncate)
+        .ok_or_else(|| {
+            let hint = "expected three octal digits for user, group and others, e.g. 0660";
+            Error::invalid("mode", text, hint)
+        })
 }
 
 /// Reads a switch as systemd.syntax(7) has it.
@@ -326,6 +349,22 @@ mod tests {
         assert_eq!(parse_buffer("65536").unwrap(), 65536);
         for text in ["", "0", "1k", "1GiB", "-1MiB", "x"] {
             assert!(parse_buffer(text).is_err(), "{text:?}");
+        }
+        assert_eq!(parse_mode("0660").unwrap().bits(), 0o660);
+        assert_eq!(parse_mode("600").unwrap().bits(), 0o600);
+        for text in [
+            "",
+            "0",
+            "66",
+            "0o660",
+            "0888",
+            "01777",
+            "1777",
+            "+660",
+            "u=rw",
+            "rw-rw----",
+        ] {
+            assert!(parse_mode(text).is_err(), "{text:?}");
         }
         assert_eq!(parse_limit("4096").unwrap(), 4096);
         assert_eq!(parse_limit("infinity").unwrap(), usize::MAX);

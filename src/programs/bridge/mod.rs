@@ -1,4 +1,4 @@
-//! The body of vsock-bridge: sockets from systemd, settings, loop.
+//! The body of vsock-bridge: sockets from systemd or its own, settings, loop.
 
 pub(crate) mod config;
 pub(crate) mod variables;
@@ -16,17 +16,23 @@ use crate::descriptors::{self, Shares};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{self, Inherited, Store};
+use crate::listen;
 use crate::notify;
 use crate::peer::Family;
 use crate::programs::pace;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
+use crate::relay::signals;
 use crate::relay::{Loop, Totals};
 use crate::stream::Listener;
 
 pub use config::Arguments;
 use config::Settings;
 use variables::Variables;
+
+/// What is wrong with sockets from both sides. systemd would start nobody for ours, nor keep it, when this process leaves.
+const LISTENS_TWICE: &str = "systemd has passed sockets, and `--listen` or VSOCK_BRIDGE_LISTEN is for running without them: \
+     give one or the other, e.g. add ListenStream= to the socket unit";
 
 /// Why a bridge does not serve.
 #[derive(Debug)]
@@ -94,15 +100,21 @@ pub fn refuse(line: &str, status: ExitCode) -> ExitCode {
 }
 
 fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let activation = Activation::take()?;
+    let mut activation = match Activation::take() {
+        // What is not for this process is somebody else's.
+        Err(Error::NotActivated(_)) if !arguments.listen.is_empty() => Activation::default(),
+        taken => taken?,
+    };
     let variables = Variables::of_process(pace::own_unit().as_deref());
-    let mut settings = match settings(&arguments, &variables, &activation) {
+    let mut settings = match settings(&arguments, &variables, &mut activation) {
         Ok(settings) => settings,
         Err(error) => {
             let waiting = handover::waiting(activation.stored);
             return Err(Failure { error, waiting });
         }
     };
+    // Whoever hears that we serve may already tell us to stop.
+    signals::block()?;
     warn_of_fence(&settings, &variables, &activation.locals());
     let is_listening = !activation.listeners.is_empty();
     // With Accept=yes there is one, which is open already.
@@ -141,15 +153,22 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     Ok(status(&totals, is_listening))
 }
 
-/// Reads the settings, and checks that they fit what was passed.
+/// Reads the settings, listens where they say so, and checks that they fit the listeners and what else was passed.
 fn settings(
     arguments: &Arguments,
     variables: &Variables,
-    activation: &Activation,
+    activation: &mut Activation,
 ) -> Result<Settings> {
     let problems = variables.problems();
     if !problems.is_empty() {
         return Err(Error::Usage(problems.join("; ")));
+    }
+    if !arguments.listen.is_empty() {
+        if !activation.locals().is_empty() {
+            return Err(Error::Usage(LISTENS_TWICE.to_owned()));
+        }
+        let addresses = listen::addresses(&arguments.listen, arguments.machines.names.as_ref())?;
+        activation.listeners = listen::open(addresses, arguments.listen_mode)?;
     }
     let settings = Settings::new(arguments, &activation.locals())?;
     let Dialer { target, prefix, .. } = &settings.dialer;

@@ -16,6 +16,8 @@ use crate::config_file;
 use crate::configured;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::listen;
+use crate::listen_list;
 use crate::logging;
 use crate::names::{self, GivenNames, Machine};
 
@@ -154,7 +156,9 @@ impl Variables {
         let allowed = arguments.allow_cid.resolve(names).err();
         let target = target.map(|problem| say("VSOCK_BRIDGE_TO", problem));
         let allowed = allowed.map(|problem| say(allow_list::VARIABLE, problem.into()));
-        target.into_iter().chain(allowed).collect()
+        let listen = listen::addresses(&arguments.listen, names).err();
+        let listen = listen.map(|problem| say(listen_list::VARIABLE, problem));
+        target.into_iter().chain(allowed).chain(listen).collect()
     }
 
     /// Returns where a variable is written, or nothing.

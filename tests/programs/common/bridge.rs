@@ -107,10 +107,15 @@ impl Bridge {
         self
     }
 
-    /// Limits the descriptors that it may open, for good.
-    pub fn open_files(mut self, limit: u32) -> Bridge {
-        self.prelude += &format!("ulimit -n {limit} && ");
+    /// Has the shell that becomes the program run a command before.
+    pub fn shell(mut self, command: &str) -> Bridge {
+        self.prelude += &format!("{command} && ");
         self
+    }
+
+    /// Limits the descriptors that it may open, for good.
+    pub fn open_files(self, limit: u32) -> Bridge {
+        self.shell(&format!("ulimit -n {limit}"))
     }
 
     /// Has permissions of files hold for root, too; none when that cannot be done.

@@ -11,6 +11,7 @@ pub mod pair;
 pub mod place;
 pub mod program;
 pub mod served;
+pub mod spot;
 pub mod store;
 
 use std::time::{Duration, Instant};
