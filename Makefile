@@ -50,7 +50,7 @@ PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
 # A unit without a page of its own has one that leads to where it is described.
 UNIT_NAMES = $(patsubst units/%,%,$(UNITS:.in=))
 ALIASES = $(filter-out $(patsubst man/%.8,%,$(PAGES)),$(UNIT_NAMES))
-described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,vsock-bridge)
+described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,$(if $(filter vsock-bridge-metrics%,$(1)),vsockctl,vsock-bridge))
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
 	755:$(RELEASE)/vsock-connect:$(BINDIR)/vsock-connect \

@@ -21,7 +21,7 @@ use crate::vsock::{Cid, VsockPort};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("endpoint", endpoint),
     ("cids", cids),
     ("prefix", prefix),
@@ -32,6 +32,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("mux_answer", mux_answer),
     ("tables", tables),
     ("hosts_file", hosts_file),
+    ("http_request", http_request),
 ];
 
 const PREFIX: &str = "fd00:1:2:3::/64";
@@ -158,6 +159,11 @@ pub fn mux_answer(data: &[u8]) {
 /// Tables of the kernel, and what systemctl shows.
 pub fn tables(data: &[u8]) {
     ctl::check::read_tables(&String::from_utf8_lossy(data));
+}
+
+/// Requests for the metrics: one that is whole is not changed by what follows it.
+pub fn http_request(data: &[u8]) {
+    ctl::metrics::read_request(data);
 }
 
 /// /etc/hosts: putting the block in twice is the same as once, and removing it leaves none.

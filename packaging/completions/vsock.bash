@@ -31,7 +31,7 @@ _vsockctl() {
     ' rules') choices='--load --unload' ;;
     ' check') choices='--json' ;;
     ' list') choices='--json --watch' ;;
-    ' metrics') choices='--openmetrics' ;;
+    ' metrics') choices='--openmetrics --http' ;;
     ' machines') choices='--json --no-legend' ;;
     ' help') choices='addr cid prefix hosts rules check list machines metrics' ;;
     ' help prefix') choices='show generate up down watch' ;;

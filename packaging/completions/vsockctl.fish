@@ -42,3 +42,4 @@ complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again ea
 complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l openmetrics -d 'In the format of OpenMetrics'
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l no-legend -d 'Without titles'
+complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l http -d 'Answer one HTTP request on standard input'

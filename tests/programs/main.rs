@@ -33,6 +33,7 @@ mod machines;
 mod managers;
 mod manual_examples;
 mod manuals;
+mod metrics_http;
 mod metrics_program;
 mod multipath;
 mod mux_listener;

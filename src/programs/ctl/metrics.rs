@@ -3,8 +3,10 @@
 //! Written by ourselves: they are those of other processes at one moment, where the libraries for this count in their own
 //! process, and none writes both formats.
 
+mod exchange;
 mod families;
 mod format;
+mod http;
 
 use clap::Args;
 
@@ -18,15 +20,21 @@ use format::Format;
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// In the format of OpenMetrics, instead of Prometheus' own
-    #[arg(long)]
+    #[arg(long, conflicts_with = "http")]
     openmetrics: bool,
+    /// As the answer to one HTTP request on standard input, a connection that systemd passes
+    #[arg(long)]
+    http: bool,
 }
 
 /// Prints the numbers.
 ///
 /// Errors: [`crate::error::Error::Control`] when a bridge could not be asked, after the others are printed;
-/// [`crate::error::Error::Output`].
+/// [`crate::error::Error::Output`]; [`crate::error::Error::Usage`].
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.http {
+        return exchange::run();
+    }
     let format = match arguments.openmetrics {
         true => Format::OpenMetrics,
         false => Format::Text,
@@ -34,4 +42,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let survey = survey()?;
     output::write(&format.text(&families(&survey)))?;
     survey.complain()
+}
+
+/// Reads bytes as an HTTP request that comes in parts; for the fuzzers.
+pub(crate) fn read_request(bytes: &[u8]) {
+    http::read_in_parts(bytes);
 }

@@ -6,7 +6,7 @@ pub(crate) mod check;
 pub(crate) mod hosts;
 mod list;
 mod machines;
-mod metrics;
+pub(crate) mod metrics;
 pub mod output;
 mod overview;
 mod picture;

@@ -2,7 +2,7 @@
 
 use super::bridge::{Activity, Bridge};
 use super::check::settings::{setting, sockets_of};
-use super::check::units::Unit;
+use super::check::units::{METRICS, Unit};
 use crate::allow_list;
 use crate::endpoint::Endpoint;
 
@@ -19,7 +19,7 @@ pub(super) fn bridges(units: &[Unit]) -> Vec<Bridge> {
 
 fn bridge(socket: &Unit, units: &[Unit]) -> Option<Bridge> {
     let name = socket.id.strip_suffix(".socket")?;
-    let is_ours = name.starts_with("vsock-bridge");
+    let is_ours = name.starts_with("vsock-bridge") && name != METRICS;
     let is_service = |unit: &&Unit| unit.id.strip_suffix(".service") == Some(name);
     let service = units.iter().find(is_service);
     let state = match &*socket.sub {
@@ -77,6 +77,7 @@ mod tests {
             },
             active("vsock-bridge-prefix.service"),
             active("sshd-vsock.socket"),
+            active("vsock-bridge-metrics.socket"),
         ];
         let bridges = bridges(&units);
         let [bridge] = &bridges[..] else {

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::finding::{Finding, Level};
-use super::units::{Unit, Use};
+use super::units::{METRICS, Unit, Use};
 use crate::configured::{self, Origin};
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
@@ -114,7 +114,9 @@ impl Facts {
 /// Returns the commands that make all units use the prefix that is found now.
 pub(super) fn take_over(units: &[Unit]) -> Vec<String> {
     let mut commands = vec!["systemctl daemon-reload".to_owned()];
-    let is_ours = |unit: &&Unit| unit.id.starts_with("vsock-bridge") && unit.active != "inactive";
+    let is_ours = |unit: &&Unit| {
+        unit.is("vsock-bridge", "") && !unit.is(METRICS, "") && unit.active != "inactive"
+    };
     let names = |suffixes: &[&str]| {
         let chosen = units
             .iter()

@@ -11,6 +11,8 @@ const PATTERNS: [&str; 2] = ["vsock-bridge*", "sshd-vsock*"];
 pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 /// Adds the route; looked at through the route.
 pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
+/// Answers Prometheus; the socket unit of no bridge.
+pub(crate) const METRICS: &str = "vsock-bridge-metrics";
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
     ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny";

@@ -1,0 +1,321 @@
+//! HTTP/1.1 (RFC 9110, RFC 9112), as far as it takes to be asked for the metrics: requests read, responses written.
+//!
+//! Pure: what moves the bytes stands in [`exchange`](super::exchange).
+
+use std::time::SystemTime;
+
+use httparse::{EMPTY_HEADER, Header};
+
+use super::format::Format;
+
+/// Bytes that a request may have up to its empty line; Prometheus sends some 400.
+pub(super) const HEAD_MAX: usize = 8192;
+/// Its fields.
+const FIELDS_MAX: usize = 64;
+/// Where the metrics are.
+const PATH: &str = "/metrics";
+const OPENMETRICS: &str = "application/openmetrics-text";
+
+/// The status of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Status(u16, &'static str);
+
+impl Status {
+    pub(super) const OK: Status = Status(200, "OK");
+    const BAD_REQUEST: Status = Status(400, "Bad Request");
+    const NOT_FOUND: Status = Status(404, "Not Found");
+    const METHOD_NOT_ALLOWED: Status = Status(405, "Method Not Allowed");
+    pub(super) const TIMEOUT: Status = Status(408, "Request Timeout");
+    const TOO_LARGE: Status = Status(431, "Request Header Fields Too Large");
+    pub(super) const FAILED: Status = Status(500, "Internal Server Error");
+    const VERSION: Status = Status(505, "HTTP Version Not Supported");
+}
+
+/// A request for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    /// How they are to be written.
+    pub format: Format,
+    /// Only what would stand before them is wanted (HEAD).
+    pub is_head: bool,
+}
+
+/// A response, but for its first line and the fields that all have.
+#[derive(Debug)]
+pub(super) struct Response {
+    pub status: Status,
+    pub content_type: &'static str,
+    pub body: String,
+    /// The body is left out.
+    pub is_head: bool,
+}
+
+impl Request {
+    /// Reads what has come so far; none while the end is missing.
+    ///
+    /// Errors: the status that says what is wrong with it.
+    pub(super) fn read(bytes: &[u8]) -> Option<Result<Request, Status>> {
+        let mut fields = [EMPTY_HEADER; FIELDS_MAX];
+        let mut request = httparse::Request::new(&mut fields);
+        match request.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => Some(Request::of(&request)),
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => None,
+            Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
+                Some(Err(Status::TOO_LARGE))
+            }
+            Err(httparse::Error::Version) => Some(Err(Status::VERSION)),
+            Err(_) => Some(Err(Status::BAD_REQUEST)),
+        }
+    }
+
+    fn of(request: &httparse::Request<'_, '_>) -> Result<Request, Status> {
+        let is =
+            |name: &'static str| move |field: &&Header<'_>| field.name.eq_ignore_ascii_case(name);
+        let hosts = request.headers.iter().filter(is("host")).count();
+        // RFC 9112, section 3.2.
+        if hosts > 1 || hosts == 0 && request.version == Some(1) {
+            return Err(Status::BAD_REQUEST);
+        }
+        if path(request.path.unwrap_or_default()) != PATH {
+            return Err(Status::NOT_FOUND);
+        }
+        let accept = request.headers.iter().filter(is("accept"));
+        let accept = accept.filter_map(|field| std::str::from_utf8(field.value).ok());
+        match request.method {
+            Some("GET" | "HEAD") => Ok(Request {
+                format: format(accept),
+                is_head: request.method == Some("HEAD"),
+            }),
+            _ => Err(Status::METHOD_NOT_ALLOWED),
+        }
+    }
+}
+
+/// Takes the path out of a target, which is a whole URL where a proxy was asked.
+fn path(target: &str) -> &str {
+    let target = match target.split_once("://") {
+        Some((_, rest)) => rest.find('/').map_or("/", |start| &rest[start..]),
+        None => target,
+    };
+    target.split(['?', '#']).next().unwrap_or_default()
+}
+
+/// Finds what is wanted most. OpenMetrics is for those that name it; everybody else gets what all read.
+fn format<'a>(accept: impl Iterator<Item = &'a str>) -> Format {
+    let (mut openmetrics, mut text) = (0.0, 0.0);
+    for range in accept.flat_map(|list| list.split(',')) {
+        let mut parts = range.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let (mut weight, mut version) = (1.0, None);
+        for (parameter, value) in parts.filter_map(|part| part.split_once('=')) {
+            match parameter.trim_end() {
+                // What is no number is no wish.
+                "q" | "Q" => weight = value.trim_start().parse().unwrap_or(0.0),
+                "version" => version = Some(value.trim_start().trim_matches('"')),
+                _ => {}
+            }
+        }
+        if name.eq_ignore_ascii_case(OPENMETRICS)
+            && version.is_none_or(|version| version == "1.0.0")
+        {
+            openmetrics = f32::max(openmetrics, weight);
+        } else if name.eq_ignore_ascii_case("text/plain") {
+            text = f32::max(text, weight);
+        }
+    }
+    match openmetrics > 0.0 && openmetrics >= text {
+        true => Format::OpenMetrics,
+        false => Format::Text,
+    }
+}
+
+impl Response {
+    /// Answers with the metrics.
+    pub(super) fn metrics(request: Request, text: String) -> Response {
+        Response {
+            status: Status::OK,
+            content_type: match request.format {
+                Format::Text => "text/plain; version=0.0.4; charset=utf-8",
+                Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            },
+            body: text,
+            is_head: request.is_head,
+        }
+    }
+
+    /// Answers that there are none, and why.
+    pub(super) fn refusal(status: Status) -> Response {
+        let why = match status {
+            Status::NOT_FOUND => "the metrics are at /metrics",
+            Status::FAILED => "the bridges cannot be asked; the journal of this machine says why",
+            Status(_, reason) => reason,
+        };
+        Response {
+            status,
+            content_type: "text/plain; charset=utf-8",
+            body: format!("{why}\n"),
+            is_head: false,
+        }
+    }
+
+    /// Writes it for the wire.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let Status(code, reason) = self.status;
+        let allow = match self.status {
+            Status::METHOD_NOT_ALLOWED => "Allow: GET, HEAD\r\n",
+            _ => "",
+        };
+        let date = httpdate::fmt_http_date(SystemTime::now());
+        let (content_type, length) = (self.content_type, self.body.len());
+        let mut text = format!(
+            "HTTP/1.1 {code} {reason}\r\nDate: {date}\r\n{allow}Content-Type: {content_type}\r\n\
+             Content-Length: {length}\r\nConnection: close\r\n\r\n"
+        );
+        if !self.is_head {
+            text += &self.body;
+        }
+        text.into_bytes()
+    }
+}
+
+/// Reads a request as one that comes byte by byte, for the fuzzers: a part of it is never taken for another one.
+pub(super) fn read_in_parts(bytes: &[u8]) {
+    let first = (0..=bytes.len()).find_map(|end| Request::read(&bytes[..end]));
+    let Some(first) = first else { return };
+    if first.is_ok() {
+        assert_eq!(Request::read(bytes), Some(first));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOST: &str = "Host: [::1]:10400\r\n";
+
+    fn read(text: &str) -> Option<Result<Request, Status>> {
+        Request::read(text.as_bytes())
+    }
+
+    fn get(fields: &str) -> Result<Request, Status> {
+        read(&format!("GET /metrics HTTP/1.1\r\n{HOST}{fields}\r\n")).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_complete_with_its_empty_line() {
+        let whole = format!("HEAD /metrics HTTP/1.1\r\n{HOST}\r\n");
+        for end in 0..whole.len() {
+            assert_eq!(read(&whole[..end]), None, "{end}");
+        }
+        let request = Request {
+            format: Format::Text,
+            is_head: true,
+        };
+        assert_eq!(read(&whole), Some(Ok(request)));
+        assert_eq!(read(&format!("{whole}and a body")), Some(Ok(request)));
+    }
+
+    #[test]
+    fn what_is_asked_for_is_found_however_it_is_written() {
+        for line in [
+            "GET /metrics HTTP/1.1",
+            "GET /metrics?x=1 HTTP/1.1",
+            "GET http://web:10400/metrics HTTP/1.1",
+        ] {
+            assert!(
+                read(&format!("{line}\r\n{HOST}\r\n")).unwrap().is_ok(),
+                "{line}"
+            );
+        }
+        // As ApacheBench asks, and older programs.
+        assert!(read("GET /metrics HTTP/1.0\r\n\r\n").unwrap().is_ok());
+    }
+
+    #[test]
+    fn each_fault_has_its_status() {
+        let many = "X: y\r\n".repeat(FIELDS_MAX + 1);
+        let long = format!("X: {}\r\n", "y".repeat(HEAD_MAX));
+        for (line, fields, status) in [
+            ("GET / HTTP/1.1", "", Status::NOT_FOUND),
+            ("GET http://web HTTP/1.1", "", Status::NOT_FOUND),
+            ("GET /metricsx HTTP/1.1", "", Status::NOT_FOUND),
+            ("OPTIONS * HTTP/1.1", "", Status::NOT_FOUND),
+            ("POST /metrics HTTP/1.1", "", Status::METHOD_NOT_ALLOWED),
+            ("get /metrics HTTP/1.1", "", Status::METHOD_NOT_ALLOWED),
+            ("GET /metrics HTTP/2.0", "", Status::VERSION),
+            ("GET /metrics", "", Status::BAD_REQUEST),
+            ("GET /metrics HTTP/1.1", HOST, Status::BAD_REQUEST),
+            ("GET /metrics HTTP/1.1", "no field\r\n", Status::BAD_REQUEST),
+            ("GET /metrics HTTP/1.1", &many, Status::TOO_LARGE),
+        ] {
+            let found = read(&format!("{line}\r\n{HOST}{fields}\r\n"));
+            assert_eq!(found, Some(Err(status)), "{line} {fields}");
+        }
+        let unending = format!("GET /metrics HTTP/1.1\r\n{HOST}{long}");
+        assert_eq!(read(&unending), Some(Err(Status::TOO_LARGE)));
+        let without_host = read("GET /metrics HTTP/1.1\r\n\r\n");
+        assert_eq!(without_host, Some(Err(Status::BAD_REQUEST)));
+    }
+
+    #[test]
+    fn who_names_openmetrics_gets_it_unless_something_else_is_wanted_more() {
+        let old = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,\
+            text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        let new = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+            application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,\
+            text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+        for (accept, format) in [
+            (old, Format::OpenMetrics),
+            (new, Format::OpenMetrics),
+            (
+                "Application/OpenMetrics-Text ; Q = 0.5",
+                Format::OpenMetrics,
+            ),
+            (
+                "application/openmetrics-text; version=\"1.0.0\"",
+                Format::OpenMetrics,
+            ),
+            ("application/openmetrics-text;version=0.0.1", Format::Text),
+            (
+                "application/openmetrics-text;version=2.0.0,text/plain;q=0.1",
+                Format::Text,
+            ),
+            (
+                "text/plain, application/openmetrics-text;q=0.9",
+                Format::Text,
+            ),
+            ("application/openmetrics-text;q=0", Format::Text),
+            ("application/openmetrics-text;q=x", Format::Text),
+            ("*/*", Format::Text),
+            ("text/html,application/xhtml+xml", Format::Text),
+            (",;,=;q", Format::Text),
+        ] {
+            let request = get(&format!("Accept: {accept}\r\n")).unwrap();
+            assert_eq!(request.format, format, "{accept}");
+        }
+        let two = get("Accept: text/plain;q=0.5\r\nACCEPT: application/openmetrics-text\r\n");
+        assert_eq!(two.unwrap().format, Format::OpenMetrics);
+        assert_eq!(get("").unwrap().format, Format::Text);
+        assert_eq!(get("Accept: \u{e4}\r\n").unwrap().format, Format::Text);
+    }
+
+    #[test]
+    fn a_response_tells_its_length_and_head_leaves_the_body_out() {
+        let request = Request {
+            format: Format::OpenMetrics,
+            is_head: true,
+        };
+        let mut response = Response::metrics(request, "# EOF\n".to_owned());
+        let head = String::from_utf8(response.bytes()).unwrap();
+        response.is_head = false;
+        let whole = String::from_utf8(response.bytes()).unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\nDate: ") && head.ends_with("\r\n\r\n"));
+        let content = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
+            Content-Length: 6\r\nConnection: close\r\n\r\n";
+        assert!(head.ends_with(content), "{head}");
+        assert!(whole.ends_with(&format!("{content}# EOF\n")), "{whole}");
+        let refusal = Response::refusal(Status::METHOD_NOT_ALLOWED).bytes();
+        let refusal = String::from_utf8(refusal).unwrap();
+        assert!(refusal.contains("\r\nAllow: GET, HEAD\r\n"), "{refusal}");
+    }
+}
