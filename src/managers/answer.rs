@@ -1,6 +1,26 @@
-//! What a manager answers: one CID, or why it is none, in a line.
+//! What a manager answers: its machines; or one CID, or why it is none, in a line.
 
 use crate::vsock::{Cid, decimal};
+
+/// A machine that somebody manages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Managed {
+    /// Its name there.
+    pub(crate) name: String,
+    /// Its CID; none without a vsock device, and before one is chosen for it.
+    pub(crate) cid: Option<Cid>,
+    /// `running`, or another word of the manager.
+    pub(crate) state: String,
+}
+
+/// Which machines a manager has.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    /// Those that it told of.
+    pub(crate) machines: Vec<Managed>,
+    /// Why these may not be all.
+    pub(crate) problems: Vec<String>,
+}
 
 /// Takes the CID that was found; `text` is what stands for it in an answer of `who`.
 pub(super) fn one_cid<'a>(

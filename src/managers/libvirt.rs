@@ -4,8 +4,8 @@
 
 use roxmltree::{Document, Node};
 
-use super::answer::{one_cid, shown};
-use super::{Answer, Managed, tool};
+use super::answer::{Answer, Managed, one_cid, shown};
+use super::tool;
 use crate::clock::Moment;
 use crate::vsock::Cid;
 

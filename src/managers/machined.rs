@@ -9,8 +9,8 @@ use nix::sys::socket::{AddressFamily, UnixAddr};
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
-use super::answer::{one_cid, shown};
-use super::{Answer, Managed, tool};
+use super::answer::{Answer, Managed, one_cid, shown};
+use super::tool;
 use crate::clock::Moment;
 use crate::sys;
 use crate::vsock::Cid;

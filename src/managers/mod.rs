@@ -11,6 +11,8 @@ mod tool;
 use std::fmt;
 use std::time::Duration;
 
+pub(crate) use answer::{Answer, Managed};
+
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::vsock::Cid;
@@ -78,26 +80,6 @@ impl fmt::Display for Manager {
             Manager::Libvirt => "libvirt",
         })
     }
-}
-
-/// A machine that somebody manages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Managed {
-    /// Its name there.
-    pub(crate) name: String,
-    /// Its CID; none without a vsock device, and before one is chosen for it.
-    pub(crate) cid: Option<Cid>,
-    /// `running`, or another word of the manager.
-    pub(crate) state: String,
-}
-
-/// Which machines a manager has.
-#[derive(Debug, Default)]
-pub(crate) struct Answer {
-    /// Those that it told of.
-    pub(crate) machines: Vec<Managed>,
-    /// Why these may not be all.
-    pub(crate) problems: Vec<String>,
 }
 
 type Ask = fn(&str, Moment) -> Result<Cid, String>;
