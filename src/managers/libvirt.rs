@@ -25,8 +25,29 @@ const DOMAINS_MAX: usize = 25;
 /// Letters, digits and hyphens in a UUID, which is the same to virsh in every place of a command.
 const UUID_LENGTH: usize = 36;
 
-/// Asks which CID the domain has.
+/// Asks which CID the domain has; if none has the name, the only one whose name differs in capital letters, which ssh(1)
+/// makes small.
 pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
+    let problem = match exact(name, deadline) {
+        Err(problem) if problem.contains(NONE) => problem,
+        outcome => return outcome,
+    };
+    let all = machines(deadline).machines;
+    let names = all.iter().map(|machine| &*machine.name);
+    let alike: Vec<&str> = names
+        .filter(|other| other.eq_ignore_ascii_case(name))
+        .collect();
+    match alike[..] {
+        [] => Err(problem),
+        [other] => exact(other, deadline),
+        _ => Err(format!(
+            "several machines have that name, with other capital letters: {}",
+            shown(&alike.join(", "))
+        )),
+    }
+}
+
+fn exact(name: &str, deadline: Moment) -> Result<Cid, String> {
     let mut problems = Vec::new();
     for connection in CONNECTIONS {
         let question = ["--quiet", "--readonly", "dumpxml", "--domain", name];

@@ -150,6 +150,41 @@ fn libvirt_knows_the_machine_among_those_of_the_system() {
     machine.expect_cid(&["libvirt/web"], CID, 22, 0);
 }
 
+/// As ssh(1) asks, which makes the name small.
+#[test]
+fn libvirt_knows_one_machine_by_other_capital_letters_and_several_are_refused() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let uuids = [
+        "8c0f3a52-0000-4000-8000-000000000001",
+        "8c0f3a52-0000-4000-8000-000000000002",
+    ];
+    let script = |names: &[&str]| {
+        let list = prints(&uuids[..names.len()].join("\n"));
+        let domain = |name: &&str| with_cid().replace("<name>web<", &format!("<name>{name}<"));
+        let each = |name: &&str| format!("*'--domain {name}') {}\n;; ", prints(&domain(name)));
+        let all: String = names
+            .iter()
+            .map(|name| domain(name) + "\nrunning\n")
+            .collect();
+        format!(
+            "case \"$*\" in *system*) {UNKNOWN};; *--uuid) {list}\n;; *domstate*) {}\n;; {} *) {UNKNOWN};; esac",
+            prints(&all),
+            names.iter().map(each).collect::<String>()
+        )
+    };
+    machine.tool("virsh", &script(&["Web"]));
+    machine.expect_cid(&["libvirt/web"], CID, 22, 0);
+    machine.expect_cid(&["libvirt/WEB"], CID, 22, 0);
+    machine.tool("virsh", &script(&["Web", "wEB"]));
+    machine.expect_cid(&["libvirt/wEB"], CID, 22, 0);
+    let words = ["cannot find libvirt/web: ", "several", "Web, wEB"];
+    machine.expect_failure(&["libvirt/web"], &words);
+    machine.tool("virsh", &script(&["web2"]));
+    machine.expect_failure(&["libvirt/web"], &["knows no such machine"]);
+}
+
 #[test]
 fn libvirt_has_answered_and_does_not_end_it_is_not_waited_for() {
     let Some(machine) = Machine::new() else {
