@@ -4,7 +4,6 @@
 //! listenfd accepts its absence, and the kernel is asked whether a socket listens, because nobody else asks.
 
 use std::env;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
 use listenfd::ListenFd;
@@ -15,7 +14,7 @@ use nix::sys::socket::{SockType, getsockopt, sockopt};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover;
-use crate::peer::{Family, Peer, endpoint, inet_addr};
+use crate::peer::{Family, Peer, endpoint};
 use crate::stream::{Listener, Stream};
 use crate::sys;
 
@@ -29,8 +28,6 @@ pub(crate) struct Passed {
     pub stream: Stream,
     /// Who is at the other end.
     pub peer: Peer,
-    /// Where the peer connected to, if that is an IP address.
-    pub destination: Option<SocketAddr>,
 }
 
 /// What was passed.
@@ -124,14 +121,7 @@ impl Activation {
             Ok(address) => {
                 let peer = Peer::new(stream.input(), &address)
                     .ok_or("the address of its peer cannot be read")?;
-                let destination = inet_addr(
-                    &sys::local_address(stream.input()).map_err(|e| e.desc().to_owned())?,
-                );
-                self.connections.push(Passed {
-                    stream,
-                    peer,
-                    destination,
-                });
+                self.connections.push(Passed { stream, peer });
             }
             Err(Errno::ENOTCONN) if stream.take_error().is_some() => {
                 log::info!("the peer has gone before it was served");

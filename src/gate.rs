@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::allow_list::{self, AllowedCids};
-use crate::peer::Peer;
+use crate::peer::{Destination, Peer};
 use crate::prefix::Prefix;
 use crate::vsock::Cid;
 
@@ -201,15 +201,10 @@ impl Gate {
         None
     }
 
-    /// Counts the peer in; [`Gate::leave`] counts it out. `own`: as which CID a vsock peer has reached this machine.
-    pub(crate) fn enter(
-        &mut self,
-        peer: &Peer,
-        own: Option<Cid>,
-        destination: Option<SocketAddr>,
-    ) -> Result<(), Refusal> {
-        self.check_machine(peer, own)?;
-        if self.is_foreign(peer, destination) {
+    /// Counts the peer in; [`Gate::leave`] counts it out.
+    pub(crate) fn enter(&mut self, peer: &Peer, destination: Destination) -> Result<(), Refusal> {
+        self.check_machine(peer, destination.cid())?;
+        if self.is_foreign(peer, destination.tcp()) {
             return Err(Refusal::Foreign);
         }
         if self.total >= self.limit {
@@ -312,11 +307,22 @@ mod tests {
         )
     }
 
+    /// As which CID a peer has reached this machine.
+    fn reached(cid: Option<Cid>) -> Destination {
+        Destination::Vsock(VsockAddr {
+            cid,
+            port: 445u16.into(),
+        })
+    }
+
     #[test]
     fn only_allowed_cids_come_in() {
         let mut gate = gate("3,100-200", 100, 100);
-        assert!(gate.enter(&guest(3), None, None).is_ok());
-        assert_eq!(gate.enter(&guest(4), None, None), Err(Refusal::Cid));
+        assert!(gate.enter(&guest(3), Destination::Unnamed).is_ok());
+        assert_eq!(
+            gate.enter(&guest(4), Destination::Unnamed),
+            Err(Refusal::Cid)
+        );
     }
 
     #[test]
@@ -342,18 +348,18 @@ mod tests {
                     "this machine itself is not in --allow-cid; VSOCK_BRIDGE_ALLOW_CID={list} lets it in"
                 )
             });
-            let entered = gate(list, 9, 9).enter(&guest(number), own, None);
+            let entered = gate(list, 9, 9).enter(&guest(number), reached(own));
             let entered = entered.map_err(|refusal| refusal.to_string());
             assert_eq!(entered, result, "{list}: {number} to {own:?}");
         }
-        let stranger = gate("local", 9, 9).enter(&guest(4), host, None);
+        let stranger = gate("local", 9, 9).enter(&guest(4), reached(host));
         assert_eq!(stranger, Err(Refusal::Cid));
     }
 
     #[test]
     fn a_vsock_peer_whose_cid_names_no_machine_comes_in_nowhere() {
         for list in ["any", "any,local", "3", "1-4294967294"] {
-            let entered = gate(list, 9, 9).enter(&guest(0), Some(Cid::HOST), None);
+            let entered = gate(list, 9, 9).enter(&guest(0), reached(Some(Cid::HOST)));
             assert_eq!(entered, Err(Refusal::NoMachine), "{list}");
         }
     }
@@ -361,20 +367,27 @@ mod tests {
     #[test]
     fn a_peer_at_its_limit_leaves_room_for_others_and_comes_back_after_leaving() {
         let mut gate = gate("any", 3, 2);
-        gate.enter(&guest(3), None, None).unwrap();
-        gate.enter(&guest(3), None, None).unwrap();
-        assert_eq!(gate.enter(&guest(3), None, None), Err(Refusal::PeerFull(2)));
-        gate.enter(&guest(4), None, None).unwrap();
-        assert_eq!(gate.enter(&guest(5), None, None), Err(Refusal::Full(3)));
+        gate.enter(&guest(3), Destination::Unnamed).unwrap();
+        gate.enter(&guest(3), Destination::Unnamed).unwrap();
+        assert_eq!(
+            gate.enter(&guest(3), Destination::Unnamed),
+            Err(Refusal::PeerFull(2))
+        );
+        gate.enter(&guest(4), Destination::Unnamed).unwrap();
+        assert_eq!(
+            gate.enter(&guest(5), Destination::Unnamed),
+            Err(Refusal::Full(3))
+        );
         gate.leave(&guest(3));
-        assert!(gate.enter(&guest(3), None, None).is_ok());
+        assert!(gate.enter(&guest(3), Destination::Unnamed).is_ok());
     }
 
     #[test]
     fn the_prefix_is_for_this_machine_alone() {
         let mut gate = gate("any", 10, 10);
         let mut enter = |from: &str, to: &str| {
-            gate.enter(&Peer::Tcp(from.parse().unwrap(), 5), None, to.parse().ok())
+            let to = Destination::Tcp(to.parse().unwrap());
+            gate.enter(&Peer::Tcp(from.parse().unwrap(), 5), to)
         };
         assert_eq!(
             enter("2001:db8::1", "[fd00:1::2]:445"),
@@ -390,7 +403,7 @@ mod tests {
         let mut gate = gate("any", 20, 10);
         let mut told = Vec::new();
         let mut come = |gate: &mut Gate, number: u32| {
-            gate.enter(&guest(number), None, None).unwrap();
+            gate.enter(&guest(number), Destination::Unnamed).unwrap();
             told.extend(gate.near(&guest(number)).map(|near| near.to_string()));
         };
         (0..9).for_each(|_| come(&mut gate, 3));

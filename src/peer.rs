@@ -89,6 +89,48 @@ impl fmt::Display for Peer {
     }
 }
 
+/// Where a peer connected to, as far as its target may follow from that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Destination {
+    /// A TCP address of this machine, or one that the rules bring here.
+    Tcp(SocketAddr),
+    /// This machine by one of its CIDs.
+    Vsock(VsockAddr),
+    /// A unix socket whose name ends in the number of a port, as those of hybrid vsock do.
+    Port(u16),
+    /// Any other.
+    Unnamed,
+}
+
+impl Destination {
+    /// Reduces the local address of a connection, or of its listener, to what counts.
+    pub(crate) fn new(local: &Endpoint) -> Destination {
+        match local {
+            Endpoint::Tcp(addr) => Destination::Tcp(*addr),
+            Endpoint::Vsock(addr) => Destination::Vsock(*addr),
+            other => other
+                .named_port()
+                .map_or(Destination::Unnamed, Destination::Port),
+        }
+    }
+
+    /// Returns the IP address and port.
+    pub(crate) fn tcp(self) -> Option<SocketAddr> {
+        match self {
+            Destination::Tcp(addr) => Some(addr),
+            _ => None,
+        }
+    }
+
+    /// Returns as which CID the peer has reached this machine.
+    pub(crate) fn cid(self) -> Option<Cid> {
+        match self {
+            Destination::Vsock(addr) => addr.cid,
+            _ => None,
+        }
+    }
+}
+
 /// Reads a vsock address; the CID is none for "any".
 pub(crate) fn vsock_addr(address: &SockaddrStorage) -> Option<VsockAddr> {
     let addr = address.as_vsock_addr()?;

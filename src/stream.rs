@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 
 use crate::endpoint::Endpoint;
 use crate::packets::Packets;
-use crate::peer::{self, Family, Peer};
+use crate::peer::{self, Destination, Family, Peer};
 use crate::sys;
 use crate::unix_path::Made;
 use crate::vsock::Cid;
@@ -339,14 +339,14 @@ impl Stream {
         sys::local_address(self.input.as_fd())
     }
 
-    /// Returns the CID of this machine that a vsock peer connected to.
+    /// Returns where the peer of an accepted connection connected to.
     ///
-    /// Asked of the connection and not of /dev/vsock: a host that is a guest has two, and a bridge may not open it.
-    pub(crate) fn own_cid(&self) -> Option<Cid> {
-        if self.family != Family::Vsock {
-            return None;
-        }
-        peer::vsock_addr(&self.local_address().ok()?)?.cid
+    /// The CID of this machine is asked of the connection and not of /dev/vsock: a host that is a guest has two, and a bridge
+    /// may not open it.
+    pub(crate) fn destination(&self) -> Destination {
+        let local = self.local_address().ok();
+        let local = local.and_then(|address| peer::endpoint(&address));
+        local.map_or(Destination::Unnamed, |local| Destination::new(&local))
     }
 
     /// Closes so that the other end sees an error and no clean end: over TCP by RST. Bytes not yet sent are dropped.

@@ -26,7 +26,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::mux;
 use crate::names::{GivenNames, Machine};
-use crate::peer::{self, Peer};
+use crate::peer::{self, Destination, Peer};
 use crate::prefix::Prefix;
 use crate::proxy_protocol;
 use crate::stream::{Stream, Tuning};
@@ -201,7 +201,7 @@ impl Dialer {
     pub(crate) fn dial(
         &self,
         peer: &Peer,
-        destination: Option<SocketAddr>,
+        destination: Destination,
         caller: Caller,
         now: Moment,
     ) -> Result<Attempt> {
@@ -231,7 +231,7 @@ impl Dialer {
     }
 
     /// Returns where a connection to `destination` goes: to a mapped target's machine, else to the target as given.
-    pub(crate) fn target_of(&self, destination: Option<SocketAddr>) -> Endpoint {
+    pub(crate) fn target_of(&self, destination: Destination) -> Endpoint {
         let mapped = match self.target.endpoint {
             Endpoint::VsockMapped(port) => self.map(destination, port).ok(),
             _ => None,
@@ -243,7 +243,8 @@ impl Dialer {
     }
 
     /// Turns the destination of a connection into the machine that it names.
-    fn map(&self, destination: Option<SocketAddr>, port: Option<VsockPort>) -> Result<Address> {
+    fn map(&self, destination: Destination, port: Option<VsockPort>) -> Result<Address> {
+        let destination = destination.tcp();
         let unmapped = || Error::Unmapped {
             address: destination.map_or("(no IP address)".into(), |d| d.to_string()),
         };

@@ -25,7 +25,7 @@ use super::counters::{ConnectTimes, Reasons};
 use super::token::Token;
 use crate::clock::Moment;
 use crate::connect::Dialer;
-use crate::peer::Peer;
+use crate::peer::{Destination, Peer};
 use crate::{sys, unix_path};
 
 /// The name of the socket in the service's folder.
@@ -106,7 +106,7 @@ pub(crate) struct Entry {
     /// Who connected.
     pub peer: Peer,
     /// Where the peer connected to, if the target follows from it.
-    pub destination: Option<std::net::SocketAddr>,
+    pub destination: Destination,
     /// How far it has come.
     pub stage: Stage,
     /// Bytes that the target took, and that the peer took.

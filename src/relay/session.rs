@@ -1,6 +1,5 @@
 //! One peer from accept to close: first its target is reached, then bytes are relayed.
 
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +23,7 @@ use crate::connect::{Caller, Dialer};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{Kept, Kind, Store, Words};
-use crate::peer::{Peer, inet_addr};
+use crate::peer::{Destination, Peer};
 use crate::stream::{Stream, Tuning};
 
 /// Fits into one segment of every network that carries IPv6 (RFC 8200, section 5), whatever the options of TCP: a header
@@ -109,7 +108,7 @@ impl Session {
     pub(crate) fn dial(
         stream: Stream,
         peer: Peer,
-        destination: Option<SocketAddr>,
+        destination: Destination,
         (dialer, caller): (&Dialer, Caller),
         now: Moment,
     ) -> Result<Session> {
@@ -277,17 +276,17 @@ impl Session {
         self.has_keepalive = true;
     }
 
-    /// Returns where a TCP peer connected to.
-    pub(crate) fn destination(&self) -> Option<SocketAddr> {
+    /// Returns where the peer connected to.
+    pub(crate) fn destination(&self) -> Destination {
         let stream = match &self.phase {
             Phase::Dialing(dialing) => dialing.peer(),
             Phase::Relaying(connection) => &connection.ends().0.wire,
-            Phase::Between => return None,
+            Phase::Between => return Destination::Unnamed,
         };
-        inet_addr(&stream.local_address().ok()?)
+        stream.destination()
     }
 
-    pub(crate) fn entry(&self, destination: Option<SocketAddr>) -> Entry {
+    pub(crate) fn entry(&self, destination: Destination) -> Entry {
         let (stage, bytes, active) = match self.connection() {
             Some(connection) => (
                 connection.stage(),

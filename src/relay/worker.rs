@@ -3,7 +3,6 @@
 //! The main loop has one for all that is new, and each thread beside it has one. Whoever owns a worker waits with its
 //! epoll ([`round`](super::round)), and collects what is over.
 
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +24,7 @@ use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queue};
 use crate::error::{Error, Result};
 use crate::handover::Store;
-use crate::peer::Peer;
+use crate::peer::{Destination, Peer};
 use crate::stream::Stream;
 
 /// A connection of that age gets TCP keepalive towards its target, and is looked at for a dead end as often. Most are over
@@ -113,7 +112,7 @@ impl Worker {
         &mut self,
         stream: Stream,
         peer: Peer,
-        destination: Option<SocketAddr>,
+        destination: Destination,
         now: Moment,
     ) {
         let key = self.sessions.next_key();
@@ -399,9 +398,11 @@ impl Worker {
     }
 
     /// Asks the socket where its peer connected to, if the target follows from that.
-    fn destination(&self, session: &Session) -> Option<SocketAddr> {
-        let is_mapped = self.dialer.target.is_mapped();
-        is_mapped.then(|| session.destination())?
+    fn destination(&self, session: &Session) -> Destination {
+        match self.dialer.target.is_mapped() {
+            true => session.destination(),
+            false => Destination::Unnamed,
+        }
     }
 
     fn check_later(&mut self, now: Moment) {

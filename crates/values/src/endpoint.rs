@@ -155,7 +155,7 @@ impl Endpoint {
     }
 
     /// Returns the TCP port that stands in the address: its port, or what is behind the last `_` of a path.
-    fn named_port(&self) -> Option<u16> {
+    pub fn named_port(&self) -> Option<u16> {
         let port = match self {
             Endpoint::Tcp(addr) => Some(addr.port()),
             Endpoint::Vsock(addr) => u16::try_from(addr.port.number()).ok(),

@@ -146,7 +146,7 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     }
     event_loop.restore(inherited);
     for passed in activation.connections {
-        event_loop.admit(passed.stream, passed.peer, passed.destination);
+        event_loop.admit(passed.stream, passed.peer);
     }
     pace::forget();
     let totals = event_loop.run()?;

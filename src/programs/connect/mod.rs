@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::fdpass;
 use crate::gate::Gate;
 use crate::handover::Store;
-use crate::peer::Peer;
+use crate::peer::{Destination, Peer};
 use crate::programs::options::{Beyond, LONGEST, Machines, parse_positive, parse_time};
 use crate::relay::token::Side;
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
@@ -95,7 +95,12 @@ pub fn run(arguments: Arguments) -> Result<()> {
         proxy_protocol: None,
     };
     let stream = dialer
-        .dial(&Peer::Stdio, None, Caller::default(), Moment::now())?
+        .dial(
+            &Peer::Stdio,
+            Destination::Unnamed,
+            Caller::default(),
+            Moment::now(),
+        )?
         .wait_connected(&dialer, |problem| tell_of_wait(problem, arguments.wait))?;
     log::debug!("connected to {}", dialer.target.endpoint);
     let (input, output) = (std::io::stdin(), std::io::stdout());

@@ -1,22 +1,22 @@
 //! How peers come in: accepted, or passed by systemd, and let in or refused.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 
 use super::Loop;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
-use crate::peer::{Family, Peer, inet_addr};
+use crate::peer::{Destination, Family, Peer};
 use crate::relay::counters;
 use crate::relay::listeners::Accepted;
 use crate::stream::{Listener, Stream};
 
 impl Loop {
     /// Takes a peer that was accepted by somebody else (Accept=yes), with the same rules as our own.
-    pub(crate) fn admit(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>) {
+    pub(crate) fn admit(&mut self, stream: Stream, peer: Peer) {
         Loop::tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
+        let destination = stream.destination();
         self.enter(stream, peer, destination, Moment::now());
     }
 
@@ -35,7 +35,10 @@ impl Loop {
                 if self.may_lack_options {
                     Loop::tune(self.worker.dialer(), stream.input(), stream.family(), &peer);
                 }
-                let destination = self.destination(index, &stream);
+                let listener = self.listeners.get(index);
+                let destination = listener.map_or(Destination::Unnamed, |listener| {
+                    self.destination(listener, &stream)
+                });
                 self.enter(stream, peer, destination, now);
                 return true;
             }
@@ -45,21 +48,21 @@ impl Loop {
         false
     }
 
-    /// Finds where a TCP peer connected to, if that matters: for the mapped target, or for the fence of the prefix.
-    fn destination(&self, index: u32, stream: &Stream) -> Option<SocketAddr> {
-        let is_tcp = |listener: &&Listener| listener.family() == Family::Tcp;
-        let listener = self.listeners.get(index).filter(is_tcp)?;
+    /// Finds where a peer connected to; asks the connection only where its listener does not tell all that matters: one
+    /// for every address of this machine, or one for those of other machines.
+    fn destination(&self, listener: &Listener, stream: &Stream) -> Destination {
         let is_mapped = self.worker.dialer().target.is_mapped();
         match listener.local() {
-            Endpoint::Tcp(addr) if !addr.ip().is_unspecified() && !is_mapped => Some(*addr),
-            _ => inet_addr(&stream.local_address().ok()?),
+            Endpoint::Tcp(addr) if addr.ip().is_unspecified() || is_mapped => stream.destination(),
+            Endpoint::Vsock(_) => stream.destination(),
+            local => Destination::new(local),
         }
     }
 
-    fn enter(&mut self, stream: Stream, peer: Peer, destination: Option<SocketAddr>, now: Moment) {
+    fn enter(&mut self, stream: Stream, peer: Peer, destination: Destination, now: Moment) {
         // Not the listener's to inherit: that is systemd's, who may give it to another program.
         stream.reset_on_close(true);
-        match self.gate.enter(&peer, stream.own_cid(), destination) {
+        match self.gate.enter(&peer, destination) {
             Ok(()) => {
                 if let Some(near) = self.gate.near(&peer) {
                     log::warn!("{near}");

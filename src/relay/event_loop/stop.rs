@@ -10,7 +10,6 @@ use crate::clock::Moment;
 use crate::handover::{Inherited, Store};
 use crate::logging::event;
 use crate::notify;
-use crate::peer::inet_addr;
 use crate::relay::counters::Totals;
 use crate::relay::report::connections;
 use crate::relay::restore::{self, Restored};
@@ -73,7 +72,7 @@ impl Loop {
             }
             Restored::Connecting(stream, peer) => {
                 self.gate.enter_again(&peer);
-                let destination = stream.local_address().ok().and_then(|a| inet_addr(&a));
+                let destination = stream.destination();
                 self.worker.begin(stream, peer, destination, now);
             }
         }
