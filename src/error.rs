@@ -110,6 +110,9 @@ pub enum Error {
         /// What the other end sent instead of `OK`.
         problem: String,
     },
+    /// Each machine has a target of its own, and that peer has none.
+    #[error("no target is given for {0}")]
+    NoTarget(String),
     /// The destination of a connection has no CID to map it to.
     #[error("the destination {address} of the connection names no CID")]
     Unmapped {

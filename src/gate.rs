@@ -57,6 +57,8 @@ pub(crate) enum Refusal {
     Local(Arc<str>),
     /// Its CID names no machine, so no list can have it and no address can stand for it.
     NoMachine,
+    /// Each machine has a target of its own, and this one has none.
+    NoTarget,
     /// It came from another network to an address of the prefix, which is for this machine alone.
     Foreign,
     /// `--max-connections` are open.
@@ -69,13 +71,14 @@ pub(crate) enum Refusal {
 
 impl Refusal {
     /// By what refusals are counted. The place is that in the ledger, so a new one comes last.
-    pub(crate) const REASONS: [&str; 6] = [
+    pub(crate) const REASONS: [&str; 7] = [
         "not_allowed",
         "local",
         "no_machine",
         "foreign",
         "max_connections",
         "max_connections_per_peer",
+        "no_target",
     ];
 
     /// Returns the place of its reason.
@@ -87,6 +90,7 @@ impl Refusal {
             Refusal::Foreign => 3,
             Refusal::Full(_) => 4,
             Refusal::PeerFull(_) | Refusal::UnknownFull(_) => 5,
+            Refusal::NoTarget => 6,
         }
     }
 }
@@ -100,6 +104,7 @@ impl fmt::Display for Refusal {
                 "this machine itself is not in --allow-cid; {}={list},local lets it in",
                 allow_list::VARIABLE
             ),
+            Refusal::NoTarget => write!(f, "VSOCK_BRIDGE_TO has no target for it"),
             Refusal::NoMachine => write!(f, "its CID names no machine"),
             Refusal::Foreign => write!(f, "it reached the prefix from another machine"),
             Refusal::Full(limit) => write!(
@@ -203,7 +208,7 @@ impl Gate {
 
     /// Counts the peer in; [`Gate::leave`] counts it out.
     pub(crate) fn enter(&mut self, peer: &Peer, destination: Destination) -> Result<(), Refusal> {
-        self.check_machine(peer, destination.cid())?;
+        self.check_machine(peer, destination)?;
         if self.is_foreign(peer, destination.tcp()) {
             return Err(Refusal::Foreign);
         }
@@ -258,15 +263,12 @@ impl Gate {
         }
     }
 
-    /// On a transport that knows the machine itself by its number, it comes from the CID that it went to. The number
-    /// alone would not tell: on a host that is a guest, a guest of its own may have the CID that it has itself.
-    fn check_machine(&self, peer: &Peer, own: Option<Cid>) -> Result<(), Refusal> {
+    fn check_machine(&self, peer: &Peer, destination: Destination) -> Result<(), Refusal> {
         let Peer::Vsock(addr) = peer else {
             return Ok(());
         };
         let cid = addr.cid.ok_or(Refusal::NoMachine)?;
-        let is_local = cid == Cid::LOCAL || own == Some(cid);
-        match is_local {
+        match destination.is_own(cid) {
             true if self.allowed.contains_local() => Ok(()),
             true => Err(Refusal::Local(self.allowed.list().clone())),
             false if self.allowed.contains(cid) => Ok(()),

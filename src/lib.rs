@@ -76,5 +76,5 @@ mod unix_path;
 
 use vsock_bridge_values::{
     allow_list, config_file, configured, endpoint, invalid, listen_list, names, prefix, replace,
-    unusable, vsock,
+    target_list, unusable, vsock,
 };

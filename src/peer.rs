@@ -123,10 +123,28 @@ impl Destination {
     }
 
     /// Returns as which CID the peer has reached this machine.
-    pub(crate) fn cid(self) -> Option<Cid> {
+    fn cid(self) -> Option<Cid> {
         match self {
             Destination::Vsock(addr) => addr.cid,
             _ => None,
+        }
+    }
+
+    /// Returns whether a peer with that CID is a process of this machine itself.
+    ///
+    /// On a transport that knows the machine itself by its number, it comes from the CID that it went to. The number alone
+    /// would not tell: on a host that is a guest, a guest of its own may have the CID that it has itself.
+    pub(crate) fn is_own(self, cid: Cid) -> bool {
+        cid == Cid::LOCAL || self.cid() == Some(cid)
+    }
+
+    /// Returns the port, where there is one that TCP has as well.
+    pub(crate) fn port(self) -> Option<u16> {
+        match self {
+            Destination::Tcp(addr) => Some(addr.port()),
+            Destination::Vsock(addr) => u16::try_from(addr.port.number()).ok(),
+            Destination::Port(port) => Some(port),
+            Destination::Unnamed => None,
         }
     }
 }

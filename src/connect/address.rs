@@ -23,6 +23,29 @@ use crate::vsock::{Cid, VsockAddr, VsockPort};
 const NO_LOOPBACK: &str = " (is the module vsock_loopback loaded? run `modprobe vsock_loopback`)";
 const NO_MACHINE: &str = " (no such VM, or it is stopped)";
 
+/// The source address of outgoing connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// Whatever the kernel chooses.
+    Kernel,
+    /// `P::<CID of the peer>`, so that the target sees which machine it is.
+    Mapped,
+    /// Always this one.
+    Address(IpAddr),
+}
+
+impl Source {
+    /// Returns whether it can be bound for that address: only to one of its own kind; none binds to all.
+    pub(super) fn fits(self, address: &Address) -> bool {
+        match (self, address) {
+            (Source::Kernel, _) => true,
+            (Source::Mapped, Address::Tcp(addr)) => addr.is_ipv6(),
+            (Source::Address(ip), Address::Tcp(addr)) => addr.is_ipv6() == ip.is_ipv6(),
+            _ => false,
+        }
+    }
+}
+
 /// One place to connect to, without names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Address {
@@ -37,6 +60,17 @@ pub(super) enum Address {
 }
 
 impl Address {
+    /// Takes one that needs no name and no connection to be known.
+    pub(super) fn new(endpoint: &Endpoint) -> Option<Address> {
+        match endpoint {
+            Endpoint::Tcp(addr) => Some(Address::Tcp(*addr)),
+            Endpoint::Vsock(addr) => Some(Address::Vsock(*addr)),
+            Endpoint::Unix(name) => Some(Address::Unix(name.clone())),
+            Endpoint::Mux { path, port } => Some(Address::Mux(path.clone(), *port)),
+            _ => None,
+        }
+    }
+
     /// Returns the form that is printed.
     pub(super) fn endpoint(&self) -> Endpoint {
         match self.clone() {

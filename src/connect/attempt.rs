@@ -13,7 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::queue::{Caller, Place};
-use super::{Address, Dialer, own_cid};
+use super::{Address, Dialer, Target, own_cid};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::mux::{Handshake, Progress};
@@ -38,6 +38,8 @@ pub(crate) enum Readiness {
 /// One attempt to reach the target.
 #[derive(Debug)]
 pub(crate) struct Attempt {
+    /// The number of the target.
+    target: usize,
     /// Those of this attempt, where they are not those of the target: of a mapped one, or of a name that leads elsewhere.
     addresses: Option<Arc<[Address]>>,
     source: Option<IpAddr>,
@@ -97,16 +99,18 @@ impl Attempt {
     /// Begins with the first address; `mapped` is the only one of a mapped target.
     pub(super) fn new(
         dialer: &Dialer,
+        target: usize,
         mapped: Option<Address>,
         source: Option<IpAddr>,
         caller: Caller,
         now: Moment,
     ) -> Attempt {
         Attempt {
+            target,
             caller: mapped.is_none().then_some(caller),
             addresses: match mapped {
                 Some(address) => Some([address].into()),
-                None => dialer.target.renewed(),
+                None => dialer.targets.get(target).renewed(),
             },
             source,
             place: None,
@@ -119,6 +123,11 @@ impl Attempt {
             pause: RETRY_PAUSE_MIN,
             state: State::Next,
         }
+    }
+
+    /// Returns whether a line each way comes before the stream.
+    pub(crate) fn is_mux(&self, dialer: &Dialer) -> bool {
+        self.target(dialer).is_mux()
     }
 
     /// Returns the stream to watch for readiness.
@@ -254,9 +263,12 @@ impl Attempt {
     }
 
     fn addresses<'a>(&'a self, dialer: &'a Dialer) -> &'a [Address] {
-        self.addresses
-            .as_deref()
-            .unwrap_or(&dialer.target.addresses)
+        let own = self.addresses.as_deref();
+        own.unwrap_or_else(|| &self.target(dialer).addresses)
+    }
+
+    fn target<'a>(&self, dialer: &'a Dialer) -> &'a Target {
+        dialer.targets.get(self.target)
     }
 
     fn address<'a>(&'a self, dialer: &'a Dialer) -> &'a Address {
@@ -274,7 +286,7 @@ impl Attempt {
         self.next = 0;
         self.is_short = false;
         if self.caller.is_some() {
-            self.addresses = dialer.target.renewed();
+            self.addresses = self.target(dialer).renewed();
         }
         if now < self.retry_until || self.place.is_some() {
             self.round_ends = now + dialer.timeout;
@@ -376,7 +388,7 @@ impl Attempt {
             return Ok(());
         }
         self.place = None;
-        dialer.look_up_again(now);
+        self.target(dialer).look_up_again(now);
         if is_busy || is_transient(&error) && now < self.retry_until {
             self.state = State::Pausing {
                 until: now + self.pause,

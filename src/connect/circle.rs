@@ -10,7 +10,8 @@ use std::path::Path;
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::{Address, Target, own_cid, source_towards};
+use super::address::Address;
+use super::{own_cid, source_towards};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
@@ -48,17 +49,19 @@ impl Place {
     }
 }
 
-/// Checks that no address of the target is one where a peer has come from, or can come to.
+/// Checks that no address of a target is one where a peer has come from, or can come to.
 ///
 /// Errors: [`Error::Usage`].
-pub(crate) fn check(target: &Target, places: &[Place], prefix: Option<Prefix>) -> Result<()> {
+pub(super) fn check(
+    given: &Endpoint,
+    addresses: &[Address],
+    places: &[Place],
+    prefix: Option<Prefix>,
+) -> Result<()> {
     let this = ThisMachine { prefix };
-    if let Some(renewal) = &target.renewal {
-        renewal.remember(places, prefix);
-    }
     for place in places {
-        if let Some(address) = (target.addresses.iter()).find(|to| leads_back(place, to, &this)) {
-            let (given, listener) = (&target.endpoint, &place.local);
+        if let Some(address) = (addresses.iter()).find(|to| leads_back(place, to, &this)) {
+            let listener = &place.local;
             let found = address.endpoint();
             let found = match found == *given {
                 true => String::new(),
@@ -178,10 +181,7 @@ mod tests {
     }
 
     fn address(text: &str) -> Address {
-        Target::resolve(text.parse().unwrap(), None)
-            .unwrap()
-            .addresses
-            .remove(0)
+        Address::new(&text.parse().unwrap()).unwrap()
     }
 
     fn place(text: &str) -> Place {

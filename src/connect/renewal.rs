@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::address::{Address, Source};
 use super::circle::{self, Place};
-use super::{Address, Source, Target, fits};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::prefix::Prefix;
@@ -44,15 +44,21 @@ impl Renewal {
         state.prefix = prefix;
     }
 
-    /// Begins to look the name of the target up, unless that is going on or was done a moment ago.
-    pub(super) fn look_up(self: &Arc<Renewal>, target: &Target, source: Source, now: Moment) {
+    /// Begins to look a name up that led to those addresses at the start, unless that is going on or was done a moment ago.
+    pub(super) fn look_up(
+        self: &Arc<Renewal>,
+        endpoint: &Endpoint,
+        first: &[Address],
+        source: Source,
+        now: Moment,
+    ) {
         if !self.lock().begin(now) {
             return;
         }
-        let (renewal, target) = (self.clone(), target.clone());
+        let (renewal, endpoint, first) = (self.clone(), endpoint.clone(), first.to_vec());
         let body = move || {
-            let found = look_up(&target.endpoint);
-            renewal.finish(target, found, source);
+            let found = look_up(&endpoint);
+            renewal.finish(&endpoint, &first, source, found);
         };
         let spawned = thread::Builder::new().name("resolver".into()).spawn(body);
         if let Err(error) = spawned {
@@ -61,33 +67,33 @@ impl Renewal {
         }
     }
 
-    fn finish(&self, target: Target, found: std::io::Result<Vec<SocketAddr>>, source: Source) {
+    fn finish(
+        &self,
+        endpoint: &Endpoint,
+        first: &[Address],
+        source: Source,
+        found: std::io::Result<Vec<SocketAddr>>,
+    ) {
         let mut state = self.lock();
         state.is_asking = false;
-        let endpoint = &target.endpoint;
         let found = match found {
             Ok(found) => found.into_iter().map(Address::Tcp),
             Err(error) => return log::debug!("cannot look {endpoint} up again: {error}"),
         };
-        let found: Vec<Address> = found.filter(|address| fits(source, address)).collect();
-        let before = state.addresses.as_deref().unwrap_or(&target.addresses);
+        let found: Vec<Address> = found.filter(|address| source.fits(address)).collect();
+        let before = state.addresses.as_deref().unwrap_or(first);
         if found.is_empty() || is_same(before, &found) {
             return;
         }
-        let renewed = Target {
-            endpoint: endpoint.clone(),
-            addresses: found,
-            renewal: None,
-        };
-        if let Err(error) = circle::check(&renewed, &state.places, state.prefix) {
+        if let Err(error) = circle::check(endpoint, &found, &state.places, state.prefix) {
             return log::warn!("the new address is not used: {}", error.report());
         }
         log::info!(
             "{endpoint} has moved from {} to {}",
             list(before),
-            list(&renewed.addresses)
+            list(&found)
         );
-        state.addresses = Some(renewed.addresses.into());
+        state.addresses = Some(found.into());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -101,7 +101,7 @@ impl Dialing {
         target.reset_on_close(true);
         let mut target = End::new(target);
         target.on_events(self.seen);
-        if dialer.target.is_mux() {
+        if self.attempt.is_mux(dialer) {
             // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
             target.on_events(EpollFlags::EPOLLIN);
         }

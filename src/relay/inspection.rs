@@ -24,8 +24,8 @@ use super::connection::Stage;
 use super::counters::{ConnectTimes, Reasons};
 use super::token::Token;
 use crate::clock::Moment;
-use crate::connect::Dialer;
-use crate::peer::{Destination, Peer};
+use crate::endpoint::Endpoint;
+use crate::peer::Peer;
 use crate::{sys, unix_path};
 
 /// The name of the socket in the service's folder.
@@ -101,12 +101,12 @@ pub struct OpenConnection {
 }
 
 /// The numbers of one session, as the loop has them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     /// Who connected.
     pub peer: Peer,
-    /// Where the peer connected to, if the target follows from it.
-    pub destination: Destination,
+    /// Where it is connected to, if that is known.
+    pub target: Option<Endpoint>,
     /// How far it has come.
     pub stage: Stage,
     /// Bytes that the target took, and that the peer took.
@@ -118,11 +118,15 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn connection(&self, dialer: &Dialer, now: Moment) -> OpenConnection {
+    fn connection(&self, now: Moment) -> OpenConnection {
         OpenConnection {
             peer: self.peer.to_string(),
             cid: self.peer.cid().map(|cid| cid.number()),
-            target: dialer.target_of(self.destination).to_string(),
+            target: self
+                .target
+                .as_ref()
+                .map(Endpoint::to_string)
+                .unwrap_or_default(),
             stage: self.stage,
             inbound_bytes: self.bytes.0,
             outbound_bytes: self.bytes.1,
@@ -141,8 +145,6 @@ pub(crate) struct Material {
     pub entries: Vec<Entry>,
     /// Sessions of the other threads, one message from each.
     pub others: Receiver<Vec<Entry>>,
-    /// What tells the targets.
-    pub dialer: Arc<Dialer>,
 }
 
 impl Material {
@@ -154,7 +156,7 @@ impl Material {
         }
         entries.sort_by_key(|entry| entry.started);
         let now = Moment::now();
-        let connection = |entry: &Entry| entry.connection(&self.dialer, now);
+        let connection = |entry: &Entry| entry.connection(now);
         Snapshot {
             connections: entries.iter().map(connection).collect(),
             ..self.snapshot

@@ -83,14 +83,14 @@ impl Reporter {
     pub(crate) fn refused(
         &mut self,
         peer: Peer,
-        target: &Endpoint,
+        target: Option<Endpoint>,
         refusal: Refusal,
         dialer: &Dialer,
         now: Moment,
     ) {
         self.totals.refused += 1;
         if let Some(left_out) = admit(&mut self.refusals, event::PEER_REFUSED, now) {
-            let mut fields = fields(peer, target, dialer);
+            let mut fields = fields(peer, target.as_ref(), dialer);
             fields.push(("reason", refusal.to_string()));
             let message = format_args!("{peer} refused: {refusal}{left_out}");
             event::PEER_REFUSED.log(fields, message);
@@ -136,7 +136,7 @@ impl Reporter {
         };
         let Closed { peer, target, .. } = closed;
         let (inbound, outbound) = (closed.inbound_bytes, closed.outbound_bytes);
-        let mut fields = fields(*peer, target, dialer);
+        let mut fields = fields(*peer, target.as_ref(), dialer);
         fields.extend([
             ("inbound_bytes", inbound.to_string()),
             ("outbound_bytes", outbound.to_string()),
@@ -145,7 +145,8 @@ impl Reporter {
         ]);
         let duration = closed.duration;
         let message = format_args!(
-            "{peer} to {target} {ending}: {inbound} bytes in, {outbound} bytes out, {duration:.3?}{left_out}"
+            "{} {ending}: {inbound} bytes in, {outbound} bytes out, {duration:.3?}{left_out}",
+            way(peer, target)
         );
         event.log(fields, message);
     }
@@ -154,9 +155,10 @@ impl Reporter {
         self.totals.unreachable += 1;
         if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
             let (Closed { peer, target, .. }, report) = (closed, error.report());
-            let mut fields = fields(*peer, target, dialer);
+            let mut fields = fields(*peer, target.as_ref(), dialer);
             fields.push(("reason", report.clone()));
-            let message = format_args!("{peer} to {target} closed: {report}{left_out}");
+            let way = way(peer, target);
+            let message = format_args!("{way} closed: {report}{left_out}");
             event::TARGET_UNREACHABLE.log(fields, message);
         }
     }
@@ -173,9 +175,18 @@ fn admit(limit: &mut RateLimit, event: event::Event, now: Moment) -> Option<Stri
     })
 }
 
+/// Returns from whom and to where, if that is known.
+fn way(peer: &Peer, target: &Option<Endpoint>) -> String {
+    match target {
+        Some(target) => format!("{peer} to {target}"),
+        None => peer.to_string(),
+    }
+}
+
 /// Returns who connected, in the parts that one searches for, and where to.
-fn fields(peer: Peer, target: &Endpoint, dialer: &Dialer) -> Fields {
-    let mut fields = vec![("peer", peer.to_string()), ("target", target.to_string())];
+fn fields(peer: Peer, target: Option<&Endpoint>, dialer: &Dialer) -> Fields {
+    let mut fields = vec![("peer", peer.to_string())];
+    fields.extend(target.map(|target| ("target", target.to_string())));
     match peer {
         Peer::Vsock(addr) => {
             let cid = addr.cid.map(|cid| ("peer_cid", cid.number().to_string()));

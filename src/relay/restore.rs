@@ -244,7 +244,7 @@ mod tests {
     fn a_closed_session_leaves_nothing() {
         let store = Store::with_queues();
         let (old, mut client, _server) = session(&store);
-        let target = Dialer::to_nobody().target.endpoint;
+        let target = None;
         let (_, closing) = old.close(Ok(Ending::Complete), target, Moment::now());
         closing::close(&store, closing.into_iter().collect());
         assert_eq!(client.read(&mut [0]).unwrap(), 0);

@@ -23,8 +23,9 @@ use crate::connect::{Caller, Dialer};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{Kept, Kind, Store, Words};
-use crate::peer::{Destination, Peer};
+use crate::peer::{Destination, Peer, endpoint};
 use crate::stream::{Stream, Tuning};
+use crate::sys;
 
 /// Fits into one segment of every network that carries IPv6 (RFC 8200, section 5), whatever the options of TCP: a header
 /// and a first request that fits beside it reach the target together, where a server may answer the first of two alone.
@@ -61,8 +62,8 @@ enum Phase {
 pub(crate) struct Closed {
     /// Who it was.
     pub peer: Peer,
-    /// Where it went, or should have gone.
-    pub target: Endpoint,
+    /// Where it went, or should have gone, if that is known.
+    pub target: Option<Endpoint>,
     /// How its connection ended, or why its target could not be reached.
     pub result: Result<Ending>,
     /// Bytes that the target took.
@@ -77,7 +78,7 @@ impl Closed {
     /// Begins with nothing that was relayed.
     pub(super) fn new(
         peer: Peer,
-        target: Endpoint,
+        target: Option<Endpoint>,
         result: Result<Ending>,
         duration: Duration,
     ) -> Closed {
@@ -109,7 +110,7 @@ impl Session {
         stream: Stream,
         peer: Peer,
         destination: Destination,
-        (dialer, caller): (&Dialer, Caller),
+        (dialer, caller): (&Dialer, impl FnOnce(usize) -> Caller),
         now: Moment,
     ) -> Result<Session> {
         match dialer.dial(&peer, destination, caller, now) {
@@ -286,7 +287,7 @@ impl Session {
         stream.destination()
     }
 
-    pub(crate) fn entry(&self, destination: Destination) -> Entry {
+    pub(crate) fn entry(&self, target: Option<Endpoint>) -> Entry {
         let (stage, bytes, active) = match self.connection() {
             Some(connection) => (
                 connection.stage(),
@@ -297,12 +298,19 @@ impl Session {
         };
         Entry {
             peer: self.peer,
-            destination,
+            target,
             stage,
             bytes,
             started: self.started,
             active,
         }
+    }
+
+    /// Returns where it is connected to, as the socket has it.
+    pub(crate) fn reached(&self) -> Option<Endpoint> {
+        let target = &self.connection()?.ends().1.wire;
+        let address = sys::peer_address(target.input()).ok()?;
+        endpoint(&address)
     }
 
     /// Returns when it must be looked at even if nothing became ready.
@@ -321,7 +329,7 @@ impl Session {
     pub(crate) fn close(
         self,
         result: Result<Ending>,
-        target: Endpoint,
+        target: Option<Endpoint>,
         now: Moment,
     ) -> (Closed, Option<Closing>) {
         let mut closed = Closed::new(self.peer, target, result, now - self.started);

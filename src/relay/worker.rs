@@ -22,6 +22,7 @@ use super::shared::Shared;
 use super::token::{Key, Side, Token};
 use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queue};
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::Store;
 use crate::peer::{Destination, Peer};
@@ -41,8 +42,8 @@ pub(crate) struct Worker {
     sessions: Sessions,
     shared: Shared,
     dialer: Arc<Dialer>,
-    /// Those of its sessions that wait for room at the target.
-    queue: Queue,
+    /// Those that wait for room, by the number of their target.
+    queues: Box<[Queue]>,
     limits: Limits,
     closed: Vec<Closed>,
     /// Sockets of those that are over and were kept, which are closed together.
@@ -69,8 +70,10 @@ impl Worker {
             epoll,
             sessions: Sessions::default(),
             shared: Shared::new(store),
+            queues: (0..dialer.targets.count())
+                .map(|_| Queue::default())
+                .collect(),
             dialer,
-            queue: Queue::default(),
             limits,
             closed: Vec::new(),
             closings: Vec::new(),
@@ -119,8 +122,8 @@ impl Worker {
         let interest = Interest::connected(stream.family());
         let session = match interest.add(&self.epoll, &stream, Token::Session(key, Side::Peer)) {
             Ok(()) => {
-                let caller = Caller {
-                    queue: self.queue.clone(),
+                let caller = |target: usize| Caller {
+                    queue: self.queues[target].clone(),
                     name: Token::Session(key, Side::Target).pack(),
                 };
                 Session::dial(stream, peer, destination, (&self.dialer, caller), now)
@@ -137,7 +140,7 @@ impl Worker {
                 self.advance(key, now);
             }
             Err(error) => {
-                let target = self.dialer.target_of(destination);
+                let target = self.dialer.target_of(&peer, destination);
                 let closed = Closed::new(peer, target, Err(error), Duration::ZERO);
                 self.closed.push(closed);
             }
@@ -192,7 +195,7 @@ impl Worker {
             self.check_old(now);
         }
         // One for each round while room is short, so that a target with much room for them delays nobody else.
-        for called in self.queue.take_called() {
+        for called in self.queues.iter().flat_map(Queue::take_called) {
             if let Token::Session(key, _) = Token::unpack(called) {
                 self.sessions.queue(key);
             }
@@ -252,7 +255,7 @@ impl Worker {
     }
 
     pub(crate) fn entries(&self) -> Vec<Entry> {
-        let entry = |session: &Session| session.entry(self.destination(session));
+        let entry = |session: &Session| session.entry(self.target_of(session));
         self.sessions.iter().map(entry).collect()
     }
 
@@ -391,18 +394,21 @@ impl Worker {
     }
 
     fn end(&mut self, session: Session, result: Result<Ending>, now: Moment) {
-        let target = self.dialer.target_of(self.destination(&session));
+        let target = self.target_of(&session);
         let (closed, closing) = session.close(result, target, now);
         self.closings.extend(closing);
         self.closed.push(closed);
     }
 
-    /// Asks the socket where its peer connected to, if the target follows from that.
-    fn destination(&self, session: &Session) -> Destination {
-        match self.dialer.target.is_mapped() {
+    /// Returns where a session goes. Its peer's socket is asked where that has connected to, if it follows from that.
+    fn target_of(&self, session: &Session) -> Option<Endpoint> {
+        let destination = match self.dialer.targets.follow_destination() {
             true => session.destination(),
             false => Destination::Unnamed,
-        }
+        };
+        // There is none for what an earlier process has connected, with other settings.
+        let target = self.dialer.target_of(&session.peer, destination);
+        target.or_else(|| session.reached())
     }
 
     fn check_later(&mut self, now: Moment) {

@@ -34,6 +34,11 @@ enum Item {
 }
 
 impl AllowList {
+    /// Returns it as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
     /// Looks the names up, in `given` or in the configuration file.
     ///
     /// Errors: those of [`Machine::cid`].
@@ -120,6 +125,36 @@ impl AllowedCids {
     /// Returns whether this machine itself is: only by name, never by a range that CID 1 or its own CID is in.
     pub fn contains_local(&self) -> bool {
         self.has_local
+    }
+
+    /// Returns what is named in both lists, if anything is; `any` is a name, and not those that have others.
+    pub fn common(&self, other: &AllowedCids) -> Option<String> {
+        if self.is_any && other.is_any {
+            return Some(DEFAULT.to_owned());
+        }
+        let local = (self.has_local && other.has_local).then_some(Cid::LOCAL);
+        let first = |(one, other): (&RangeInclusive<Cid>, &RangeInclusive<Cid>)| {
+            let start = *one.start().max(other.start());
+            (start <= *one.end().min(other.end())).then_some(start)
+        };
+        let pairs = self
+            .ranges
+            .iter()
+            .flat_map(|one| other.ranges.iter().map(move |other| (one, other)));
+        let cid = local.or_else(|| pairs.filter_map(first).next())?;
+        Some(cid.to_string())
+    }
+
+    /// Returns whether some machine is in both.
+    pub fn meets(&self, other: &AllowedCids) -> bool {
+        let has_any =
+            |one: &AllowedCids, other: &AllowedCids| one.is_any && !other.ranges.is_empty();
+        has_any(self, other) || has_any(other, self) || self.common(other).is_some()
+    }
+
+    /// Returns whether every other machine is in it.
+    pub fn is_any(&self) -> bool {
+        self.is_any
     }
 
     /// Returns the list as it was written.

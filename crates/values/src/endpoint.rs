@@ -4,6 +4,7 @@
 
 mod other_forms;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -126,31 +127,29 @@ impl Endpoint {
         }
     }
 
-    /// Returns a mapped TCP address the port that all listeners name; leaves all others as they are.
-    pub fn at_port_of(self, listeners: &[Endpoint]) -> Result<Endpoint, Invalid> {
+    /// Gives a mapped TCP address the ports that the listeners name. Returns each with the one of the listener that it is
+    /// for, or none where it is for all of them; every other address is.
+    pub fn at_ports_of(
+        self,
+        listeners: &[Endpoint],
+    ) -> Result<Vec<(Option<u16>, Endpoint)>, Invalid> {
         let Endpoint::TcpMapped(ip) = self else {
-            return Ok(self);
+            return Ok(vec![(None, self)]);
         };
-        let fail = |hint: String| Err(Invalid::new("target", &self.to_string(), hint));
-        let mut found = None;
-        for listener in listeners {
-            match (found, listener.named_port()) {
-                (_, None) => {
-                    return fail(format!(
-                        "{listener} names no port; expected a path that ends in _PORT, such as /run/vm.vsock_445"
-                    ));
-                }
-                (Some(one), Some(other)) if one != other => {
-                    return fail(format!(
-                        "the listeners name different ports, {one} and {other}"
-                    ));
-                }
-                (_, port) => found = port,
-            }
-        }
-        match found {
-            Some(port) => Ok(Endpoint::Tcp(SocketAddr::new(ip, port))),
-            None => fail("there is no listener that names a port".to_owned()),
+        let fail = |hint: String| Invalid::new("target", &self.to_string(), hint);
+        let named = |listener: &Endpoint| {
+            listener.named_port().ok_or_else(|| {
+                fail(format!(
+                    "{listener} names no port; expected a path that ends in _PORT, such as /run/vm.vsock_445"
+                ))
+            })
+        };
+        let ports: BTreeSet<u16> = listeners.iter().map(named).collect::<Result<_, _>>()?;
+        let at = |port: u16| Endpoint::Tcp(SocketAddr::new(ip, port));
+        match Vec::from_iter(ports)[..] {
+            [] => Err(fail("there is no listener that names a port".to_owned())),
+            [port] => Ok(vec![(None, at(port))]),
+            ref ports => Ok(ports.iter().map(|&port| (Some(port), at(port))).collect()),
         }
     }
 
@@ -443,20 +442,24 @@ mod tests {
 
     #[test]
     fn a_mapped_port_is_that_of_the_listeners() {
-        let port_of = |listeners: &[&str]| {
+        let ports_of = |listeners: &[&str]| {
             let listeners: Vec<Endpoint> = listeners.iter().map(|l| l.parse().unwrap()).collect();
             let target = "[::1]:mapped".parse::<Endpoint>().unwrap();
-            target
-                .at_port_of(&listeners)
-                .map(|target| target.to_string())
+            let at = |(port, target): (Option<u16>, Endpoint)| (port, target.to_string());
+            let ports = target.at_ports_of(&listeners)?;
+            Ok::<_, Invalid>(ports.into_iter().map(at).collect::<Vec<_>>())
         };
         for listeners in [
             &["/run/vm.vsock_445"][..],
             &["/run/a_b_445", "/run/vm_445/x_445"],
             &["[fd00::2]:445", "vsock::445", "vsock:2:445"],
         ] {
-            assert_eq!(port_of(listeners).unwrap(), "[::1]:445", "{listeners:?}");
+            let one = vec![(None, "[::1]:445".to_owned())];
+            assert_eq!(ports_of(listeners).unwrap(), one, "{listeners:?}");
         }
+        let several = [22, 445].map(|port| (Some(port), format!("[::1]:{port}")));
+        let listeners = ["vsock::445", "/run/vm.vsock_22", "[fd00::2]:445"];
+        assert_eq!(ports_of(&listeners).unwrap(), several);
         for listeners in [
             &[][..],
             &["/run/vm.vsock"],
@@ -468,13 +471,12 @@ mod tests {
             &["/run/vm_445/socket"],
             &["@vm_445"],
             &["vsock::65536"],
-            &["/run/vm.vsock_445", "/run/vm.vsock_22"],
             &["/run/vm.vsock_445", "/run/vm.vsock"],
         ] {
-            assert!(port_of(listeners).is_err(), "{listeners:?}");
+            assert!(ports_of(listeners).is_err(), "{listeners:?}");
         }
         let other: Endpoint = "[::1]:22".parse().unwrap();
-        assert_eq!(other.clone().at_port_of(&[]).unwrap(), other);
+        assert_eq!(other.clone().at_ports_of(&[]).unwrap(), [(None, other)]);
     }
 
     #[test]

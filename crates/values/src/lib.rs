@@ -8,6 +8,7 @@
 //!
 //! | modules | what they are |
 //! | --- | --- |
+//! | [`target_list`] | where connections go: one place, or one for each machine |
 //! | [`allow_list`] [`host_names`] | a list of machines, its names looked up; machines that are named as hosts |
 //! | [`configured`] | where prefix and names come from; the only file that reads and writes others |
 //! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
@@ -28,5 +29,6 @@ pub mod listen_list;
 pub mod names;
 pub mod prefix;
 pub mod replace;
+pub mod target_list;
 pub mod unusable;
 pub mod vsock;

@@ -12,7 +12,7 @@ use clap::{ArgAction, Parser};
 use nix::sys::stat::Mode;
 
 use crate::allow_list::{self, AllowList};
-use crate::connect::{Dialer, Source, Target};
+use crate::connect::{Dialer, Source, Target, Targets};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
@@ -25,6 +25,7 @@ use crate::programs::options::{
 use crate::proxy_protocol;
 use crate::relay::{Limits, LoopSettings};
 use crate::stream::Tuning;
+use crate::target_list::TargetList;
 use crate::this_machine;
 
 /// What is wrong without a target.
@@ -48,7 +49,7 @@ vsock-bridge takes its sockets from systemd, or listens by itself with --listen;
 pub struct Arguments {
     /// Where connections go
     #[arg(long, env = "VSOCK_BRIDGE_TO", value_name = "TARGET")]
-    pub(crate) to: Option<Endpoint>,
+    pub(crate) to: Option<TargetList>,
     /// Where to listen without systemd, e.g. vsock::445; several are separated by spaces, or by giving it again
     #[arg(long, env = listen_list::VARIABLE, value_name = "ADDRESS")]
     pub(crate) listen: Vec<ListenList>,
@@ -255,21 +256,22 @@ impl Settings {
 
 fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
-    let target = (arguments.to.clone()).ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
-    let names = arguments.machines.names.as_ref();
-    let target = Target::resolve(target.at_port_of(locals)?.into_target()?, names)?;
-    let source = match arguments.source {
-        Some(SourceArgument(source)) => source,
-        None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
-        None => Source::Kernel,
-    };
+    let list = (arguments.to.as_ref()).ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
+    let mut targets = Targets::resolve(list, locals, arguments.machines.names.as_ref())?;
+    for target in targets.iter_mut() {
+        target.source = match arguments.source {
+            Some(SourceArgument(source)) => source,
+            None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
+            None => Source::Kernel,
+        };
+    }
+    let is_mapped = |target: &Target| target.source == Source::Mapped || target.is_mapped();
     let is_told = has_vsock && arguments.proxy_protocol.is_some();
-    let needs_prefix = source == Source::Mapped || target.is_mapped() || is_told;
+    let needs_prefix = is_told || targets.iter().any(is_mapped);
     let dialer = Dialer {
         prefix: find_prefix(arguments.machines.prefix, needs_prefix)?,
-        tuning: tuning(arguments, has_vsock || target.is_vsock()),
-        target,
-        source,
+        tuning: tuning(arguments, has_vsock || targets.iter().any(Target::is_vsock)),
+        targets,
         timeout: arguments.connect_timeout,
         retry: arguments.connect_retry,
         mux_answer: arguments.beyond.mux_answer,

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use crate::activation::Activation;
 use crate::allow_list;
 use crate::config_file;
-use crate::connect::Dialer;
-use crate::connect::circle::{self, Place};
+use crate::connect::circle::Place;
+use crate::connect::{Dialer, Target};
 use crate::descriptors::{self, Shares};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -116,6 +116,7 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     // Whoever hears that we serve may already tell us to stop.
     signals::block()?;
     warn_of_fence(&settings, &variables, &activation.locals());
+    warn_of_shut_out(&settings);
     let is_listening = !activation.listeners.is_empty();
     // With Accept=yes there is one, which is open already.
     let wanted = if is_listening { settings.gate.limit } else { 1 };
@@ -171,10 +172,14 @@ fn settings(
         activation.listeners = listen::open(addresses, arguments.listen_mode)?;
     }
     let settings = Settings::new(arguments, &activation.locals())?;
-    let Dialer { target, prefix, .. } = &settings.dialer;
+    let Dialer {
+        targets, prefix, ..
+    } = &settings.dialer;
     let listeners = activation.listeners.iter().map(Place::of_listener);
     let places = listeners.chain(activation.connected().map(Place::of_connection));
-    circle::check(target, &places.collect::<Vec<_>>(), *prefix)?;
+    let places: Vec<Place> = places.collect();
+    let check = |target: &Target| target.check_circle(&places, *prefix);
+    targets.iter().try_for_each(check)?;
     Ok(settings)
 }
 
@@ -198,7 +203,8 @@ fn status(totals: &Totals, is_listening: bool) -> ExitCode {
 
 /// Says what is bridged, and who may come over vsock.
 fn tell(listener: &Listener, settings: &Settings) {
-    let (local, target) = (listener.local(), &settings.dialer.target.endpoint);
+    let local = listener.local();
+    let target = settings.dialer.targets.for_all_of(local);
     match listener.family() {
         Family::Vsock => {
             let allowed = settings.gate.allowed.described();
@@ -218,6 +224,18 @@ fn warn_of_fence(settings: &Settings, variables: &Variables, locals: &[Endpoint]
         log::warn!(
             "{}={list} has no effect: it is for vsock, which no listener of this bridge is; whoever reaches them comes in",
             allow_list::VARIABLE
+        );
+    }
+}
+
+/// Says that machines have a target, and do not come in.
+fn warn_of_shut_out(settings: &Settings) {
+    let allowed = &settings.gate.allowed;
+    for machines in settings.dialer.targets.shut_out(allowed) {
+        log::warn!(
+            "{machines} has a target in VSOCK_BRIDGE_TO, and is not let in: {}={},{machines} lets it in",
+            allow_list::VARIABLE,
+            allowed.list()
         );
     }
 }

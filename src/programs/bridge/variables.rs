@@ -14,12 +14,14 @@ use super::config::Arguments;
 use crate::allow_list;
 use crate::config_file;
 use crate::configured;
+use crate::connect;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::listen;
 use crate::listen_list;
 use crate::logging;
 use crate::names::{self, GivenNames, Machine};
+use crate::target_list::TargetList;
 
 /// Begins the name of each of our variables.
 const OURS: &str = "VSOCK_BRIDGE_";
@@ -145,14 +147,8 @@ impl Variables {
             let place = self.place(variable);
             format!("{place}: {variable}: {}", problem.report())
         };
-        let target = match &arguments.to {
-            Some(Endpoint::VsockName { name, .. }) => {
-                let cid = Machine::Name(name.clone()).cid(names);
-                cid.err().map(Error::from)
-            }
-            Some(target) => target.no_machine_as_host(names).err().map(Error::from),
-            None => None,
-        };
+        let targets = arguments.to.as_ref();
+        let target = targets.and_then(|targets| check_names(targets, names).err());
         let allowed = arguments.allow_cid.resolve(names).err();
         let target = target.map(|problem| say("VSOCK_BRIDGE_TO", problem));
         let allowed = allowed.map(|problem| say(allow_list::VARIABLE, problem.into()));
@@ -182,6 +178,19 @@ impl Variables {
         let command = Arguments::command().mut_args(|argument| argument.env(Resettable::Reset));
         Arguments::from_arg_matches(&command.try_get_matches_from(words)?)
     }
+}
+
+/// Looks up the names of machines in targets; those of hosts are not asked for.
+fn check_names(targets: &TargetList, names: Option<&GivenNames>) -> Result<()> {
+    for (_, endpoint) in connect::machines(targets, names)? {
+        match endpoint {
+            Endpoint::VsockName { name, .. } => {
+                Machine::Name(name.clone()).cid(names)?;
+            }
+            other => other.no_machine_as_host(names)?,
+        }
+    }
+    Ok(())
 }
 
 /// Returns the files that a unit reads, in the order in which they overrule each other.

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 
 use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
-use crate::connect::{Caller, Dialer, Source, Target};
+use crate::connect::{Caller, Dialer, Target, Targets};
 use crate::error::{Error, Result};
 use crate::fdpass;
 use crate::gate::Gate;
@@ -85,8 +85,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         vsock_packets: (arguments.beyond).packets(target.is_vsock(), log::Level::Debug),
     };
     let dialer = Dialer {
-        target,
-        source: Source::Kernel,
+        targets: Targets::common(target),
         prefix: None,
         timeout: arguments.connect_timeout,
         retry: arguments.wait,
@@ -98,11 +97,11 @@ pub fn run(arguments: Arguments) -> Result<()> {
         .dial(
             &Peer::Stdio,
             Destination::Unnamed,
-            Caller::default(),
+            |_| Caller::default(),
             Moment::now(),
         )?
         .wait_connected(&dialer, |problem| tell_of_wait(problem, arguments.wait))?;
-    log::debug!("connected to {}", dialer.target.endpoint);
+    log::debug!("connected to {}", dialer.targets);
     let (input, output) = (std::io::stdin(), std::io::stdout());
     if arguments.fdpass {
         if fdpass::is_wanted(input.as_fd(), output.as_fd()) {
@@ -136,7 +135,7 @@ fn relay(target: Stream, dialer: Dialer) -> Result<()> {
         busy_poll: true,
         crash_proof: false,
     };
-    let name = dialer.target.endpoint.to_string();
+    let name = dialer.targets.to_string();
     let store = Store::private().map_err(Error::system("get memory for buffers"))?;
     let mut event_loop = Loop::new(Vec::new(), dialer, gate, store, settings)?;
     event_loop.relay(stdio, Peer::Stdio, target);

@@ -7,6 +7,7 @@ use super::Loop;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
+use crate::gate::Refusal;
 use crate::peer::{Destination, Family, Peer};
 use crate::relay::counters;
 use crate::relay::listeners::Accepted;
@@ -51,9 +52,9 @@ impl Loop {
     /// Finds where a peer connected to; asks the connection only where its listener does not tell all that matters: one
     /// for every address of this machine, or one for those of other machines.
     fn destination(&self, listener: &Listener, stream: &Stream) -> Destination {
-        let is_mapped = self.worker.dialer().target.is_mapped();
+        let follows = self.worker.dialer().targets.follow_destination();
         match listener.local() {
-            Endpoint::Tcp(addr) if addr.ip().is_unspecified() || is_mapped => stream.destination(),
+            Endpoint::Tcp(addr) if addr.ip().is_unspecified() || follows => stream.destination(),
             Endpoint::Vsock(_) => stream.destination(),
             local => Destination::new(local),
         }
@@ -62,7 +63,7 @@ impl Loop {
     fn enter(&mut self, stream: Stream, peer: Peer, destination: Destination, now: Moment) {
         // Not the listener's to inherit: that is systemd's, who may give it to another program.
         stream.reset_on_close(true);
-        match self.gate.enter(&peer, destination) {
+        match self.let_in(&peer, destination) {
             Ok(()) => {
                 if let Some(near) = self.gate.near(&peer) {
                     log::warn!("{near}");
@@ -72,12 +73,20 @@ impl Loop {
             Err(refusal) => {
                 stream.abort();
                 let dialer = self.worker.dialer();
-                let target = dialer.target_of(destination);
+                let target = dialer.target_of(&peer, destination);
                 let store = self.worker.store();
                 counters::count_refusal(store, &refusal);
-                self.reporter.refused(peer, &target, refusal, dialer, now);
+                self.reporter.refused(peer, target, refusal, dialer, now);
                 self.reporter.totals.write(store);
             }
+        }
+    }
+
+    fn let_in(&mut self, peer: &Peer, destination: Destination) -> Result<(), Refusal> {
+        let targets = &self.worker.dialer().targets;
+        match targets.choose(peer, destination) {
+            Some(_) => self.gate.enter(peer, destination),
+            None => Err(Refusal::NoTarget),
         }
     }
 

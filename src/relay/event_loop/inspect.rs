@@ -19,7 +19,6 @@ impl Loop {
                 snapshot: self.snapshot(),
                 entries: self.worker.entries(),
                 others: self.threads.entries(),
-                dialer: self.worker.dialer().clone(),
             };
             inspection.answer(stream, material);
         }
@@ -38,7 +37,7 @@ impl Loop {
                 .iter()
                 .map(|l| l.local().to_string())
                 .collect(),
-            target: self.worker.dialer().target.endpoint.to_string(),
+            target: self.worker.dialer().targets.to_string(),
             allow_cid: self.allow_cid(),
             open: self.open(),
             served: totals.served,

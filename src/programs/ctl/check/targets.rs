@@ -8,31 +8,33 @@ use super::sandbox;
 use super::settings::{Setting, services, setting, sockets_of};
 use super::units::Unit;
 use crate::connect::Target;
-use crate::connect::circle::{self, Place};
+use crate::connect::circle::Place;
 use crate::endpoint::{ADDRESS_BYTES_MAX, Endpoint, UnixName};
 use crate::error::Error;
+use crate::target_list::TargetList;
 use crate::vsock::Cid;
 
 /// `--to` as an environment variable.
 const VARIABLE: &str = "VSOCK_BRIDGE_TO";
 
-/// Returns a line for each bridge in use whose target is on this machine.
+/// Returns a line for each target, on this machine, of a bridge in use.
 pub(super) fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
     services(units)
-        .filter_map(|service| match target(service) {
-            Ok(target) => look(service, &target?, &sockets_of(service, units), listeners),
-            Err(error) => Some(Finding::warn("target", error.report())),
+        .flat_map(|service| match target(service) {
+            Ok(Some(target)) => look(service, &target, &sockets_of(service, units), listeners),
+            Ok(None) => Vec::new(),
+            Err(error) => vec![Finding::warn("target", error.report())],
         })
         .collect()
 }
 
 /// Returns whether some bridge in use connects to the host.
 pub(super) fn has_host(units: &[Unit]) -> bool {
-    let is_host = |endpoint: Endpoint| matches!(endpoint, Endpoint::Vsock(addr) if addr.cid == Some(Cid::HOST));
+    let is_host = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Vsock(addr) if addr.cid == Some(Cid::HOST));
     services(units)
         // What is wrong with a target has its line.
         .filter_map(|service| target(service).ok()??.text.parse().ok())
-        .any(is_host)
+        .any(|list: TargetList| list.endpoints().any(is_host))
 }
 
 /// Reads where a bridge connects to.
@@ -45,21 +47,28 @@ fn look(
     target: &Setting,
     sockets: &[Endpoint],
     listeners: &Listeners,
-) -> Option<Finding> {
-    let id = &service.id;
+) -> Vec<Finding> {
     // What is none has its line with the settings.
-    target.text.parse::<Endpoint>().ok()?;
-    let endpoint = match endpoint(&target.text, sockets) {
-        Ok(endpoint) => endpoint,
+    let Ok(list) = target.text.parse::<TargetList>() else {
+        return Vec::new();
+    };
+    match endpoints(&list, sockets) {
+        Ok(endpoints) => (endpoints.iter())
+            .filter_map(|endpoint| look_at(service, endpoint, listeners))
+            .collect(),
         Err(error) => {
             let text = format!("{}: {}", target.place, error.report());
-            return Some(Finding::new(Level::Fail, "target", text));
+            vec![Finding::new(Level::Fail, "target", text)]
         }
-    };
-    if let Some(finding) = sandbox::check(&service.id, &service.sandbox, &endpoint) {
+    }
+}
+
+fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners) -> Option<Finding> {
+    let id = &service.id;
+    if let Some(finding) = sandbox::check(id, &service.sandbox, endpoint) {
         return Some(finding);
     }
-    let is_served = match &endpoint {
+    let is_served = match endpoint {
         Endpoint::Tcp(address) if address.ip().is_loopback() => listeners.serve(*address),
         // The kernel lists it under the name that it was bound by, which cannot have been this path.
         Endpoint::Unix(UnixName::Path(path)) if path.as_os_str().len() > ADDRESS_BYTES_MAX => {
@@ -83,22 +92,28 @@ fn look(
     Some(Finding::warn("target", text))
 }
 
-/// Reads a target as the bridge would, but resolves no name.
-fn endpoint(text: &str, sockets: &[Endpoint]) -> Result<Endpoint, Error> {
-    let endpoint: Endpoint = text.parse()?;
-    let endpoint = endpoint.at_port_of(sockets)?.into_target()?;
-    let is_known = matches!(
-        endpoint,
-        Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Vsock(_) | Endpoint::Mux { .. }
-    );
-    if is_known {
-        let target = Target::resolve(endpoint.clone(), None)?;
-        let places: Vec<_> = (sockets.iter().cloned())
-            .map(Place::of_connection)
-            .collect();
-        circle::check(&target, &places, None)?;
+/// Returns all places that the bridge would connect to, each once, but resolves no name.
+fn endpoints(list: &TargetList, sockets: &[Endpoint]) -> Result<Vec<Endpoint>, Error> {
+    let places: Vec<_> = (sockets.iter().cloned())
+        .map(Place::of_connection)
+        .collect();
+    let mut found = Vec::new();
+    for endpoint in list.endpoints() {
+        for (_, endpoint) in endpoint.clone().at_ports_of(sockets)? {
+            let endpoint = endpoint.into_target()?;
+            let is_known = matches!(
+                endpoint,
+                Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Vsock(_) | Endpoint::Mux { .. }
+            );
+            if is_known {
+                Target::resolve(endpoint.clone(), None)?.check_circle(&places, None)?;
+            }
+            if !found.contains(&endpoint) {
+                found.push(endpoint);
+            }
+        }
     }
-    Ok(endpoint)
+    Ok(found)
 }
 
 /// The file of an instance.

@@ -1,0 +1,355 @@
+//! Which target each connection is for: the same for all, or one for each machine and each port that peers come to.
+
+use std::fmt;
+
+use super::target::Target;
+use crate::allow_list::AllowedCids;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::names::GivenNames;
+use crate::peer::{Destination, Peer};
+use crate::target_list::TargetList;
+
+/// All targets of a bridge, with their names resolved.
+#[derive(Debug)]
+pub(crate) struct Targets {
+    /// The first that fits is taken.
+    choices: Vec<Choice>,
+    /// What is printed.
+    text: String,
+}
+
+#[derive(Debug)]
+struct Choice {
+    /// Those that it is for; none: everybody.
+    machines: Option<AllowedCids>,
+    /// The port that they come to; none: any.
+    port: Option<u16>,
+    target: Target,
+}
+
+impl Targets {
+    /// Makes one of a target that is for everybody.
+    pub(crate) fn common(target: Target) -> Targets {
+        let text = target.endpoint.to_string();
+        let choice = Choice {
+            machines: None,
+            port: None,
+            target,
+        };
+        Targets {
+            choices: vec![choice],
+            text,
+        }
+    }
+
+    /// Looks up all names. `locals`: where the peers connect to.
+    ///
+    /// Errors: those of [`Target::resolve`] and of [`machines`]; a port that no listener names; targets for machines where
+    /// nobody comes over vsock.
+    pub(crate) fn resolve(
+        list: &TargetList,
+        locals: &[Endpoint],
+        given: Option<&GivenNames>,
+    ) -> Result<Targets> {
+        check_vsock(list, locals)?;
+        let mut choices = Vec::new();
+        for (machines, endpoint) in machines(list, given)? {
+            for (port, endpoint) in endpoint.clone().at_ports_of(locals)? {
+                choices.push(Choice {
+                    machines: machines.clone(),
+                    port,
+                    target: Target::resolve(endpoint.into_target()?, given)?,
+                });
+            }
+        }
+        let text = match (list, &choices[..]) {
+            (TargetList::Common(_), [only]) => only.target.endpoint.to_string(),
+            _ => list.to_string(),
+        };
+        Ok(Targets { choices, text })
+    }
+
+    /// Returns the number of the target that a peer is to be connected to, if there is one for it.
+    pub(crate) fn choose(&self, peer: &Peer, destination: Destination) -> Option<usize> {
+        let is_for = |choice: &Choice| choice.is_for(peer, destination);
+        self.choices.iter().position(is_for)
+    }
+
+    /// Returns the target with that number, which [`Targets::choose`] gave.
+    pub(super) fn get(&self, number: usize) -> &Target {
+        &self.choices[number].target
+    }
+
+    /// Returns where everybody goes who comes to that listener, or what is printed for all.
+    pub(crate) fn for_all_of(&self, listener: &Endpoint) -> &dyn fmt::Display {
+        let port = Destination::new(listener).port();
+        let is_it = |choice: &&Choice| choice.machines.is_none() && choice.port == port;
+        match self.choices.iter().find(is_it) {
+            Some(choice) => &choice.target.endpoint,
+            None => self,
+        }
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// Returns all of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Target> {
+        self.choices.iter().map(|choice| &choice.target)
+    }
+
+    /// Returns all of them, to be changed before they are used.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Target> {
+        self.choices.iter_mut().map(|choice| &mut choice.target)
+    }
+
+    /// Returns whether where a peer connected to tells which target it is for.
+    pub(crate) fn follow_destination(&self) -> bool {
+        let follows = |choice: &Choice| {
+            choice.machines.is_some() || choice.port.is_some() || choice.target.is_mapped()
+        };
+        self.choices.iter().any(follows)
+    }
+
+    /// Returns the lists of machines that have a target, and none of which is let in.
+    pub(crate) fn shut_out<'a>(
+        &'a self,
+        allowed: &'a AllowedCids,
+    ) -> impl Iterator<Item = &'a str> {
+        let lists = self
+            .choices
+            .iter()
+            .filter_map(|choice| choice.machines.as_ref());
+        let shut_out = lists.filter(move |list| !list.is_any() && !list.meets(allowed));
+        shut_out.map(|list| &**list.list())
+    }
+}
+
+impl Choice {
+    fn is_for(&self, peer: &Peer, destination: Destination) -> bool {
+        let has_port = self.port.is_none() || self.port == destination.port();
+        has_port
+            && self
+                .machines
+                .as_ref()
+                .is_none_or(|machines| has(machines, peer, destination))
+    }
+}
+
+fn has(machines: &AllowedCids, peer: &Peer, destination: Destination) -> bool {
+    peer.cid().is_some_and(|cid| match destination.is_own(cid) {
+        true => machines.contains_local(),
+        false => machines.contains(cid),
+    })
+}
+
+/// A peer that comes another way has no CID, and so no target.
+fn check_vsock(list: &TargetList, locals: &[Endpoint]) -> Result<()> {
+    let is_vsock = |local: &Endpoint| matches!(local, Endpoint::Vsock(_));
+    let is_common = matches!(list, TargetList::Common(_));
+    match is_common || locals.is_empty() || locals.iter().any(is_vsock) {
+        true => Ok(()),
+        false => Err(Error::Usage(format!(
+            "{list} are targets for machines that come over vsock, and no listener of this bridge is vsock: give \
+             `--to` or VSOCK_BRIDGE_TO one target for everybody, e.g. [::1]:445"
+        ))),
+    }
+}
+
+/// Looks up the names of the machines that have a target of their own; none: everybody. Those of `any` come last, since it is
+/// for all that have none.
+///
+/// Errors: those of names; one machine has two targets, and which one is meant would be a guess.
+pub(crate) fn machines<'a>(
+    list: &'a TargetList,
+    given: Option<&GivenNames>,
+) -> Result<Vec<(Option<AllowedCids>, &'a Endpoint)>> {
+    let each = match list {
+        TargetList::Common(endpoint) => return Ok(vec![(None, endpoint)]),
+        TargetList::Each(each) => each,
+    };
+    let mut found: Vec<(AllowedCids, &Endpoint)> = Vec::new();
+    for (machines, endpoint) in each {
+        let machines = machines.resolve(given)?;
+        for (others, other) in &found {
+            if let Some(machine) = machines.common(others) {
+                return Err(Error::Usage(format!(
+                    "machine {machine} has two targets, {}={other} and {}={endpoint}: leave one out of VSOCK_BRIDGE_TO",
+                    others.list(),
+                    machines.list()
+                )));
+            }
+        }
+        found.push((machines, endpoint));
+    }
+    found.sort_by_key(|(machines, _)| machines.is_any());
+    let found = found.into_iter();
+    Ok(found
+        .map(|(machines, endpoint)| (Some(machines), endpoint))
+        .collect())
+}
+
+impl fmt::Display for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.text.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vsock::{Cid, VsockAddr};
+
+    fn targets(text: &str, locals: &[&str]) -> Result<Targets> {
+        let locals: Vec<Endpoint> = locals.iter().map(|local| local.parse().unwrap()).collect();
+        let names: GivenNames = "web=5".parse().unwrap();
+        Targets::resolve(&text.parse()?, &locals, Some(&names))
+    }
+
+    fn chosen(targets: &Targets, peer: &Peer, listener: &str) -> Option<String> {
+        let destination = Destination::new(&listener.parse().unwrap());
+        let number = targets.choose(peer, destination)?;
+        Some(targets.get(number).endpoint.to_string())
+    }
+
+    fn guest(number: u32) -> Peer {
+        Peer::Vsock(VsockAddr {
+            cid: Cid::new(number),
+            port: 1000u16.into(),
+        })
+    }
+
+    #[test]
+    fn each_machine_has_the_target_that_names_it() {
+        let list = "3=/run/a.sock any=@others web,7=[::1]:80 100-200=[::1]:81 local=/run/l.sock";
+        let targets = targets(list, &["vsock::445"]).unwrap();
+        assert_eq!(targets.to_string(), list);
+        for (number, listener, target) in [
+            (3, "vsock:9:445", "/run/a.sock"),
+            (5, "vsock:9:445", "[::1]:80"),
+            (7, "vsock:9:445", "[::1]:80"),
+            (150, "vsock:9:445", "[::1]:81"),
+            (201, "vsock:9:445", "@others"),
+            (1, "vsock:9:445", "/run/l.sock"),
+            // It came from the CID that it went to: this machine itself.
+            (3, "vsock:3:445", "/run/l.sock"),
+        ] {
+            let found = chosen(&targets, &guest(number), listener);
+            assert_eq!(found.as_deref(), Some(target), "{number} to {listener}");
+        }
+    }
+
+    #[test]
+    fn who_is_not_named_has_no_target() {
+        let targets = targets("3=/run/a.sock 100-200=[::1]:81", &["vsock::445"]).unwrap();
+        for number in [0, 1, 2, 4, 99, 201] {
+            assert_eq!(
+                chosen(&targets, &guest(number), "vsock:9:445"),
+                None,
+                "{number}"
+            );
+        }
+        let others = [
+            Peer::Unix(Some(0)),
+            Peer::Tcp("::1".parse().unwrap(), 3),
+            Peer::Stdio,
+        ];
+        for peer in others {
+            assert_eq!(chosen(&targets, &peer, "vsock:9:445"), None, "{peer}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_port_is_that_of_the_listener_that_a_peer_came_to() {
+        let locals = ["[::1]:7005", "vsock::7006", "/run/vm.vsock_7007"];
+        let targets = targets("[::1]:mapped", &locals).unwrap();
+        assert_eq!(targets.to_string(), "[::1]:mapped");
+        for (listener, target) in [
+            ("[::1]:7005", Some("[::1]:7005")),
+            ("vsock:3:7006", Some("[::1]:7006")),
+            ("/run/vm.vsock_7007", Some("[::1]:7007")),
+            ("[::1]:7008", None),
+        ] {
+            let found = chosen(&targets, &guest(3), listener);
+            assert_eq!(found.as_deref(), target, "{listener}");
+        }
+    }
+
+    #[test]
+    fn one_port_of_all_listeners_is_one_target() {
+        let found = targets("[::1]:mapped", &["[::2]:445", "vsock::445"]).unwrap();
+        assert_eq!(
+            (found.count(), found.to_string()),
+            (1, "[::1]:445".to_owned())
+        );
+        assert!(!found.follow_destination());
+    }
+
+    #[test]
+    fn machines_and_ports_go_together() {
+        let list = "3=[::1]:mapped 4=/run/a.sock";
+        let targets = targets(list, &["vsock::80", "vsock::81"]).unwrap();
+        assert_eq!(
+            chosen(&targets, &guest(3), "vsock:9:80").as_deref(),
+            Some("[::1]:80")
+        );
+        assert_eq!(
+            chosen(&targets, &guest(3), "vsock:9:81").as_deref(),
+            Some("[::1]:81")
+        );
+        assert_eq!(
+            chosen(&targets, &guest(4), "vsock:9:81").as_deref(),
+            Some("/run/a.sock")
+        );
+    }
+
+    #[test]
+    fn what_would_be_a_guess_is_refused() {
+        for (list, locals, words) in [
+            (
+                "3=@a 1-9=@b",
+                &["vsock::1"][..],
+                "machine 3 has two targets, 3=@a and 1-9=@b",
+            ),
+            ("web=@a 5=@b", &["vsock::1"], "machine 5 has two targets"),
+            ("local=@a 1=@b", &["vsock::1"], "machine 1 has two targets"),
+            (
+                "any=@a any,local=@b",
+                &["vsock::1"],
+                "machine any has two targets",
+            ),
+            (
+                "3=@a 4=@b",
+                &["[::1]:1"],
+                "no listener of this bridge is vsock",
+            ),
+            ("db=@a", &["vsock::1"], "no machine is named \"db\""),
+            ("3=vsock::1", &["vsock::1"], "a target needs a CID"),
+            (
+                "[::1]:mapped",
+                &["[::1]:1", "/run/x.sock"],
+                "/run/x.sock names no port",
+            ),
+        ] {
+            let error = targets(list, locals).unwrap_err().to_string();
+            assert!(error.contains(words), "{list}: {error}");
+        }
+    }
+
+    #[test]
+    fn machines_with_a_target_that_are_not_let_in_are_known() {
+        let targets = targets("3=@a local=@b 100-200=@c", &["vsock::1"]).unwrap();
+        let shut_out = |list: &str| {
+            let allowed: crate::allow_list::AllowList = list.parse().unwrap();
+            let allowed = allowed.resolve(None).unwrap();
+            targets.shut_out(&allowed).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(shut_out("any"), "local");
+        assert_eq!(shut_out("any,local"), "");
+        assert_eq!(shut_out("3,150"), "local");
+        assert_eq!(shut_out("1-50,local"), "100-200");
+    }
+}
