@@ -3,7 +3,8 @@
 //! systemd starts a service again after RestartSec=, which is short, since after a crash every moment counts; that it could
 //! wait longer each time (RestartSteps=) is unknown to 252, and would hold for crashes as well. So the process that
 //! cannot start stays for a while before it ends. Each cause is told once. What is known of earlier failures is in a file
-//! in the RuntimeDirectory= of the service (with RuntimeDirectoryPreserve=restart); without one nothing is paced.
+//! in the RuntimeDirectory= of the service (with RuntimeDirectoryPreserve=restart); without one, or systemd, nothing
+//! is paced.
 //!
 //! Must not hold up whoever gives an order: a signal ends the wait, and the next failure counts as the first.
 
@@ -45,7 +46,7 @@ pub(super) fn give_up(
     failure: ExitCode,
     say: impl FnOnce(&str),
 ) -> ExitCode {
-    let Some(folder) = folder() else {
+    let Some(folder) = paced() else {
         say(cause);
         return failure;
     };
@@ -84,7 +85,7 @@ pub(super) fn give_up(
 ///
 /// Returns the status to exit with when told to leave meanwhile.
 pub(super) fn begin() -> Option<ExitCode> {
-    let folder = folder()?;
+    let folder = paced()?;
     let path = folder.join(STARTS);
     let crashes: u32 = fs::read_to_string(&path)
         .ok()
@@ -115,15 +116,20 @@ pub(super) fn begin() -> Option<ExitCode> {
 
 /// Forgets earlier failures: the start has succeeded.
 pub(super) fn forget() {
-    if let Some(folder) = folder() {
+    if let Some(folder) = paced() {
         forget_in(&folder);
     }
 }
 
-/// Returns the folder that systemd made for the service.
+/// Returns the folder that systemd, or who stands for it, made for the service.
 pub(super) fn folder() -> Option<PathBuf> {
     let folders = env::var("RUNTIME_DIRECTORY").ok()?;
     folders.split(':').next().map(PathBuf::from)
+}
+
+/// Returns that folder where systemd is the one that starts the next process; any other has a pace of its own.
+fn paced() -> Option<PathBuf> {
+    folder().filter(|_| notify::is_heard())
 }
 
 /// Returns the name of the unit that the process is, without `.service`.

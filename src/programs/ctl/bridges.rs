@@ -158,7 +158,7 @@ fn failure(path: PathBuf, source: io::Error) -> Error {
     let hint = match source.kind() {
         ErrorKind::PermissionDenied => " (run it as root)",
         ErrorKind::ConnectionRefused => " (its process is gone)",
-        ErrorKind::TimedOut => " (it does not answer; `systemctl status` may tell why)",
+        ErrorKind::TimedOut => " (it does not answer; its log may tell why)",
         ErrorKind::UnexpectedEof => " (it answers others; try again)",
         _ => "",
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::bridges::{Survey, survey};
+use super::check::units;
 use super::output;
 use super::overview::overview;
 use super::picture;
@@ -15,6 +16,9 @@ use crate::error::Result;
 const INTERVAL: Duration = Duration::from_secs(1);
 const NO_BRIDGES: &str =
     "no bridge is there; `systemctl start vsock-bridge@445.socket` starts the one of port 445";
+/// Where systemd makes no folder for the control socket of a bridge.
+const NO_BRIDGES_WITHOUT_SYSTEMD: &str = "no bridge is there that has a folder below /run/vsock-bridge as RUNTIME_DIRECTORY; \
+     see `--listen` in vsock-bridge(8)";
 
 /// How the bridges are shown.
 #[derive(Debug, Args)]
@@ -37,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let survey = survey()?;
     let is_read = output::print(&text(arguments, &survey)?)?;
     if is_read && !arguments.json && survey.is_empty() {
-        log::info!("{NO_BRIDGES}");
+        log::info!("{}", no_bridges());
     }
     survey.complain()
 }
@@ -80,9 +84,16 @@ fn notes(survey: &Survey) -> String {
         notes += &format!("{}\n", unread.error.report());
     }
     if survey.is_empty() {
-        notes += NO_BRIDGES;
+        notes += no_bridges();
     }
     notes
+}
+
+fn no_bridges() -> &'static str {
+    match units::has_systemd() {
+        true => NO_BRIDGES,
+        false => NO_BRIDGES_WITHOUT_SYSTEMD,
+    }
 }
 
 fn text(arguments: &Arguments, survey: &Survey) -> Result<String> {

@@ -186,9 +186,11 @@ fn generate(write: bool) -> Result<String> {
     if write {
         let path = config_file::PATH;
         configured::set(Path::new(path), prefix::VARIABLE, &prefix.to_string())?;
-        log::info!(
-            "written to {path}; it holds after `systemctl daemon-reload` and a restart of the units"
-        );
+        let then = match check::units::has_systemd() {
+            true => "`systemctl daemon-reload` and a restart of the units",
+            false => "`vsockctl prefix up` and a restart of the bridges",
+        };
+        log::info!("written to {path}; it takes effect after {then}");
     }
     Ok(format!("{prefix}\n"))
 }

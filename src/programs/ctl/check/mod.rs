@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::prefix::Prefix;
 
 use finding::{Finding, Level};
-use units::{Unit, Use};
+use units::{Unasked, Unit, Use};
 
 /// How the findings are shown.
 #[derive(Debug, Args)]
@@ -72,10 +72,11 @@ fn look(
     given: Option<Prefix>,
     is_root: bool,
     units: &[Unit],
-    problem: Option<&str>,
+    problem: Option<&Unasked>,
 ) -> Vec<Finding> {
     let is_used = Use {
         to_host: targets::has_host(units),
+        systemd: problem != Some(&Unasked::NoSystemd),
         ..Use::of(units)
     };
     let (device, transports) = (device::gather(), transport::gather());
@@ -97,8 +98,8 @@ fn look(
     findings.extend([
         kernel::check(&kernel::version()),
         system::ipv6(&system, &is_used),
-        system::user(&system, &is_used),
     ]);
+    findings.extend(system::user(&system, &is_used));
     findings.extend(system::namespaces(&system, units));
     findings.push(prefix::check(&prefix, &is_used, units));
     if system.ipv6_disabled == Some(false) {
@@ -110,6 +111,10 @@ fn look(
     findings.extend(files::check(units));
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
     match problem {
+        Some(Unasked::NoSystemd) => findings.push(Finding::ok(
+            "units",
+            "none, as systemd is not running: see `--listen` in vsock-bridge(8)",
+        )),
         Some(problem) => findings.push(Finding::warn(
             "units",
             format!("cannot be looked at: {problem}"),

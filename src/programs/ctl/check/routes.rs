@@ -52,7 +52,10 @@ fn clash(prefix: Prefix, origin: &Origin, state: &State, is_used: &Use, units: &
         Origin::Option => finding,
         _ => finding
             .run("vsockctl prefix generate --write")
-            .run_all(take_over(units)),
+            .run_all(match is_used.systemd {
+                true => take_over(units),
+                false => Vec::new(),
+            }),
     }
 }
 
@@ -64,8 +67,16 @@ fn route(prefix: Prefix, state: &State, is_used: &Use) -> Finding {
             "route",
             format!("local {prefix} dev lo is missing"),
         )
-        .run(format!("systemctl restart {PREFIX_SERVICE}")),
+        .run(bring_up(is_used)),
         (false, false) => Finding::ok("route", "not needed yet"),
+    }
+}
+
+/// Returns the command that adds route and address, or puts others in the place of those that are there.
+fn bring_up(is_used: &Use) -> String {
+    match is_used.systemd {
+        true => format!("systemctl restart {PREFIX_SERVICE}"),
+        false => "vsockctl prefix up".to_owned(),
     }
 }
 
@@ -74,9 +85,7 @@ fn address(prefix: Prefix, state: &State, own: Option<Ipv6Addr>, is_used: &Use) 
         .addresses
         .iter()
         .find(|address| own.is_none_or(|own| **address == own));
-    let mend = |level, text: String| {
-        Finding::new(level, "address", text).run(format!("systemctl restart {PREFIX_SERVICE}"))
-    };
+    let mend = |level, text: String| Finding::new(level, "address", text).run(bring_up(is_used));
     match (present, own, state.addresses.first()) {
         (Some(address), ..) => Finding::ok("address", format!("{address} is on lo")),
         (None, Some(own), Some(other)) => mend(
@@ -166,6 +175,25 @@ mod tests {
         // Who cannot ask for the CID takes any address of the prefix.
         let findings = check(&old, &USED, None, &[]);
         assert!(findings.iter().all(|finding| finding.level == Level::Ok));
+    }
+
+    #[test]
+    fn without_systemd_nothing_is_done_by_systemctl() {
+        let is_used = Use {
+            systemd: false,
+            ..USED
+        };
+        let missing = with_state(|state| state.has_route = false);
+        let command = "vsockctl prefix up";
+        expect(
+            &faults(&missing, &is_used)[0],
+            "route",
+            Level::Fail,
+            command,
+        );
+        let used = with_state(|state| state.clash = Some("x".into()));
+        let command = "vsockctl prefix generate --write";
+        expect(&faults(&used, &is_used)[0], "clash", Level::Fail, command);
     }
 
     #[test]

@@ -48,13 +48,14 @@ pub(super) fn ipv6(facts: &Facts, is_used: &Use) -> Finding {
     }
 }
 
-/// Checks that the user of the services is there.
-pub(super) fn user(facts: &Facts, is_used: &Use) -> Finding {
+/// Checks that the user of the services is there; without systemd they may have any.
+pub(super) fn user(facts: &Facts, is_used: &Use) -> Option<Finding> {
     if facts.has_user {
-        return Finding::ok("user", format!("{USER} is there"));
+        return Some(Finding::ok("user", format!("{USER} is there")));
     }
     let level = Level::of_fault(is_used.prefix);
-    Finding::new(level, "user", format!("{USER} is missing")).run("systemd-sysusers")
+    let missing = Finding::new(level, "user", format!("{USER} is missing"));
+    is_used.systemd.then(|| missing.run("systemd-sysusers"))
 }
 
 /// Checks that the sandboxes can be made: PrivateUsers= of a service fails where nobody may make a user namespace.
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn a_good_machine_has_no_fault() {
         expect(&ipv6(&GOOD, &USED), "IPv6", Level::Ok, "");
-        expect(&user(&GOOD, &USED), "user", Level::Ok, "");
+        expect(&user(&GOOD, &USED).unwrap(), "user", Level::Ok, "");
     }
 
     #[test]
@@ -117,8 +118,14 @@ mod tests {
             ..GOOD
         };
         let command = "systemd-sysusers";
-        expect(&user(&facts, &USED), "user", Level::Fail, command);
-        expect(&user(&facts, &Use::NOTHING), "user", Level::Warn, command);
+        let user = |is_used| user(&facts, &is_used);
+        expect(&user(USED).unwrap(), "user", Level::Fail, command);
+        expect(&user(Use::NOTHING).unwrap(), "user", Level::Warn, command);
+        let without_systemd = Use {
+            systemd: false,
+            ..Use::NOTHING
+        };
+        assert_eq!(user(without_systemd), None);
     }
 
     #[test]

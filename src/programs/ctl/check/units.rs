@@ -1,5 +1,6 @@
 //! What systemd says of our units, and which of them are in use.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -78,6 +79,24 @@ impl Unit {
     }
 }
 
+/// Why the units cannot be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unasked {
+    /// There are none: this is Alpine, a container, an initramfs.
+    NoSystemd,
+    /// What went wrong.
+    Failed(String),
+}
+
+impl fmt::Display for Unasked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unasked::NoSystemd => write!(f, "systemd is not running"),
+            Unasked::Failed(problem) => problem.fmt(f),
+        }
+    }
+}
+
 /// What the units in use need of the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Use {
@@ -95,6 +114,8 @@ pub(crate) struct Use {
     pub route: bool,
     /// An sshd that serves one connection.
     pub sshd: bool,
+    /// systemd is there to be told what to do.
+    pub systemd: bool,
 }
 
 impl Use {
@@ -126,14 +147,20 @@ impl Use {
                 || active("vsock-bridge-any", ".socket")
                 || active("vsock-bridge@", ".service"),
             sshd,
+            systemd: true,
         }
     }
 }
 
-/// Asks systemd for all our loaded units; the error says why it cannot be asked.
-pub(crate) fn gather() -> Result<Vec<Unit>, String> {
-    if !libsystemd::daemon::booted() {
-        return Err("systemd is not running".to_owned());
+/// Returns whether systemd has booted this machine.
+pub(crate) fn has_systemd() -> bool {
+    libsystemd::daemon::booted()
+}
+
+/// Asks systemd for all our loaded units.
+pub(crate) fn gather() -> Result<Vec<Unit>, Unasked> {
+    if !has_systemd() {
+        return Err(Unasked::NoSystemd);
     }
     let output = Command::new("systemctl")
         .args(["show", "--all", "--no-pager", "--property", PROPERTIES])
@@ -142,10 +169,11 @@ pub(crate) fn gather() -> Result<Vec<Unit>, String> {
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()
-        .map_err(|error| format!("systemctl cannot be run: {error}"))?;
+        .map_err(|error| Unasked::Failed(format!("systemctl cannot be run: {error}")))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("systemctl failed: {}", said.trim()));
+        let problem = format!("systemctl failed: {}", said.trim());
+        return Err(Unasked::Failed(problem));
     }
     Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }
@@ -223,6 +251,7 @@ pub(crate) mod tests {
             ipv6: false,
             route: false,
             sshd: false,
+            systemd: true,
         };
     }
 
