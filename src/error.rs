@@ -193,6 +193,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A bridge that was asked for by its name.
+    #[error("no bridge is named {name}; `vsockctl list` shows all that run or wait")]
+    NoBridge {
+        /// The name, without suffix.
+        name: String,
+    },
     /// A bridge that does not tell what it does.
     #[error("cannot look at a bridge through {}{hint}", path.display())]
     Control {

@@ -6,6 +6,11 @@ _vsock_machines() {
     echo local
 }
 
+# Those that systemd knows.
+_vsock_bridges() {
+    systemctl list-units --all --plain --no-legend 'vsock-bridge*.socket' 2>/dev/null | sed 's/\.socket .*//'
+}
+
 # Sets current, and words to what stands before it. A colon separates words in bash, but not in addresses.
 _vsock_split() {
     local line=${COMP_LINE:0:COMP_POINT}
@@ -30,7 +35,7 @@ _vsockctl() {
     ' hosts') choices='--write --remove --resolved' ;;
     ' rules') choices='--load --unload' ;;
     ' check') choices='--json' ;;
-    ' list') choices='--json --watch' ;;
+    ' list'*) choices="--json --no-legend --watch $(_vsock_bridges)" ;;
     ' metrics') choices='--openmetrics --http' ;;
     ' machines') choices='--json --no-legend' ;;
     ' help') choices='addr cid prefix hosts rules check list machines metrics' ;;

@@ -9,6 +9,11 @@ function __vsockctl_machines
     echo local
 end
 
+# Those that systemd knows.
+function __vsockctl_bridges
+    systemctl list-units --all --plain --no-legend 'vsock-bridge*.socket' 2>/dev/null | string replace --regex '\.socket .*' ''
+end
+
 complete -c vsockctl -f
 complete -c vsockctl -l prefix -x -d 'The /64 that maps CIDs to addresses'
 complete -c vsockctl -l names -x -d 'Names of machines'
@@ -38,7 +43,9 @@ complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l load -d 'Load the
 complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l unload -d 'Remove them'
 complete -c vsockctl -n '__fish_seen_subcommand_from check' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l json -d 'As JSON'
+complete -c vsockctl -n '__fish_seen_subcommand_from list' -l no-legend -d 'Without titles'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again each second'
+complete -c vsockctl -n '__fish_seen_subcommand_from list' -a '(__vsockctl_bridges)'
 complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l openmetrics -d 'In the format of OpenMetrics'
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l no-legend -d 'Without titles'

@@ -29,10 +29,6 @@ pub fn parse_or<A: Parser>(complain: impl FnOnce(&str)) -> Result<A, ExitCode> {
             // Who does not read to the end has seen enough.
             _ => ExitCode::SUCCESS,
         },
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
-            eprint!("{error}");
-            ExitCode::from(USAGE)
-        }
         _ => {
             complain(&one_line(&error.to_string()));
             ExitCode::from(USAGE)

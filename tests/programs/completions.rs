@@ -65,7 +65,7 @@ fn offered(program: &str) -> BTreeSet<String> {
         let help = help(program, &path);
         let lines = help.lines().map(str::trim_start);
         let options = lines.filter(|line| line.starts_with('-'));
-        let words = options.flat_map(|line| line.split([' ', ',', '.']).map(str::to_owned));
+        let words = options.flat_map(|line| line.split([' ', ',', '.', '[']).map(str::to_owned));
         offered.extend(words.filter(|word| word.starts_with("--")));
         for name in subcommands(&help) {
             offered.insert(name.clone());

@@ -305,16 +305,11 @@ fn wrong_command_lines_exit_2() {
 }
 
 #[test]
-fn a_subcommand_is_missing_the_usage_is_shown_and_exits_2() {
-    for arguments in [&[][..], &["prefix"]] {
-        // With settings in the environment something is not missing, to the parser of options.
-        let mut vsockctl = command(ours("vsockctl"));
-        vsockctl.args(arguments);
-        let finished = finish(vsockctl);
-        assert_eq!((finished.code, &*finished.stdout), (2, ""), "{finished:#?}");
-        let has = |word| finished.stderr.iter().any(|line| line.contains(word));
-        assert!(has("Usage: vsockctl") && has("--help"), "{finished:#?}");
-    }
+fn prefix_without_a_command_shows_it() {
+    let [shown, said] = [&["prefix"][..], &["prefix", "show"]]
+        .map(|words| vsockctl(&[&["--prefix", PREFIX], words].concat()));
+    assert_eq!((shown.code, &*shown.stdout), (0, "fd00:1:2:3::/64\n"));
+    assert_eq!(shown.stderr, said.stderr);
 }
 
 #[test]

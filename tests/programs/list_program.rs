@@ -173,7 +173,7 @@ fn watch_prints_again_with_an_empty_line_between_until_the_reader_goes() {
     let Some(run) = own_run() else { return };
     let served = serve(&run, "b@1");
     let mut watch = run.command(ours("vsockctl"));
-    watch.args(["list", "--watch"]).stdout(Stdio::piped());
+    watch.args(["list", "--watch=100ms"]).stdout(Stdio::piped());
     let mut watch = Program::start(watch);
     let mut lines = BufReader::new(watch.stdout()).lines().map(Result::unwrap);
     let picture = |lines: &mut dyn Iterator<Item = String>| {
@@ -276,9 +276,71 @@ fn watch_draws_over_the_last_picture_on_a_terminal_and_leaves_it_clean_when_inte
 }
 
 #[test]
+fn bridges_that_are_named_are_shown_and_no_others_are_asked() {
+    let Some(run) = own_run() else { return };
+    let _bridges = [serve(&run, "a@1"), serve(&run, "a@2"), serve(&run, "b@1")];
+    // Would answer after five seconds, and be a line.
+    let _hangs = UnixListener::bind(run.service("hangs@3").join("control")).unwrap();
+    for (units, expected) in [
+        (&["a@1"][..], &["a@1"][..]),
+        (&["a@1.service", "b@1.socket"], &["a@1", "b@1"]),
+        (&["a@*"], &["a@1", "a@2"]),
+        (&["?@[1]", "a@2"], &["a@1", "a@2", "b@1"]),
+        (&["x*", "a@1"], &["a@1"]),
+    ] {
+        let text = expect_output(vsockctl(&run, &[&["list", "--json"], units].concat()));
+        let found: Value = serde_json::from_str(&text).unwrap();
+        let names: Vec<&str> = (found.as_array().unwrap().iter())
+            .map(|bridge| bridge["bridge"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, expected, "{units:?}");
+    }
+    let text = expect_output(vsockctl(&run, &["list", "--no-legend", "a@1"]));
+    let first: Vec<&str> = text.lines().map(|line| words(line)[0]).take(1).collect();
+    assert_eq!(first, ["a@1"], "{text}");
+    assert!(!text.contains("BRIDGE") && !text.contains("PEER"), "{text}");
+}
+
+#[test]
+fn a_bridge_that_is_named_and_not_there_is_a_line_and_exits_1() {
+    let Some(run) = own_run() else { return };
+    let _bridge = serve(&run, "a@1");
+    let finished = vsockctl(&run, &["list", "a@1", "a@2.socket"]);
+    assert!(finished.stdout.contains("a@1"), "{finished:#?}");
+    let said = ["vsockctl: no bridge is named a@2; `vsockctl list` shows all that run or wait"];
+    assert_eq!(
+        (finished.code, &*finished.stderr),
+        (1, &said.map(str::to_owned)[..])
+    );
+    // A pattern may fit none.
+    let finished = vsockctl(&run, &["list", "b@*"]);
+    assert_eq!((finished.code, &*finished.stdout), (0, ""), "{finished:#?}");
+    assert!(
+        finished.stderr[0].contains("no bridge matches"),
+        "{finished:#?}"
+    );
+}
+
+#[test]
+fn without_a_command_the_list_is_shown() {
+    let Some(run) = own_run() else { return };
+    let _bridge = serve(&run, "a@1");
+    let listed = expect_output(vsockctl(&run, &["list", "--json"]));
+    assert!(listed.contains("a@1"));
+    let shown = expect_output(vsockctl(&run, &[]));
+    assert!(
+        shown.starts_with("BRIDGE") && shown.contains("a@1"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn wrong_command_lines_exit_2() {
     for arguments in [
-        &["list", "x"][..],
+        &["list", "a/b"][..],
+        &["list", "vsock-bridge@["],
+        &["list", "--watch=0"],
+        &["list", "--watch=x"],
         &["list", "--nonsense"],
         &["metrics", "--json"],
     ] {

@@ -100,7 +100,10 @@ fn json_and_lines_without_titles_have_the_same() {
     let finished = machines(&machine, &["--no-legend"]);
     expect_table(
         &finished,
-        &["db   -  shut off  libvirt", "web  7  running   libvirt"],
+        &[
+            "db      -  shut off  libvirt",
+            "web     7  running   libvirt",
+        ],
     );
     let found: Value = serde_json::from_str(&machines(&machine, &["--json"]).stdout).unwrap();
     assert_eq!(

@@ -336,7 +336,7 @@ fn options(help: &str) -> Vec<(String, String)> {
         let is_option = text.starts_with('-') && line.len() - text.len() <= OPTION_INDENT_MAX;
         if is_option {
             let long = text
-                .split([' ', ','])
+                .split([' ', ',', '['])
                 .find_map(|word| word.strip_prefix("--"))
                 .unwrap_or_else(|| panic!("no long option in {line:?}"));
             options.push((long.trim_end_matches('.').to_owned(), String::new()));

@@ -15,6 +15,7 @@ use nix::sys::socket::AddressFamily;
 use super::bridge::{Activity, Bridge};
 use super::check::units;
 use super::sockets;
+use super::wanted::{self, is_wanted};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::relay::inspection::{SOCKET_NAME, Snapshot};
@@ -53,24 +54,39 @@ impl Survey {
         self.bridges.is_empty() && self.unread.is_empty()
     }
 
-    /// Logs which bridges could not be asked.
-    ///
-    /// Errors: the last one's, which is for the caller to log.
-    pub(super) fn complain(self) -> Result<()> {
-        let mut errors: Vec<Error> = self.unread.into_iter().map(|unread| unread.error).collect();
-        let last = errors.pop();
-        for error in errors {
-            log::error!("{}", error.report());
-        }
-        last.map_or(Ok(()), Err)
+    /// Returns what is wrong: bridges that are not there, or could not be asked.
+    pub(super) fn errors(self, units: &[wanted::Unit]) -> Vec<Error> {
+        let names = self.bridges.iter().map(|bridge| &*bridge.name);
+        let names: Vec<&str> = names
+            .chain(self.unread.iter().map(|unread| &*unread.name))
+            .collect();
+        let missing = wanted::missing(units, &names).into_iter();
+        let missing = missing.map(|name| Error::NoBridge {
+            name: name.to_owned(),
+        });
+        let missing: Vec<Error> = missing.collect();
+        let unread = self.unread.into_iter().map(|unread| unread.error);
+        missing.into_iter().chain(unread).collect()
     }
 }
 
-/// Asks all bridges at once.
+/// Logs what is wrong.
+///
+/// Errors: the last one, which is for the caller to log.
+pub(super) fn complain(mut errors: Vec<Error>) -> Result<()> {
+    let last = errors.pop();
+    for error in errors {
+        log::error!("{}", error.report());
+    }
+    last.map_or(Ok(()), Err)
+}
+
+/// Asks the bridges that are meant, all at once; without `units`, all of them.
 ///
 /// Errors: [`Error::Control`] when not even their folder can be read.
-pub(super) fn survey() -> Result<Survey> {
-    let names = names()?;
+pub(super) fn survey(units: &[wanted::Unit]) -> Result<Survey> {
+    let mut names = names()?;
+    names.retain(|name| is_wanted(units, name));
     let answers = answers(&names);
     let mut survey = Survey::default();
     for (name, answer) in names.into_iter().zip(answers) {
@@ -88,7 +104,7 @@ pub(super) fn survey() -> Result<Survey> {
             }),
         }
     }
-    add_silent(&mut survey);
+    add_silent(&mut survey, units);
     Ok(survey)
 }
 
@@ -117,12 +133,14 @@ fn answers(names: &[String]) -> Vec<io::Result<Snapshot>> {
 }
 
 /// Adds those that only systemd knows of, where it can be asked.
-fn add_silent(survey: &mut Survey) {
+fn add_silent(survey: &mut Survey, wanted: &[wanted::Unit]) {
     let units = units::gather().unwrap_or_else(|problem| {
         log::debug!("bridges that wait are not shown: {problem}");
         Vec::new()
     });
-    for bridge in sockets::bridges(&units) {
+    let mut silent = sockets::bridges(&units);
+    silent.retain(|bridge| is_wanted(wanted, &bridge.name));
+    for bridge in silent {
         // systemd knows better: another process is about to start.
         (survey.unread).retain(|unread| unread.name != bridge.name || !is_gone(unread));
         let running = survey.bridges.iter().map(|bridge| &bridge.name);

@@ -5,64 +5,82 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::bridges::{Survey, survey};
+use super::bridges::{Survey, complain, survey};
 use super::check::units;
 use super::output;
 use super::overview::overview;
 use super::picture;
-use crate::error::Result;
+use super::wanted;
+use crate::error::{Error, Result};
+use crate::programs::options::parse_positive;
 
 /// How often `--watch` looks.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: &str = "1s";
 const NO_BRIDGES: &str =
     "no bridge is there; `systemctl start vsock-bridge@445.socket` starts the one of port 445";
 /// Where systemd makes no folder for the control socket of a bridge.
 const NO_BRIDGES_WITHOUT_SYSTEMD: &str = "no bridge is there that has a folder below /run/vsock-bridge as RUNTIME_DIRECTORY; \
      see `--listen` in vsock-bridge(8)";
+const NONE_MATCHES: &str = "no bridge matches; `vsockctl list` shows all that run or wait";
 
-/// How the bridges are shown.
-#[derive(Debug, Args)]
+/// Which bridges are shown, and how.
+#[derive(Debug, Default, Args)]
 pub(crate) struct Arguments {
+    /// Bridges to show, such as vsock-bridge@445 or 'vsock-bridge@*' [default: all]
+    #[arg(value_name = "UNIT")]
+    units: Vec<wanted::Unit>,
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// Again each second, until interrupted
+    /// Without the titles of the columns
     #[arg(long)]
-    watch: bool,
+    no_legend: bool,
+    /// Again each second, or after that time, until interrupted
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = INTERVAL,
+        value_parser = parse_positive
+    )]
+    watch: Option<Duration>,
 }
 
 /// Prints the bridges.
 ///
-/// Errors: one could not be asked, after the others are printed; or nothing can be written.
+/// Errors: one is not there or could not be asked, after the others are printed; or nothing can be written.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    if arguments.watch {
-        return watch(arguments);
+    if let Some(interval) = arguments.watch {
+        return watch(arguments, interval);
     }
-    let survey = survey()?;
+    let survey = survey(&arguments.units)?;
     let is_read = output::print(&text(arguments, &survey)?)?;
-    if is_read && !arguments.json && survey.is_empty() {
-        log::info!("{}", no_bridges());
+    let is_empty = survey.is_empty();
+    let errors = survey.errors(&arguments.units);
+    if is_read && !arguments.json && is_empty && errors.is_empty() {
+        log::info!("{}", nothing(arguments));
     }
-    survey.complain()
+    complain(errors)
 }
 
 /// Prints again and again, until nobody reads it: in place on a terminal, else one below the other.
-fn watch(arguments: &Arguments) -> Result<()> {
+fn watch(arguments: &Arguments, interval: Duration) -> Result<()> {
     if output::terminal().is_some() {
         picture::begin()?;
     }
     let mut gap = "";
     loop {
-        let survey = survey()?;
+        let survey = survey(&arguments.units)?;
         let text = text(arguments, &survey)?;
         let is_read = match output::terminal() {
             Some((_, height)) => {
-                let text = format!("{}{}", output::suited(&text), notes(&survey));
+                let text = format!("{}{}", output::suited(&text), notes(arguments, survey));
                 picture::draw(&text, height)?
             }
             None => {
                 let is_read = output::print(&format!("{gap}{text}"))?;
-                if let Err(error) = survey.complain() {
+                if let Err(error) = complain(survey.errors(&arguments.units)) {
                     log::error!("{}", error.report());
                 }
                 is_read
@@ -73,35 +91,35 @@ fn watch(arguments: &Arguments) -> Result<()> {
         }
         gap = "\n";
         // It is time itself that is waited for.
-        thread::sleep(INTERVAL);
+        thread::sleep(interval);
     }
 }
 
 /// What would go to stderr, where it stands below the picture instead.
-fn notes(survey: &Survey) -> String {
-    let mut notes = String::new();
-    for unread in &survey.unread {
-        notes += &format!("{}\n", unread.error.report());
+fn notes(arguments: &Arguments, survey: Survey) -> String {
+    let is_empty = survey.is_empty();
+    let errors = survey.errors(&arguments.units);
+    if is_empty && errors.is_empty() {
+        return nothing(arguments).to_owned();
     }
-    if survey.is_empty() {
-        notes += no_bridges();
-    }
-    notes
+    let line = |error: &Error| format!("{}\n", error.report());
+    errors.iter().map(line).collect()
 }
 
-fn no_bridges() -> &'static str {
-    match units::has_systemd() {
-        true => NO_BRIDGES,
-        false => NO_BRIDGES_WITHOUT_SYSTEMD,
+fn nothing(arguments: &Arguments) -> &'static str {
+    match arguments.units[..] {
+        [] if units::has_systemd() => NO_BRIDGES,
+        [] => NO_BRIDGES_WITHOUT_SYSTEMD,
+        _ => NONE_MATCHES,
     }
 }
 
 fn text(arguments: &Arguments, survey: &Survey) -> Result<String> {
-    let terminal = output::terminal();
-    if !arguments.json {
-        return Ok(overview(&survey.bridges, terminal.map(|(width, _)| width)));
+    if arguments.json {
+        return output::json(&survey.bridges);
     }
-    output::json(&survey.bridges)
+    let width = output::terminal().map(|(width, _)| width);
+    Ok(overview(&survey.bridges, width, !arguments.no_legend))
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::bridges::complain;
 use super::output;
-use super::table::{Cell, Column, lines};
+use super::table::{self, Cell, Column};
 use crate::config_file;
 use crate::error::{Error, Result};
 use crate::managers::{Answer, Managed, Manager};
@@ -69,11 +70,7 @@ pub(super) fn run(arguments: &Arguments, given: Option<&GivenNames>) -> Result<(
     if is_read && !arguments.json && machines.is_empty() && errors.is_empty() {
         log::info!("{NO_MACHINES}");
     }
-    let last = errors.pop();
-    for error in errors {
-        log::error!("{}", error.report());
-    }
-    last.map_or(Ok(()), Err)
+    complain(errors)
 }
 
 /// Asks each in a thread of its own, so that one which does not answer delays no other.
@@ -171,7 +168,7 @@ fn table(machines: &[Known], has_titles: bool) -> String {
         ]
     };
     let rows: Vec<_> = machines.iter().map(row).collect();
-    lines(&columns, &rows, "", None, has_titles)
+    table::table(&columns, &rows, "", None, has_titles)
         .iter()
         .map(|line| format!("{line}\n"))
         .collect()

@@ -10,7 +10,7 @@ mod http;
 
 use clap::Args;
 
-use super::bridges::survey;
+use super::bridges::{complain, survey};
 use super::output;
 use crate::error::Result;
 use families::families;
@@ -39,9 +39,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         true => Format::OpenMetrics,
         false => Format::Text,
     };
-    let survey = survey()?;
+    let survey = survey(&[])?;
     output::write(&format.text(&families(&survey)))?;
-    survey.complain()
+    complain(survey.errors(&[]))
 }
 
 /// Reads bytes as an HTTP request that comes in parts; for the fuzzers.

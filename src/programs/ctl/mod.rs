@@ -15,6 +15,7 @@ mod rules;
 mod sockets;
 mod table;
 mod text_file;
+mod wanted;
 mod watch;
 
 use std::fs::File;
@@ -37,9 +38,9 @@ use crate::vsock::Cid;
 #[derive(Debug, Parser)]
 #[command(name = "vsockctl", version, max_term_width = 100)]
 pub struct Arguments {
-    /// What to do
+    /// What to do [default: list]
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
     /// The machines.
     #[command(flatten)]
     machines: Machines,
@@ -66,9 +67,9 @@ pub(crate) enum Command {
     },
     /// Show, choose or activate the prefix
     Prefix {
-        /// What to do with it
+        /// What to do with it [default: show]
         #[command(subcommand)]
-        command: PrefixCommand,
+        command: Option<PrefixCommand>,
     },
     /// Print or write names of machines for /etc/hosts, or for systemd-resolved
     Hosts(hosts::Arguments),
@@ -113,7 +114,10 @@ pub(crate) enum PrefixCommand {
 /// Carries out the subcommand and gives what it prints.
 pub fn run(arguments: Arguments) -> Result<String> {
     let prefix = || this_machine::prefix(arguments.machines.prefix, Path::new("/"));
-    match arguments.command {
+    let command = arguments
+        .command
+        .unwrap_or(Command::List(list::Arguments::default()));
+    match command {
         Command::Addr { machine } => {
             let cid = self::machine(&machine, &arguments.machines)?;
             Ok(format!("{}\n", prefix()?.0.address(cid)))
@@ -123,27 +127,27 @@ pub fn run(arguments: Arguments) -> Result<String> {
             Ok(format!("{cid}\n"))
         }
         Command::Prefix {
-            command: PrefixCommand::Generate { write },
+            command: Some(PrefixCommand::Generate { write }),
         } => generate(write),
         Command::Prefix {
-            command: PrefixCommand::Show,
+            command: None | Some(PrefixCommand::Show),
         } => {
             let (prefix, origin) = prefix()?;
             log::info!("{origin}");
             Ok(format!("{prefix}\n"))
         }
         Command::Prefix {
-            command: PrefixCommand::Up,
+            command: Some(PrefixCommand::Up),
         } => {
             let (prefix, origin) = prefix()?;
             log::info!("adding the local route of {prefix}, {origin}");
             route::up(prefix).map(|()| String::new())
         }
         Command::Prefix {
-            command: PrefixCommand::Down,
+            command: Some(PrefixCommand::Down),
         } => route::down().map(|()| String::new()),
         Command::Prefix {
-            command: PrefixCommand::Watch,
+            command: Some(PrefixCommand::Watch),
         } => watch::run(prefix()?.0).map(|()| String::new()),
         Command::Hosts(what) => hosts::run(&what, || {
             let names = match &arguments.machines.names {

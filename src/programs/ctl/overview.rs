@@ -18,8 +18,8 @@ const CHANGING: Style = AnsiColor::Yellow.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 const QUIET: Style = Style::new().dimmed();
 
-/// A line for each bridge, then the connections of each that has some.
-pub(super) fn overview(bridges: &[Bridge], width: Option<usize>) -> String {
+/// A line for each bridge, then the connections of each that has some; below titles if there are to be any.
+pub(super) fn overview(bridges: &[Bridge], width: Option<usize>, has_titles: bool) -> String {
     if bridges.is_empty() {
         return String::new();
     }
@@ -37,10 +37,10 @@ pub(super) fn overview(bridges: &[Bridge], width: Option<usize>) -> String {
     let rows: Vec<_> = (bridges.iter())
         .map(|one| bridge(one, columns.len()))
         .collect();
-    let mut lines = table(&columns, &rows, "", width);
+    let mut lines = table(&columns, &rows, "", width, has_titles);
     for bridge in bridges {
         if let Activity::Running(snapshot) = &bridge.activity {
-            lines.extend(connections(&bridge.name, snapshot, width));
+            lines.extend(connections(&bridge.name, snapshot, width, has_titles));
         }
     }
     lines.iter().map(|line| format!("{line}\n")).collect()
@@ -92,7 +92,12 @@ fn trouble(count: u64) -> Cell {
     Cell::new(count).style(style)
 }
 
-fn connections(name: &str, snapshot: &Snapshot, width: Option<usize>) -> Vec<String> {
+fn connections(
+    name: &str,
+    snapshot: &Snapshot,
+    width: Option<usize>,
+    has_titles: bool,
+) -> Vec<String> {
     let Snapshot {
         connections,
         target,
@@ -118,7 +123,7 @@ fn connections(name: &str, snapshot: &Snapshot, width: Option<usize>) -> Vec<Str
     let rows: Vec<_> = connections.iter().map(connection).collect();
     let bold = Style::new().bold();
     let heading = [String::new(), format!("{bold}{name}{bold:#}")];
-    let table = table(&columns, &rows, "  ", width);
+    let table = table(&columns, &rows, "  ", width, has_titles);
     heading.into_iter().chain(table).collect()
 }
 
@@ -175,14 +180,23 @@ vsock-bridge@445
   vsock:3:1026  [::1]:445  half-closed    0B  4.0K  3m 20s  2m 1s
   [::1]:50000   [::1]:445  connecting     0B    0B      1s     1s
 ";
-        assert_eq!(plain(&overview(&example(), None)), expected);
+        assert_eq!(plain(&overview(&example(), None, true)), expected);
+    }
+
+    #[test]
+    fn without_titles_every_line_is_a_bridge_or_a_connection() {
+        let titled = plain(&overview(&example(), None, true));
+        let rows = titled
+            .lines()
+            .filter(|line| !line.contains("LISTENER") && !line.contains("PEER "));
+        assert!(plain(&overview(&example(), None, false)).lines().eq(rows));
     }
 
     #[test]
     fn a_narrow_terminal_gets_no_totals() {
-        let wide = overview(&example(), Some(96));
-        assert_eq!(plain(&wide), plain(&overview(&example(), None)));
-        let narrow = plain(&overview(&example(), Some(62)));
+        let wide = overview(&example(), Some(96), true);
+        assert_eq!(plain(&wide), plain(&overview(&example(), None, true)));
+        let narrow = plain(&overview(&example(), Some(62), true));
         assert!(
             narrow.starts_with("BRIDGE                 STATE    LISTENER       TARGET     OPEN\n")
         );
@@ -195,12 +209,12 @@ vsock-bridge@445
         if let Activity::Running(snapshot) = &mut bridges[1].activity {
             snapshot.connections[0].target = "vsock:3:80".to_owned();
         }
-        assert!(overview(&bridges, Some(10)).contains("vsock:3:80"));
+        assert!(overview(&bridges, Some(10), true).contains("vsock:3:80"));
     }
 
     #[test]
     fn what_differs_from_the_usual_has_a_colour() {
-        let text = overview(&example(), None);
+        let text = overview(&example(), None, true);
         for part in [
             "\x1b[32mserving\x1b",
             "\x1b[33mhalf-closed\x1b",

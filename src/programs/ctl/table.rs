@@ -72,18 +72,9 @@ impl Column {
     }
 }
 
-/// Returns one line for the titles and one for each row, each behind `indent`; `width` is that of the terminal.
+/// Returns a line for the titles, if there are to be any, and one for each row, each behind `indent`; `width` is that of the
+/// terminal.
 pub(super) fn table(
-    columns: &[Column],
-    rows: &[Vec<Cell>],
-    indent: &str,
-    width: Option<usize>,
-) -> Vec<String> {
-    lines(columns, rows, indent, width, true)
-}
-
-/// Returns the lines of [`table`], with titles or without.
-pub(super) fn lines(
     columns: &[Column],
     rows: &[Vec<Cell>],
     indent: &str,
@@ -91,12 +82,9 @@ pub(super) fn lines(
     has_titles: bool,
 ) -> Vec<String> {
     let title = |column: &Column| Cell::new(column.title).style(Style::new().bold());
-    let titles: Vec<Vec<Cell>> = match has_titles {
-        true => vec![columns.iter().map(title).collect()],
-        false => Vec::new(),
-    };
+    let titles: Vec<Cell> = columns.iter().map(title).collect();
     let widest = |index: usize| {
-        let cells = rows.iter().chain(&titles).map(|row| row[index].width());
+        let cells = rows.iter().chain([&titles]).map(|row| row[index].width());
         cells.max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns.len()).map(widest).collect();
@@ -108,7 +96,8 @@ pub(super) fn lines(
         let text = cells.collect::<Vec<_>>().join(GAP);
         format!("{indent}{}", text.trim_end())
     };
-    titles.iter().chain(rows).map(line).collect()
+    let titles = has_titles.then_some(&titles);
+    titles.into_iter().chain(rows).map(line).collect()
 }
 
 /// Leaves optional columns out, the last one first, until the others fit.
@@ -149,7 +138,7 @@ mod tests {
         let row = |row: &[&str; 3]| row.iter().map(Cell::new).collect();
         let rows: Vec<Vec<Cell>> = rows.iter().map(row).collect();
         let plain = |line: &String| anstream::adapter::strip_str(line).to_string();
-        table(&COLUMNS, &rows, indent, width)
+        table(&COLUMNS, &rows, indent, width, true)
             .iter()
             .map(plain)
             .collect()
@@ -162,7 +151,7 @@ mod tests {
             vec![Cell::new("a").style(red), Cell::new(7), Cell::new("x")],
             vec![Cell::new("long"), Cell::new(1000), Cell::new("y")],
         ];
-        let table = table(&COLUMNS, &rows, "", None).join("\n");
+        let table = table(&COLUMNS, &rows, "", None, true).join("\n");
         assert!(table.contains("\x1b[31ma\x1b[0m     "), "{table:?}");
         let plain = anstream::adapter::strip_str(&table).to_string();
         assert_eq!(plain, "NAME     N  END\na        7  x\nlong  1000  y");
