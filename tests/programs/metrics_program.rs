@@ -165,3 +165,26 @@ fn the_manual_lists_each_metric_with_its_type_its_labels_and_their_values() {
         .collect();
     assert_eq!(told(), printed);
 }
+
+/// Returns the names of metrics in a file of docs/monitoring.
+fn named(file: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("docs/monitoring").join(file)).unwrap();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names = words.filter(|word| word.starts_with("vsock_bridge_"));
+    names.map(str::to_owned).collect()
+}
+
+#[test]
+fn rules_and_dashboard_name_only_metrics_that_there_are_and_the_dashboard_all_of_them() {
+    let Some(run) = own_run() else { return };
+    let _served = serve(&run, BRIDGE);
+    let samples = read(&run).0.into_values().flat_map(|family| family.samples);
+    let printed: BTreeSet<String> = samples
+        .map(|(sample, _)| sample.split('{').next().unwrap().to_owned())
+        .collect();
+    let (rules, dashboard) = (named("alerts.yml"), named("dashboard.json"));
+    assert!(rules.len() > 3, "{rules:?}");
+    let unknown: Vec<_> = rules.difference(&printed).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    assert_eq!(dashboard, printed);
+}
