@@ -1,4 +1,4 @@
-//! Tells the socket units the prefix; run by systemd at boot and at daemon-reload.
+//! Tells the socket units the prefix and lists of ports; run by systemd at boot and at daemon-reload.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use clap::Parser;
 use vsock_bridge::logging;
 use vsock_bridge::programs::{command_line, generator};
 
-/// Writes the drop-in that tells vsock-bridge-ipv6@.socket the prefix (systemd.generator(7)).
+/// Writes the drop-ins that tell socket units of bridges the prefix and lists of ports (systemd.generator(7)).
 #[derive(Debug, Parser)]
 #[command(name = "vsock-bridge-generator", version)]
 struct Arguments {

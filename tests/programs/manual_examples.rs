@@ -38,21 +38,31 @@ fn assignments(settings: &Display) -> Vec<(String, String)> {
 fn settings_are_accepted() {
     let mut count = 0;
     for settings in displays().into_iter().filter(Display::is_settings) {
-        let listener = Place::listening(Kind::Tcp6);
-        let mut bridge = Bridge::bare()
-            .listener(&listener)
-            .variable("VSOCK_BRIDGE_TO", "[::1]:1");
-        for (name, value) in assignments(&common_settings())
-            .into_iter()
-            .chain(assignments(&settings))
+        count += 1;
+        let common = assignments(&common_settings());
+        let all = common.into_iter().chain(assignments(&settings));
+        let bridge = Bridge::bare().variable("VSOCK_BRIDGE_TO", "[::1]:1");
+        let bridge = all.fold(bridge, |bridge, (name, value)| {
+            bridge.variable(&name, value)
+        });
+        // Machines come over vsock alone, which there may be none of here.
+        if assignments(&settings)
+            .iter()
+            .any(|(name, value)| name == "VSOCK_BRIDGE_TO" && value.contains('='))
         {
-            bridge = bridge.variable(&name, value);
+            let finished = bridge.arguments(&["--check"]).finish();
+            assert_eq!(
+                (finished.code, &finished.stderr[..]),
+                (0, &[][..]),
+                "{settings:#?}"
+            );
+            continue;
         }
-        let mut bridge = bridge.start();
+        let listener = Place::listening(Kind::Tcp6);
+        let mut bridge = bridge.listener(&listener).start();
         bridge.wait_for_line("bridging");
         let has_warned = bridge.log.iter().any(|line| line.contains("not a setting"));
         assert!(!has_warned, "{settings:#?}: {:#?}", bridge.log);
-        count += 1;
     }
     assert!(count > 5, "{count} files with settings");
 }

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::common::program::ours;
 use vsock_bridge::logging::{self, event};
-use vsock_bridge_values::{names, prefix};
+use vsock_bridge_values::{names, port_list, prefix};
 
 /// The programs with their pages.
 const PROGRAMS: [(&str, &str); 4] = [
@@ -72,7 +72,7 @@ fn each_variable_has_its_item() {
     }
     let text = read("vsock-bridge.conf.5");
     let told: BTreeSet<String> = items(&text).flat_map(variables).collect();
-    for variable in [prefix::VARIABLE, names::VARIABLE] {
+    for variable in [prefix::VARIABLE, names::VARIABLE, port_list::VARIABLE] {
         assert!(told.contains(variable), "vsock-bridge.conf.5: {variable}");
     }
 }
@@ -84,7 +84,7 @@ fn no_page_names_a_variable_that_is_none() {
         .flat_map(|(program, _)| helps(program))
         .flat_map(|help| variables(&help).collect::<Vec<_>>())
         .collect();
-    known.extend([logging::VARIABLE, names::VARIABLE].map(str::to_owned));
+    known.extend([logging::VARIABLE, names::VARIABLE, port_list::VARIABLE].map(str::to_owned));
     known.extend(fields());
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();

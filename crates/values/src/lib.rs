@@ -16,6 +16,7 @@
 //! | [`endpoint`] | every address form |
 //! | [`names`] [`prefix`] | names of machines; CID ↔ address |
 //! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
+//! | [`port_list`] | ports of one bridge |
 //! | [`invalid`] | why a text is not what it should be |
 #![warn(unreachable_pub)]
 
@@ -27,6 +28,7 @@ mod host_names;
 pub mod invalid;
 pub mod listen_list;
 pub mod names;
+pub mod port_list;
 pub mod prefix;
 pub mod replace;
 pub mod target_list;

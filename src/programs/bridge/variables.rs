@@ -21,6 +21,7 @@ use crate::listen;
 use crate::listen_list;
 use crate::logging;
 use crate::names::{self, GivenNames, Machine};
+use crate::port_list::{self, PortList};
 use crate::target_list::TargetList;
 
 /// Begins the name of each of our variables.
@@ -118,6 +119,7 @@ impl Variables {
             let Variable { name, value, place } = variable;
             let problem = match options.get(name) {
                 Some(option) => format!("{name}: {}", wrong_value(option, value)?),
+                None if name == port_list::VARIABLE => wrong_ports(value, place)?,
                 None if value.starts_with(OURS) => {
                     format!("this is a line of a unit; write {value}")
                 }
@@ -228,12 +230,28 @@ fn wrong_value(option: &Arg, value: &str) -> Option<String> {
     })
 }
 
+/// Says what is wrong with a list of ports, which the generator reads in the files of two kinds of instances.
+fn wrong_ports(value: &str, place: &str) -> Option<String> {
+    const NAME: &str = port_list::VARIABLE;
+    let is_read = ["vsock-bridge@", "vsock-bridge-ipv6@"]
+        .iter()
+        .any(|kind| place.starts_with(&format!("{FOLDER}/{kind}")));
+    if place.starts_with(FOLDER) && !is_read {
+        return Some(format!(
+            "{NAME} has no effect here: it is for the file of an instance, such as {FOLDER}/vsock-bridge@8000.conf"
+        ));
+    }
+    let problem = value.parse::<PortList>().err()?;
+    Some(format!("{NAME}: {problem}"))
+}
+
 /// Says that no option has the name, unless it is another's, and which one may be meant.
 fn unknown(name: &str, options: &HashMap<String, Arg>) -> Option<String> {
     if name == logging::VARIABLE {
         return None;
     }
-    let meant = meant(name, options.keys().map(String::as_str));
+    let known = options.keys().map(String::as_str);
+    let meant = meant(name, known.chain([port_list::VARIABLE]));
     if meant.is_none() && !name.starts_with(OURS) {
         return None;
     }

@@ -11,6 +11,7 @@ mod finding;
 mod kernel;
 mod listeners;
 mod names;
+mod port_lists;
 mod ports;
 mod prefix;
 mod routes;
@@ -121,6 +122,7 @@ fn look(
         )),
         None => {
             findings.extend(ports::check(&clashes, units));
+            findings.extend(port_lists::check(units));
             findings.extend(states::check(units, is_explained));
             findings.extend(targets::check(units, &listeners));
             findings.extend(allowed::check(units));

@@ -1,7 +1,9 @@
-//! The body of vsock-bridge-generator: tells the socket units the prefix (systemd.generator(7)).
+//! The body of vsock-bridge-generator: tells the socket units the prefix and lists of ports (systemd.generator(7)).
 //!
 //! It runs before any unit and at each daemon-reload: it must be fast, ask nobody, and never hold up the boot.
-//! Socket units know no variables (`EnvironmentFile=` does not reach `ListenStream=`), hence the drop-in.
+//! Socket units know no variables (`EnvironmentFile=` does not reach `ListenStream=`), hence the drop-ins.
+
+mod ports;
 
 use std::fs;
 use std::path::Path;
@@ -12,22 +14,32 @@ use crate::prefix::Prefix;
 use crate::this_machine;
 use crate::vsock::Cid;
 
-/// The drop-in, below the directory for generated units.
+/// The drop-in with the prefix, below the directory for generated units.
 pub(crate) const DROP_IN: &str = "vsock-bridge-ipv6@.socket.d/50-prefix.conf";
 
-/// Writes the drop-in with the prefix of the machine below `root` into `directory`.
+/// Writes the drop-ins for the machine below `root` into `directory`. What is wrong with a list of ports is logged.
 ///
 /// Errors: no prefix, or [`Unusable::File`](crate::unusable::Unusable::File).
 pub fn run(directory: &Path, root: &Path) -> Result<()> {
-    let (prefix, origin) = this_machine::prefix(None, root)?;
-    let path = directory.join(DROP_IN);
+    let found = this_machine::prefix(None, root);
+    ports::run(
+        directory,
+        root,
+        found.as_ref().ok().map(|(prefix, _)| *prefix),
+    );
+    let (prefix, origin) = found?;
+    write(&directory.join(DROP_IN), &drop_in(prefix, &origin))
+}
+
+/// Writes a drop-in, and makes its folder.
+fn write(path: &Path, text: &str) -> Result<()> {
     let write = || {
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
-        fs::write(&path, drop_in(prefix, &origin))
+        fs::write(path, text)
     };
-    write().map_err(Error::file("write", &path))
+    write().map_err(Error::file("write", path))
 }
 
 fn drop_in(prefix: Prefix, origin: &Origin) -> String {
