@@ -14,9 +14,8 @@
 //! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
 //! | [`listen_list`] | where a bridge listens by itself |
 //! | [`endpoint`] | every address form |
-//! | [`names`] [`prefix`] | names of machines; CID ↔ address |
+//! | [`names`] [`prefix`] [`port_list`] | names of machines; CID ↔ address; ports of one bridge |
 //! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
-//! | [`port_list`] | ports of one bridge |
 //! | [`invalid`] | why a text is not what it should be |
 #![warn(unreachable_pub)]
 

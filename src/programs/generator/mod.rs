@@ -3,13 +3,13 @@
 //! It runs before any unit and at each daemon-reload: it must be fast, ask nobody, and never hold up the boot.
 //! Socket units know no variables (`EnvironmentFile=` does not reach `ListenStream=`), hence the drop-ins.
 
+mod files;
 mod ports;
 
-use std::fs;
 use std::path::Path;
 
 use crate::configured::Origin;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::prefix::Prefix;
 use crate::this_machine;
 use crate::vsock::Cid;
@@ -28,18 +28,7 @@ pub fn run(directory: &Path, root: &Path) -> Result<()> {
         found.as_ref().ok().map(|(prefix, _)| *prefix),
     );
     let (prefix, origin) = found?;
-    write(&directory.join(DROP_IN), &drop_in(prefix, &origin))
-}
-
-/// Writes a drop-in, and makes its folder.
-fn write(path: &Path, text: &str) -> Result<()> {
-    let write = || {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(path, text)
-    };
-    write().map_err(Error::file("write", path))
+    files::write(&directory.join(DROP_IN), &drop_in(prefix, &origin))
 }
 
 fn drop_in(prefix: Prefix, origin: &Origin) -> String {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::write;
+use super::files::write;
 use crate::config_file;
 use crate::configured;
 use crate::error::{Error, Result};
