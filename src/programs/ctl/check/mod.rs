@@ -14,6 +14,7 @@ mod names;
 mod port_lists;
 mod ports;
 mod prefix;
+mod rights;
 mod routes;
 mod sandbox;
 pub(crate) mod settings;
@@ -124,7 +125,7 @@ fn look(
             findings.extend(ports::check(&clashes, units));
             findings.extend(port_lists::check(units));
             findings.extend(states::check(units, is_explained));
-            findings.extend(targets::check(units, &listeners));
+            findings.extend(targets::check(units, &listeners, is_root));
             findings.extend(allowed::check(units));
         }
     }

@@ -1,6 +1,6 @@
 //! Whether the sandbox of a service lets it reach its target, and the drop-in that does.
 //!
-//! What may be wrong beyond it, such as the rights of a socket, is told by whoever tries.
+//! The rights of a socket are looked at elsewhere ([`super::rights`]).
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -110,18 +110,21 @@ pub(super) fn check(id: &str, sandbox: &Sandbox, target: &Endpoint) -> Option<Fi
     if settings.is_empty() {
         return None;
     }
-    let folder = format!("/etc/systemd/system/{id}.d");
     let needed = settings.join(" and ");
     let text = format!("{id} cannot reach {target}: its sandbox needs {needed} in a drop-in");
-    let lines = settings.join("\\n");
-    let write = format!("sh -c \"printf '[Service]\\n{lines}\\n' >'{folder}/50-target.conf'\"");
-    Some(
-        Finding::new(Level::Fail, "target", text)
-            .run(format!("mkdir -p '{folder}'"))
-            .run(write)
-            .run("systemctl daemon-reload")
-            .run(format!("systemctl try-restart '{id}'")),
-    )
+    let finding = Finding::new(Level::Fail, "target", text);
+    Some(finding.run_all(drop_in(id, "50-target.conf", &settings.join("\\n"))))
+}
+
+/// Returns the commands that give a service these lines in a drop-in, and start it again if it runs.
+pub(super) fn drop_in(id: &str, name: &str, lines: &str) -> [String; 4] {
+    let folder = format!("/etc/systemd/system/{id}.d");
+    [
+        format!("mkdir -p '{folder}'"),
+        format!("sh -c \"printf '[Service]\\n{lines}\\n' >'{folder}/{name}'\""),
+        "systemctl daemon-reload".to_owned(),
+        format!("systemctl try-restart '{id}'"),
+    ]
 }
 
 #[cfg(test)]

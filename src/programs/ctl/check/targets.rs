@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::finding::{Finding, Level};
 use super::listeners::Listeners;
+use super::rights;
 use super::sandbox;
 use super::settings::{Setting, services, setting, sockets_of};
 use super::units::Unit;
@@ -17,11 +18,14 @@ use crate::vsock::Cid;
 /// `--to` as an environment variable.
 const VARIABLE: &str = "VSOCK_BRIDGE_TO";
 
-/// Returns a line for each target, on this machine, of a bridge in use.
-pub(super) fn check(units: &[Unit], listeners: &Listeners) -> Vec<Finding> {
+/// Returns a line for each target, on this machine, of a bridge in use. Only root can ask what the user of a service may do.
+pub(super) fn check(units: &[Unit], listeners: &Listeners, is_root: bool) -> Vec<Finding> {
     services(units)
         .flat_map(|service| match target(service) {
-            Ok(Some(target)) => look(service, &target, &sockets_of(service, units), listeners),
+            Ok(Some(target)) => {
+                let look = |endpoint: &Endpoint| look_at(service, endpoint, listeners, is_root);
+                look_at_all(&target, &sockets_of(service, units), look)
+            }
             Ok(None) => Vec::new(),
             Err(error) => vec![Finding::warn("target", error.report())],
         })
@@ -42,20 +46,17 @@ pub(super) fn target(service: &Unit) -> Result<Option<Setting>, Error> {
     setting(service, VARIABLE, " --to")
 }
 
-fn look(
-    service: &Unit,
+fn look_at_all(
     target: &Setting,
     sockets: &[Endpoint],
-    listeners: &Listeners,
+    look: impl Fn(&Endpoint) -> Option<Finding>,
 ) -> Vec<Finding> {
     // What is none has its line with the settings.
     let Ok(list) = target.text.parse::<TargetList>() else {
         return Vec::new();
     };
     match endpoints(&list, sockets) {
-        Ok(endpoints) => (endpoints.iter())
-            .filter_map(|endpoint| look_at(service, endpoint, listeners))
-            .collect(),
+        Ok(endpoints) => endpoints.iter().filter_map(look).collect(),
         Err(error) => {
             let text = format!("{}: {}", target.place, error.report());
             vec![Finding::new(Level::Fail, "target", text)]
@@ -63,9 +64,27 @@ fn look(
     }
 }
 
-fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners) -> Option<Finding> {
+fn look_at(
+    service: &Unit,
+    endpoint: &Endpoint,
+    listeners: &Listeners,
+    is_root: bool,
+) -> Option<Finding> {
     let id = &service.id;
     if let Some(finding) = sandbox::check(id, &service.sandbox, endpoint) {
+        return Some(finding);
+    }
+    let path = match &endpoint {
+        Endpoint::Unix(UnixName::Path(path))
+        | Endpoint::Mux {
+            path: UnixName::Path(path),
+            ..
+        } => Some(path),
+        _ => None,
+    };
+    if let Some(finding) =
+        (path.filter(|_| is_root)).and_then(|path| rights::check(id, &service.identity, path))
+    {
         return Some(finding);
     }
     let is_served = match endpoint {
@@ -78,6 +97,12 @@ fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners) -> Option
         // On another machine, or to be resolved first.
         _ => return None,
     };
+    if is_served && path.is_some() && !is_root {
+        let text = format!(
+            "{endpoint}, of {id}, is listened to; whether {id} may write to it can be looked at by root only"
+        );
+        return Some(Finding::warn("target", text));
+    }
     if is_served {
         return Some(Finding::ok(
             "target",
@@ -152,7 +177,7 @@ mod tests {
     }
 
     fn levels(to: &str) -> Vec<Level> {
-        let findings = check(&units(to), &listeners());
+        let findings = check(&units(to), &listeners(), true);
         findings.iter().map(|finding| finding.level).collect()
     }
 
@@ -168,14 +193,14 @@ mod tests {
         ] {
             assert_eq!(levels(to), [level], "{to}");
         }
-        let text = &check(&units("[::1]:446"), &listeners())[0].text;
+        let text = &check(&units("[::1]:446"), &listeners(), true)[0].text;
         assert!(text.contains("[::1]:446") && text.contains("vsock-bridge@445.conf"));
     }
 
     #[test]
     fn a_mapped_port_is_that_of_the_socket() {
         let mut units = units("[::1]:mapped");
-        let levels = |units: &[Unit]| check(units, &listeners()).pop().map(|f| f.level);
+        let levels = |units: &[Unit]| check(units, &listeners(), true).pop().map(|f| f.level);
         assert_eq!(levels(&units), Some(Level::Fail));
         for (listener, level) in [
             ("/run/vm.vsock_445", Level::Ok),
@@ -197,7 +222,7 @@ mod tests {
         ] {
             let mut units = units(to);
             units[0].listen = vec![listener.into()];
-            let [finding] = &check(&units, &listeners())[..] else {
+            let [finding] = &check(&units, &listeners(), true)[..] else {
                 panic!("{listener} to {to}: not one line")
             };
             assert_eq!(finding.level, Level::Fail, "{finding:?}");
@@ -231,7 +256,7 @@ mod tests {
             file_state: "disabled".into(),
             ..inactive("vsock-bridge@445.socket")
         };
-        assert_eq!(check(&units, &listeners()), []);
+        assert_eq!(check(&units, &listeners(), true), []);
     }
 
     #[test]
@@ -255,12 +280,12 @@ mod tests {
         fs::write(&path, "# c\nVSOCK_BRIDGE_TO=vsock::445\n").unwrap();
         let mut units = units("[::1]:445");
         units[1].environment_files = vec![directory.path().join("missing"), path.clone()];
-        let text = &check(&units, &listeners())[0].text;
+        let text = &check(&units, &listeners(), true)[0].text;
         assert!(
             text.starts_with(&format!("{}:2: ", path.display())),
             "{text}"
         );
         units[1].command = "{ argv[]=/x --to [::1]:446 }".into();
-        assert_eq!(check(&units, &listeners()), []);
+        assert_eq!(check(&units, &listeners(), true), []);
     }
 }

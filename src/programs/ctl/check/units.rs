@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use super::rights::Identity;
 use super::sandbox::Sandbox;
 
 /// Ours, and sshd's of whoever brings them.
@@ -16,7 +17,7 @@ pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
 pub(crate) const METRICS: &str = "vsock-bridge-metrics";
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
-    ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny";
+    User,Group,SupplementaryGroups,ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny";
 
 /// One loaded unit, as `systemctl show` tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(crate) struct Unit {
     pub command: String,
     /// What it says of itself, see STATUS= in sd_notify(3).
     pub status: String,
+    /// As whom it runs.
+    pub identity: Identity,
     /// What keeps it from targets.
     pub sandbox: Sandbox,
     /// RuntimeDirectory=.
@@ -210,6 +213,9 @@ fn unit(block: &str) -> Unit {
             "ExecStart" => unit.command = text,
             "StatusText" => unit.status = text,
             "RuntimeDirectory" => unit.runtime_directory = text,
+            "User" => unit.identity.user = text,
+            "Group" => unit.identity.group = text,
+            "SupplementaryGroups" => unit.identity.groups = text,
             "PrivateUsers" => unit.has_private_users = value == "yes",
             "Environment" => unit.environment = words(value),
             "Listen" => unit.listen.push(first()),
