@@ -68,6 +68,9 @@ pub struct Snapshot {
     /// The same by reason, as above.
     #[serde(default)]
     pub unreachable_by_reason: Reasons,
+    /// The last of them; none where the process before has counted all, and from an older bridge.
+    #[serde(default)]
+    pub last_failure: Option<Failure>,
     /// Bytes that targets took, of connections that are over.
     pub inbound_bytes: u64,
     /// Bytes that peers took, of connections that are over.
@@ -77,6 +80,15 @@ pub struct Snapshot {
     pub connect_times: Option<ConnectTimes>,
     /// Those that are open, oldest first.
     pub connections: Vec<OpenConnection>,
+}
+
+/// A target that could not be reached.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Why, as in the log.
+    pub reason: String,
+    /// Seconds since then.
+    pub age_seconds: f64,
 }
 
 /// One open connection.

@@ -60,6 +60,8 @@ pub(crate) fn connections(count: u64) -> String {
 pub(crate) struct Reporter {
     /// What was counted.
     pub totals: Totals,
+    /// Why the last target that could not be reached was not, and when. The next process begins without.
+    pub last_failure: Option<(String, Moment)>,
     ends: RateLimit,
     refusals: RateLimit,
     failures: RateLimit,
@@ -70,6 +72,7 @@ impl Default for Reporter {
     fn default() -> Reporter {
         Reporter {
             totals: Totals::default(),
+            last_failure: None,
             ends: RateLimit::new(200),
             refusals: RateLimit::new(10),
             failures: RateLimit::new(10),
@@ -153,14 +156,16 @@ impl Reporter {
 
     fn unreachable(&mut self, closed: &Closed, error: &Error, dialer: &Dialer, now: Moment) {
         self.totals.unreachable += 1;
+        let report = error.report();
         if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
-            let (Closed { peer, target, .. }, report) = (closed, error.report());
+            let Closed { peer, target, .. } = closed;
             let mut fields = fields(*peer, target.as_ref(), dialer);
             fields.push(("reason", report.clone()));
             let way = way(peer, target);
             let message = format_args!("{way} closed: {report}{left_out}");
             event::TARGET_UNREACHABLE.log(fields, message);
         }
+        self.last_failure = Some((report, now));
     }
 }
 

@@ -200,6 +200,9 @@ fn what_is_over_is_in_the_totals() {
     assert_eq!((told.served, told.refused, told.unreachable), (1, 1, 1));
     assert_eq!((told.inbound_bytes, told.outbound_bytes), (6, 1));
     assert_eq!(told.connections, []);
+    let last = told.last_failure.unwrap();
+    assert!(last.reason.contains("nothing listens"), "{last:?}");
+    assert!((0.0..600.0).contains(&last.age_seconds), "{last:?}");
     bridge.stop();
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Bridge {
 #[serde(untagged)]
 pub(super) enum Activity {
     /// Its process says so.
-    Running(Snapshot),
+    Running(Box<Snapshot>),
     /// It has no process that tells; systemd says so.
     Silent {
         /// `waiting` for the first peer, `failed`; or why its service cannot be asked: `starting`, `failing`,

@@ -94,7 +94,7 @@ pub(super) fn survey(units: &[wanted::Unit]) -> Result<Survey> {
         match answer {
             Ok(snapshot) => survey.bridges.push(Bridge {
                 name,
-                activity: Activity::Running(snapshot),
+                activity: Activity::Running(Box::new(snapshot)),
             }),
             // The process is about to listen, or has left.
             Err(source) if source.kind() == ErrorKind::NotFound => {}
@@ -115,6 +115,11 @@ fn is_gone(unread: &Unread) -> bool {
         _ => None,
     };
     kind(&unread.error) == Some(ErrorKind::ConnectionRefused)
+}
+
+/// Asks one bridge, by the name of its units without suffix; none if it has no process that answers this user.
+pub(super) fn snapshot(name: &str) -> Option<Snapshot> {
+    ask(&path(name)).ok()
 }
 
 /// Asks each in a thread of its own, so that one which does not answer delays no other.
@@ -238,7 +243,7 @@ fn read_until(stream: &mut UnixStream, until: Moment) -> io::Result<Vec<u8>> {
 pub(super) fn example() -> Vec<Bridge> {
     use crate::relay::connection::Stage;
     use crate::relay::counters::ConnectTimes;
-    use crate::relay::inspection::OpenConnection;
+    use crate::relay::inspection::{Failure, OpenConnection};
 
     let connection = |peer: &str, cid, stage| OpenConnection {
         peer: peer.to_owned(),
@@ -264,6 +269,10 @@ pub(super) fn example() -> Vec<Bridge> {
         refused_by_reason: reasons(&[("max_connections", 0), ("not_allowed", 1)]),
         unreachable: 1,
         unreachable_by_reason: reasons(&[("other", 0), ("refused", 1)]),
+        last_failure: Some(Failure {
+            reason: "cannot connect".to_owned(),
+            age_seconds: 1.5,
+        }),
         inbound_bytes: 1000,
         outbound_bytes: 2000,
         connect_times: Some(ConnectTimes {
@@ -299,6 +308,6 @@ pub(super) fn example() -> Vec<Bridge> {
     };
     vec![
         bridge("vsock-bridge-ipv6@445", waiting),
-        bridge("vsock-bridge@445", Activity::Running(snapshot)),
+        bridge("vsock-bridge@445", Activity::Running(Box::new(snapshot))),
     ]
 }

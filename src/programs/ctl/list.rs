@@ -134,6 +134,7 @@ mod tests {
             r#""target":"[::1]:445","allow_cid":"any","open":3,"served":1204,"refused":2,"#,
             r#""refused_by_reason":{"max_connections":0,"not_allowed":1},"#,
             r#""unreachable":1,"unreachable_by_reason":{"other":0,"refused":1},"#,
+            r#""last_failure":{"reason":"cannot connect","age_seconds":1.5},"#,
             r#""inbound_bytes":1000,"outbound_bytes":2000,"#,
             r#""connect_times":{"count":1206,"sum_seconds":12.5,"buckets":[[0.001,1000],[10.0,1205]]},"#,
             r#""connections":["#,

@@ -4,7 +4,7 @@ use super::{Loop, Mode};
 use crate::clock::Moment;
 use crate::peer::Family;
 use crate::relay::counters;
-use crate::relay::inspection::{Material, Snapshot};
+use crate::relay::inspection::{Failure, Material, Snapshot};
 use crate::stream::Listener;
 
 impl Loop {
@@ -16,7 +16,7 @@ impl Loop {
         };
         if let Some(inspection) = &self.inspection {
             let material = Material {
-                snapshot: self.snapshot(),
+                snapshot: self.snapshot(now),
                 entries: self.worker.entries(),
                 others: self.threads.entries(),
             };
@@ -24,7 +24,7 @@ impl Loop {
         }
     }
 
-    fn snapshot(&self) -> Snapshot {
+    fn snapshot(&self, now: Moment) -> Snapshot {
         let (totals, store) = (self.reporter.totals, self.worker.store());
         Snapshot {
             pid: std::process::id(),
@@ -45,6 +45,10 @@ impl Loop {
             refused_by_reason: counters::refusals(store),
             unreachable: totals.unreachable,
             unreachable_by_reason: counters::failures(store),
+            last_failure: (self.reporter.last_failure.as_ref()).map(|(reason, then)| Failure {
+                reason: reason.clone(),
+                age_seconds: (now - *then).as_secs_f64(),
+            }),
             inbound_bytes: totals.inbound_bytes,
             outbound_bytes: totals.outbound_bytes,
             connect_times: Some(counters::connect_times(store)),

@@ -1,6 +1,8 @@
 //! Whether somebody listens where the bridges connect to, as far as that is on this machine.
 
+use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use super::finding::{Finding, Level};
 use super::listeners::Listeners;
@@ -12,19 +14,28 @@ use crate::connect::Target;
 use crate::connect::circle::Place;
 use crate::endpoint::{ADDRESS_BYTES_MAX, Endpoint, UnixName};
 use crate::error::Error;
+use crate::programs::ctl::bridges;
+use crate::relay::connection::Stage;
+use crate::relay::inspection::{OpenConnection, Snapshot};
 use crate::target_list::TargetList;
 use crate::vsock::Cid;
 
 /// `--to` as an environment variable.
 const VARIABLE: &str = "VSOCK_BRIDGE_TO";
 
-/// Returns a line for each target, on this machine, of a bridge in use. Only root can ask what the user of a service may do.
+/// Returns a line for each target, on this machine, of a bridge in use, and for each bridge that reaches none. Only root can ask what the user of a service may do.
 pub(super) fn check(units: &[Unit], listeners: &Listeners, is_root: bool) -> Vec<Finding> {
     services(units)
         .flat_map(|service| match target(service) {
             Ok(Some(target)) => {
                 let look = |endpoint: &Endpoint| look_at(service, endpoint, listeners, is_root);
-                look_at_all(&target, &sockets_of(service, units), look)
+                let mut findings = look_at_all(&target, &sockets_of(service, units), look);
+                // A fault that was found has its line.
+                let is_well = |finding: &Finding| finding.level == Level::Ok;
+                if findings.iter().all(is_well) {
+                    findings.extend(ask(service).and_then(|said| in_vain(&service.id, &said)));
+                }
+                findings
             }
             Ok(None) => Vec::new(),
             Err(error) => vec![Finding::warn("target", error.report())],
@@ -93,7 +104,12 @@ fn look_at(
         Endpoint::Unix(UnixName::Path(path)) if path.as_os_str().len() > ADDRESS_BYTES_MAX => {
             return None;
         }
-        Endpoint::Unix(name) => listeners.serve_unix(name),
+        Endpoint::Unix(name) => {
+            // As it was bound, which may be another name of the same place, such as /run for /var/run.
+            let real = path.and_then(|path| fs::canonicalize(path).ok());
+            listeners.serve_unix(name)
+                || real.is_some_and(|path| listeners.serve_unix(&UnixName::Path(path)))
+        }
         // On another machine, or to be resolved first.
         _ => return None,
     };
@@ -113,6 +129,29 @@ fn look_at(
         "nobody listens on {endpoint}, where {id} connects to: start that server, or set another \
          {VARIABLE} in {}",
         configuration(id)
+    );
+    Some(Finding::warn("target", text))
+}
+
+fn ask(service: &Unit) -> Option<Snapshot> {
+    (service.is_active()).then(|| bridges::snapshot(service.id.trim_end_matches(".service")))?
+}
+
+/// Returns a line for a bridge that has reached its target for nobody; the next process, which a restart brings, begins anew.
+fn in_vain(id: &str, said: &Snapshot) -> Option<Finding> {
+    let last = said.last_failure.as_ref()?;
+    let is_reached = |connection: &OpenConnection| connection.stage != Stage::Connecting;
+    if said.served > 0 || said.connections.iter().any(is_reached) {
+        return None;
+    }
+    let clients = match said.unreachable {
+        1 => "its only client".to_owned(),
+        count => format!("any of its {count} clients"),
+    };
+    let ago = humantime::format_duration(Duration::from_secs(last.age_seconds as u64));
+    let text = format!(
+        "{id} did not reach {} for {clients}, the last of them {ago} ago: {}",
+        said.target, last.reason
     );
     Some(Finding::warn("target", text))
 }
@@ -152,11 +191,12 @@ fn configuration(service: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
 
     use super::super::listeners::TcpListener;
     use super::super::units::tests::{active, inactive};
     use super::*;
+    use crate::programs::ctl::bridge::Activity;
+    use crate::relay::inspection::Failure;
 
     fn units(to: &str) -> [Unit; 2] {
         let service = Unit {
@@ -257,6 +297,49 @@ mod tests {
             ..inactive("vsock-bridge@445.socket")
         };
         assert_eq!(check(&units, &listeners(), true), []);
+    }
+
+    #[test]
+    fn a_bridge_that_reached_nobody_is_told_with_the_last_reason() {
+        let all = bridges::example();
+        let running = all.iter().find_map(|bridge| match &bridge.activity {
+            Activity::Running(running) => Some(&**running),
+            Activity::Silent { .. } => None,
+        });
+        let running = running.unwrap();
+        let never = Snapshot {
+            served: 0,
+            unreachable: 2,
+            last_failure: Some(Failure {
+                reason: "cannot connect to vsock:4:80: No such device".to_owned(),
+                age_seconds: 65.4,
+            }),
+            connections: Vec::new(),
+            ..running.clone()
+        };
+        let found = in_vain("vsock-bridge@445.service", &never).unwrap();
+        assert_eq!(found.level, Level::Warn);
+        assert_eq!(
+            found.text,
+            "vsock-bridge@445.service did not reach [::1]:445 for any of its 2 clients, the last of them 1m 5s ago: \
+             cannot connect to vsock:4:80: No such device"
+        );
+        for well in [
+            Snapshot {
+                served: 1,
+                ..never.clone()
+            },
+            Snapshot {
+                connections: running.connections.clone(),
+                ..never.clone()
+            },
+            Snapshot {
+                last_failure: None,
+                ..never.clone()
+            },
+        ] {
+            assert_eq!(in_vain("vsock-bridge@445.service", &well), None);
+        }
     }
 
     #[test]
