@@ -11,13 +11,15 @@ use vsock_bridge::programs::{command_line, generator};
 #[derive(Debug, Parser)]
 #[command(name = "vsock-bridge-generator", version)]
 struct Arguments {
-    /// Directory for generated units
+    /// Directory for the drop-in.
     normal: PathBuf,
-    /// Not used
+    /// Not used.
     early: Option<PathBuf>,
-    /// Not used
+    /// Not used.
     late: Option<PathBuf>,
-    /// Read the configuration below this directory
+    /// Read the configuration below this directory.
+    ///
+    /// Every path of the configuration is looked up below this directory.
     #[arg(long, env = "VSOCK_BRIDGE_GENERATOR_ROOT", default_value = "/")]
     root: PathBuf,
 }

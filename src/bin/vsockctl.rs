@@ -7,10 +7,11 @@ use vsock_bridge::programs::command_line;
 use vsock_bridge::programs::ctl::{self, Arguments, output};
 
 fn main() -> ExitCode {
-    let arguments: Arguments = match command_line::parse() {
-        Ok(arguments) => arguments,
-        Err(status) => return status,
-    };
+    let arguments: Arguments =
+        match command_line::parse_or(ctl::command(), |line| eprintln!("{line}")) {
+            Ok(arguments) => arguments,
+            Err(status) => return status,
+        };
     let _log = logging::init("vsockctl", arguments.verbose, arguments.quiet);
     let result = ctl::run(arguments).and_then(|text| output::print(&text));
     match result {

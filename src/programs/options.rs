@@ -22,10 +22,15 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 86400);
 /// Which machine is meant.
 #[derive(Debug, Args)]
 pub(crate) struct Machines {
-    /// The /64 that maps CIDs to addresses [default: from vsock-bridge.conf, credential or machine id]
+    /// The /64 that maps CIDs to addresses.
+    ///
+    /// On this machine the address P::CID, in this IPv6 /64, stands for the machine with that CID. [default: from
+    /// vsock-bridge.conf, credential or machine id]
     #[arg(long, env = prefix::VARIABLE, value_name = "PREFIX", global = true)]
     pub(crate) prefix: Option<Prefix>,
-    /// Names of machines, such as "web=3 db=4" [default: from vsock-bridge.conf]
+    /// Names of machines, such as "web=3 db=4".
+    ///
+    /// They can be used wherever a CID can. [default: from vsock-bridge.conf]
     #[arg(long, env = names::VARIABLE, value_name = "NAMES", global = true)]
     pub(crate) names: Option<GivenNames>,
 }
@@ -66,7 +71,10 @@ pub(crate) fn machine_of_address(text: &str, given: Option<Prefix>) -> Result<Op
 /// What is behind vsock, and behind what stands for it.
 #[derive(Debug, Args)]
 pub(crate) struct Beyond {
-    /// What the monitor behind a vsock-mux socket says when the port has accepted: ok (`OK PORT`) or none
+    /// What a vsock-mux socket answers: ok or none.
+    ///
+    /// What the monitor behind a vsock-mux socket says when the port has accepted: ok is the line `OK PORT`, and none
+    /// is nothing.
     #[arg(
         long,
         env = "VSOCK_BRIDGE_MUX_ANSWER",
@@ -74,7 +82,9 @@ pub(crate) struct Beyond {
         default_value = "ok"
     )]
     pub(crate) mux_answer: mux::Answer,
-    /// Size of the packets into vsock: auto for what the device of this machine takes, infinity or a size
+    /// Size of the packets into vsock.
+    ///
+    /// auto is what the device of this machine takes, infinity is no limit, and a size is such as 28KiB.
     #[arg(
         long,
         env = "VSOCK_BRIDGE_VSOCK_PACKET",

@@ -21,6 +21,7 @@ mod fault_injection;
 mod fuzz_corpus;
 mod generator;
 mod gone_peers;
+mod help;
 mod inspection;
 mod limits;
 mod list_program;

@@ -25,33 +25,46 @@ use crate::stream::{Stream, Tuning};
 use crate::sys;
 
 const AFTER_HELP: &str = "\
-HOST is a CID or name (3, host, web), the same as vsock/3, vsock%3 or 3.vsock, an address of the prefix
-(P::3), machine/NAME (systemd-machined), libvirt/NAME, unix/PATH, vsock-mux/PATH, or a target with its port:
-vsock:3:22, [::1]:22, vsock-mux:/run/vm.vsock:22.
+HOST is a CID or name (3, host, web), the same as vsock/3, vsock%3 or 3.vsock,
+an address of the prefix (P::3), machine/NAME (systemd-machined), libvirt/NAME,
+unix/PATH, vsock-mux/PATH, or a target with its port: vsock:3:22, [::1]:22,
+vsock-mux:/run/vm.vsock:22.
 
-As ProxyCommand of ssh:  vsock-connect --fdpass %h %p   with ProxyUseFdpass yes
-By hand:                 vsock-connect 3 80 </dev/null
+As ProxyCommand of ssh, with ProxyUseFdpass yes:
+    vsock-connect --fdpass %h %p
+By hand:
+    vsock-connect 3 80 </dev/null
 
-Exit status: 0 after a complete connection, 255 when it failed, 2 on a usage error.";
+The exit status is 0 after a complete connection, 255 when it failed, and 2 on
+a usage error.";
 
 /// Connects to a port of a virtual machine, or of any vsock or unix address.
 #[derive(Debug, Parser)]
-#[command(name = "vsock-connect", version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "vsock-connect", version, max_term_width = 100, after_long_help = AFTER_HELP)]
 pub struct Arguments {
-    /// The machine, or a whole address
+    /// The machine, or a whole address.
+    ///
+    /// The forms are listed below.
     host: String,
-    /// Its port [default: 22]
+    /// Its port [default: 22].
     port: Option<String>,
     /// As ssh, scp and nc have it; here it is behind the host.
     #[arg(short = 'p', hide = true, value_name = "PORT")]
     port_of_ssh: Option<String>,
-    /// Pass the connected socket over stdout where it is taken (ProxyUseFdpass of ssh), else relay
+    /// Pass the socket over stdout to ssh.
+    ///
+    /// The connected socket is passed over standard output, as ProxyUseFdpass of ssh wants it. Where nobody takes a
+    /// socket from there, bytes are relayed.
     #[arg(long)]
     fdpass: bool,
-    /// Try again for that long until the machine answers
+    /// Try again for that long until the machine answers.
+    ///
+    /// A machine that does not answer, or refuses, is tried again for that time.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     wait: Duration,
-    /// How long one attempt may take
+    /// How long one attempt may take.
+    ///
+    /// An attempt that has no answer after that time has failed.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_positive)]
     connect_timeout: Duration,
     /// The machines.
@@ -60,10 +73,14 @@ pub struct Arguments {
     /// What is behind vsock, and behind what stands for it.
     #[command(flatten)]
     beyond: Beyond,
-    /// Log more; twice for every event
+    /// Log more; twice for everything.
+    ///
+    /// Given once, it is logged what is done; given twice, each event of the sockets as well.
     #[arg(short, long, action = ArgAction::Count)]
     pub verbose: u8,
-    /// Log less
+    /// Log less; twice for errors only.
+    ///
+    /// Given once, warnings and errors are logged, given twice, errors alone.
     #[arg(short, long, action = ArgAction::Count)]
     pub quiet: u8,
 }

@@ -26,13 +26,20 @@ pub(crate) const END: &str = "# END vsock-bridge";
 /// What is done with the names.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Write them to /etc/hosts, in the place of those that are there
+    /// Write the names to /etc/hosts.
+    ///
+    /// They take the place of those that were written before, and nothing is printed.
     #[arg(long, conflicts_with = "remove")]
     write: bool,
-    /// Remove them from /etc/hosts
+    /// Remove the names from /etc/hosts.
+    ///
+    /// What else is in the file stays.
     #[arg(long)]
     remove: bool,
-    /// Static records of systemd-resolved (261 or newer) instead of /etc/hosts
+    /// Use records of systemd-resolved instead.
+    ///
+    /// Prints, writes or removes static records of systemd-resolved, which 261 and newer read, instead of lines of
+    /// /etc/hosts.
     #[arg(long)]
     resolved: bool,
 }

@@ -26,16 +26,24 @@ const NONE_MATCHES: &str = "no bridge matches; `vsockctl list` shows all that ru
 /// Which bridges are shown, and how.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Arguments {
-    /// Bridges to show, such as vsock-bridge@445 or 'vsock-bridge@*' [default: all]
+    /// Bridges to show [default: all].
+    ///
+    /// Names such as vsock-bridge@445, with or without .socket or .service, or patterns such as 'vsock-bridge@*'.
     #[arg(value_name = "UNIT")]
     units: Vec<wanted::Unit>,
-    /// As JSON
+    /// Print JSON.
+    ///
+    /// Prints an array of objects instead of tables.
     #[arg(long)]
     json: bool,
-    /// Without the titles of the columns
+    /// Leave out the titles of the columns.
+    ///
+    /// Prints the rows of the tables without the lines of their titles.
     #[arg(long)]
     no_legend: bool,
-    /// Again each second, or after that time, until interrupted
+    /// Print again each second, or after that time.
+    ///
+    /// Prints until interrupted: on a terminal in the same place, else behind an empty line.
     #[arg(
         long,
         value_name = "TIME",

@@ -27,10 +27,14 @@ const NO_MACHINES: &str = "no machine has a name: neither VSOCK_BRIDGE_NAMES in 
 /// How the machines are shown.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// As JSON
+    /// Print JSON.
+    ///
+    /// Prints an array of objects instead of a table.
     #[arg(long)]
     json: bool,
-    /// Without the titles of the columns
+    /// Leave out the titles of the columns.
+    ///
+    /// Prints the rows of the table without the line of its titles.
     #[arg(long)]
     no_legend: bool,
 }

@@ -19,10 +19,14 @@ use format::Format;
 /// How the numbers are printed.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// In the format of OpenMetrics, instead of Prometheus' own
+    /// Print the format of OpenMetrics.
+    ///
+    /// Prints the format of OpenMetrics 1.0 instead of that of Prometheus, version 0.0.4.
     #[arg(long, conflicts_with = "http")]
     openmetrics: bool,
-    /// As the answer to one HTTP request on standard input, a connection that systemd passes
+    /// Answer one HTTP request on standard input.
+    ///
+    /// Prints the answer to one HTTP request from standard input, a connection that systemd passes.
     #[arg(long)]
     http: bool,
 }

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
 use crate::config_file;
 use crate::configured;
@@ -44,10 +44,15 @@ pub struct Arguments {
     /// The machines.
     #[command(flatten)]
     machines: Machines,
-    /// Log more; twice for every event
+    /// Log more; twice for everything.
+    ///
+    /// Given once, details are logged; given twice, all that there are.
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub verbose: u8,
-    /// Log less
+    /// Log less; twice for errors only.
+    ///
+    /// Given once, warnings and errors are logged, given twice, errors alone. Lines of `check` that are OK are left
+    /// out.
     #[arg(short, long, action = ArgAction::Count, global = true)]
     pub quiet: u8,
 }
@@ -55,60 +60,115 @@ pub struct Arguments {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print the address of a machine
+    /// Print the address of a machine.
     Addr {
         /// CID, name or address: 3, host, local, web, 3.vsock
         machine: String,
     },
-    /// Print the CID of a machine
+    /// Print the CID of a machine.
     Cid {
         /// Address, name or CID: fd00:abcd:ef12::3, web, host, 3.vsock
         machine: String,
     },
-    /// Show, choose or activate the prefix
+    /// Show, choose or activate the prefix.
     Prefix {
         /// What to do with it [default: show]
         #[command(subcommand)]
         command: Option<PrefixCommand>,
     },
-    /// Print or write names of machines for /etc/hosts, or for systemd-resolved
+    /// Print or write names of machines.
+    ///
+    /// Prints the names as lines for /etc/hosts or as records of systemd-resolved, or writes them there.
     Hosts(hosts::Arguments),
-    /// Print the nftables rules of the prefix, load or remove them
+    /// Print, load or remove the nftables rules.
+    ///
+    /// The rules bring connections to vsock-bridge-any.socket, and let nobody come or answer as another machine.
     Rules {
-        /// Load them, in the place of those loaded before
+        /// Load the rules instead of printing them.
+        ///
+        /// They take the place of those that were loaded before, in one step. Needs nft, and root or CAP_NET_ADMIN.
         #[arg(long, conflicts_with = "unload")]
         load: bool,
-        /// Remove them
+        /// Remove the rules.
+        ///
+        /// Without rules nothing is done. Needs nft, and root or CAP_NET_ADMIN.
         #[arg(long)]
         unload: bool,
     },
-    /// Print what must be true, whether it is, and the command that mends it
+    /// Print what must be true, and whether it is.
+    ///
+    /// Prints a line for each thing that must be true: OK, WARN or FAIL, what is the case, and the command that fixes
+    /// it.
     Check(check::Arguments),
-    /// Show the bridges of this machine and their open connections
+    /// Show the bridges and their open connections.
+    ///
+    /// Shows the bridges of this machine, or those named, and the open connections of each. Needs root.
     List(list::Arguments),
-    /// Print the same for Prometheus, as numbers
+    /// Print the numbers of all bridges for Prometheus.
+    ///
+    /// Prints how many connections each bridge has and had, what became of them and how many bytes they carried. Needs
+    /// root.
     Metrics(metrics::Arguments),
-    /// Show the machines that have a name, by configuration, systemd-machined or libvirt
+    /// Show the machines that have a name.
+    ///
+    /// Shows each name with its CID, whether the machine runs, and who knows the name: the configuration,
+    /// systemd-machined or libvirt.
     Machines(machines::Arguments),
 }
 
 /// What can be done with the prefix.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PrefixCommand {
-    /// Print the prefix in use
+    /// Print the prefix in use.
     Show,
-    /// Print a new random one (RFC 4193)
+    /// Print a new random prefix (RFC 4193).
     Generate {
-        /// Write it to /etc/vsock-bridge/vsock-bridge.conf as well
+        /// Write the prefix to vsock-bridge.conf as well.
+        ///
+        /// It takes the place of the one that is in /etc/vsock-bridge/vsock-bridge.conf, and other lines stay.
         #[arg(long)]
         write: bool,
     },
-    /// Add its local route and this machine's address on lo
+    /// Add the route and the address of the prefix.
+    ///
+    /// Adds to lo the local route of the prefix, and the address of this machine in it. Needs root or CAP_NET_ADMIN.
     Up,
-    /// Remove both
+    /// Remove the route and the address of the prefix.
+    ///
+    /// Removes what `prefix up` has added. Needs root or CAP_NET_ADMIN.
     Down,
-    /// Ask for both to be added again whenever something else removes them
+    /// Ask for the route and the address when they are lost.
+    ///
+    /// Waits, and writes a file when something else has removed them, for which systemd starts `prefix up`.
     Watch,
+}
+
+/// Options of all subcommands that say nothing to some of these; they are taken there, and not in the help.
+const IDLE: [(&str, &[&str]); 6] = [
+    ("check", &["names"]),
+    ("list", &["prefix", "names"]),
+    ("machines", &["prefix"]),
+    ("metrics", &["prefix", "names"]),
+    ("prefix", &["names"]),
+    ("rules", &["names"]),
+];
+/// The same of subcommands of `prefix`.
+const IDLE_OF_PREFIX: [(&str, &[&str]); 2] = [("generate", &["prefix"]), ("down", &["prefix"])];
+
+/// Returns the command line of the program.
+pub fn command() -> clap::Command {
+    let command = Arguments::command();
+    let shared: Vec<clap::Arg> = command.get_arguments().cloned().collect();
+    let hide = |command: clap::Command, idle: &[(&str, &[&str])]| {
+        idle.iter().fold(command, |command, (name, options)| {
+            let is_idle = |argument: &&clap::Arg| options.contains(&argument.get_id().as_str());
+            let hidden = shared.iter().filter(is_idle).cloned();
+            let hidden: Vec<_> = hidden.map(|argument| argument.hide(true)).collect();
+            command.mut_subcommand(name, |command| command.args(hidden))
+        })
+    };
+    let command = command.mut_subcommand("prefix", |prefix| hide(prefix, &IDLE_OF_PREFIX));
+    hide(command, &IDLE)
 }
 
 /// Carries out the subcommand and gives what it prints.

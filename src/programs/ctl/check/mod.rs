@@ -37,7 +37,9 @@ use units::{Unasked, Unit, Use};
 /// How the findings are shown.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// As JSON
+    /// Print JSON.
+    ///
+    /// Prints an array of objects instead of lines.
     #[arg(long)]
     json: bool,
 }
