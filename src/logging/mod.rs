@@ -5,6 +5,7 @@
 
 mod background;
 pub mod event;
+mod filter;
 pub(crate) mod rate_limit;
 
 use env_logger::fmt::Formatter;
@@ -40,7 +41,7 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) -> Flush {
     let is_journal = connected_to_journal();
     let is_terminal = std::io::stderr().is_terminal();
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(level).parse_env(VARIABLE);
+    let problems = choose(&mut builder, level);
     builder.format(move |out, record| {
         // The last words of a program go through the stream, which carries the unit: of a native message of a
         // process that is gone by the time it is read, the journal cannot tell whose it was.
@@ -50,6 +51,7 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) -> Flush {
         to_stderr(out, program, record, is_journal, is_terminal)
     });
     background::install(builder.build());
+    complain(problems);
     Flush
 }
 
@@ -63,7 +65,7 @@ pub fn init_generator(program: &'static str) -> Flush {
         return init(program, 0, 0);
     }
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(LevelFilter::Info).parse_env(VARIABLE);
+    let problems = choose(&mut builder, LevelFilter::Info);
     builder.target(env_logger::Target::Pipe(Box::new(kmsg)));
     let pid = std::process::id();
     builder.format(move |out, record| {
@@ -75,7 +77,25 @@ pub fn init_generator(program: &'static str) -> Flush {
         )
     });
     background::install(builder.build());
+    complain(problems);
     Flush
+}
+
+/// Sets the level, overruled by the variable; returns what is wrong with that.
+fn choose(builder: &mut env_logger::Builder, level: LevelFilter) -> Vec<String> {
+    builder.filter_level(level);
+    let text = std::env::var_os(VARIABLE).unwrap_or_default();
+    let (filter, problems) = filter::read(&text.to_string_lossy());
+    if !filter.is_empty() {
+        builder.parse_filters(&filter);
+    }
+    problems
+}
+
+fn complain(problems: Vec<String>) {
+    for problem in problems {
+        log::warn!("{VARIABLE}: {problem}");
+    }
 }
 
 /// Writes the record with its key-values as fields; false when the journal does not take it.

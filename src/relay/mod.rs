@@ -51,6 +51,7 @@
 pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod counters;
+mod details;
 pub(crate) mod dialing;
 pub(crate) mod end;
 pub(crate) mod ending;

@@ -10,6 +10,7 @@ use nix::sys::epoll::EpollFlags;
 use super::closing::Closing;
 use super::connection::{Connection, Limits, Stage};
 use super::counters;
+use super::details::{self, Before};
 use super::dialing::Dialing;
 use super::end::End;
 use super::ending::Ending;
@@ -200,6 +201,7 @@ impl Session {
 
     /// Takes over what epoll reported of one side.
     pub(crate) fn on_events(&mut self, side: Side, events: EpollFlags) {
+        details::event(&self.peer, side, events);
         match &mut self.phase {
             Phase::Dialing(dialing) => dialing.on_events(side, events),
             Phase::Relaying(connection) => connection.on_events(side, events),
@@ -240,7 +242,9 @@ impl Session {
             let connection = dialing.connected(target, dialer, &self.peer, store, now)?;
             self.phase = Phase::Relaying(connection);
             // By the clock: the round may have begun before the peer came.
-            counters::count_connect(store, Moment::now() - self.started);
+            let time = Moment::now() - self.started;
+            counters::count_connect(store, time);
+            details::connected(&self.peer, time);
         }
         if store.keeps_at_once() {
             // One that is not kept is served as well.
@@ -257,7 +261,11 @@ impl Session {
             return ControlFlow::Continue(Turn::Waiting);
         };
         let words = self.kept.as_ref().map(Kept::words);
+        let before = Before::of(connection);
         let turn = connection.advance(shared, words, now);
+        if let Some(before) = before {
+            before.tell(&self.peer, connection);
+        }
         if let Some(words) = words {
             record::write_progress(words, connection);
         }

@@ -12,6 +12,16 @@ pub(crate) enum Side {
     Target,
 }
 
+impl Side {
+    /// Returns the one at the other end.
+    pub(crate) fn other(self) -> Side {
+        match self {
+            Side::Peer => Side::Target,
+            Side::Target => Side::Peer,
+        }
+    }
+}
+
 /// A session's place in the table and its serial number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {

@@ -107,3 +107,119 @@ fn a_thousand_ends_are_two_hundred_lines_in_five_seconds() {
     let last = log.last().unwrap();
     assert!(last.contains("1000 connections served"), "{last}");
 }
+
+/// Lines that tell of connections, which all have their target's or peer's word.
+fn steps(log: &[String]) -> Vec<&str> {
+    let lines = log
+        .iter()
+        .filter_map(|line| line.strip_prefix("vsock-bridge: "));
+    lines.filter(|line| line.contains("uid ")).collect()
+}
+
+/// One connection from accept to end, of which the log is returned.
+fn log_of_one(set: impl FnOnce(Bridge) -> Bridge) -> Vec<String> {
+    let (listener, target) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
+    let bridge = set(Bridge::to(&target.text).listener(&listener)).start();
+    let (mut client, mut server) = (listener.connect(), target.accept());
+    ping(&mut client, &mut server);
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut server).0, b"");
+    drop(server);
+    assert_eq!(read_to_end(&mut client).0, b"");
+    bridge.stop()
+}
+
+#[test]
+fn at_debug_each_step_of_a_connection_is_a_line() {
+    let uid = nix::unistd::getuid();
+    for set in [
+        (|bridge: Bridge| bridge.arguments(&["-v"])) as fn(Bridge) -> Bridge,
+        |bridge| bridge.variable("VSOCK_BRIDGE_LOG", "debug"),
+        |bridge| bridge.variable("VSOCK_BRIDGE_LOG", "vsock_bridge::relay=debug"),
+    ] {
+        let log = log_of_one(set);
+        let [accepted, connected, half_closed, ended, over] = &steps(&log)[..] else {
+            panic!("not five lines: {log:#?}")
+        };
+        let begin = format!("debug: uid {uid} accepted, its target is /");
+        assert!(accepted.starts_with(&begin), "{accepted}");
+        let begin = format!("debug: uid {uid} connected to its target after ");
+        assert!(connected.starts_with(&begin), "{connected}");
+        let said = format!("debug: uid {uid}: the peer has ended, and the target has all of it");
+        assert_eq!(**half_closed, said);
+        let said = format!("debug: uid {uid}: the target has ended, and the peer has all of it");
+        assert_eq!(**ended, said);
+        assert!(
+            over.starts_with("info: ") && over.contains(" complete: "),
+            "{over}"
+        );
+    }
+    assert_eq!(steps(&log_of_one(|bridge| bridge)).len(), 1);
+}
+
+#[test]
+fn at_trace_each_event_of_its_sockets_is_a_line_as_well() {
+    for set in [
+        (|bridge: Bridge| bridge.arguments(&["-vv"])) as fn(Bridge) -> Bridge,
+        |bridge| bridge.variable("VSOCK_BRIDGE_LOG", "vsock_bridge::relay=trace"),
+    ] {
+        let log = log_of_one(set);
+        let traced: Vec<&str> = steps(&log)
+            .into_iter()
+            .filter(|line| line.starts_with("trace: "))
+            .collect();
+        let has = |words: &str| traced.iter().any(|line| line.contains(words));
+        assert!(
+            has(": the peer: EpollFlags(") && has(": the target: EpollFlags("),
+            "{log:#?}"
+        );
+        assert!(has(": 1 bytes in, "), "{log:#?}");
+        assert_eq!(steps(&log).len() - traced.len(), 5, "{log:#?}");
+    }
+}
+
+#[test]
+fn at_debug_no_end_of_a_connection_is_left_out() {
+    let (listener, target) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
+    let bridge = Bridge::to(&target.text).listener(&listener);
+    // Ends alone, so that they all have room where lines wait; more than are told in five seconds otherwise.
+    let bridge = bridge.variable("VSOCK_BRIDGE_LOG", "vsock_bridge::relay::report=debug");
+    let (bridge, count) = (bridge.start(), 250);
+    for _ in 0..count {
+        let (mut client, mut server) = (listener.connect(), target.accept());
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&mut server).0, b"");
+        drop(server);
+        assert_eq!(read_to_end(&mut client).0, b"");
+    }
+    let log = bridge.stop();
+    let told = log
+        .iter()
+        .filter(|line| line.contains(" complete: "))
+        .count();
+    assert_eq!(told, count);
+}
+
+#[test]
+fn a_filter_that_names_nothing_is_warned_of_and_the_rest_holds() {
+    for (filter, words) in [
+        ("foo", "\"foo\" is neither a level"),
+        (
+            "vsock_bridge::rely=trace",
+            "\"vsock_bridge::rely\" is not a module of ours",
+        ),
+        ("vsock_bridge::relay=trce", "\"trce\" is not a level"),
+    ] {
+        let log = log_of_one(|bridge| bridge.variable("VSOCK_BRIDGE_LOG", filter));
+        let warned: Vec<&String> = log
+            .iter()
+            .filter(|line| line.contains("warning: "))
+            .collect();
+        let said = format!("vsock-bridge: warning: VSOCK_BRIDGE_LOG: {words}");
+        assert!(
+            warned.len() == 1 && warned[0].starts_with(&said),
+            "{log:#?}"
+        );
+        assert_eq!(steps(&log).len(), 1, "{log:#?}");
+    }
+}

@@ -9,8 +9,8 @@ use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::gate::Refusal;
 use crate::peer::{Destination, Family, Peer};
-use crate::relay::counters;
 use crate::relay::listeners::Accepted;
+use crate::relay::{counters, details};
 use crate::stream::{Listener, Stream};
 
 impl Loop {
@@ -68,6 +68,7 @@ impl Loop {
                 if let Some(near) = self.gate.near(&peer) {
                     log::warn!("{near}");
                 }
+                details::accepted(&peer, destination, self.worker.dialer());
                 self.worker.begin(stream, peer, destination, now);
             }
             Err(refusal) => {
