@@ -7,6 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::common::eventually;
 use crate::common::own_run::OwnRun;
@@ -112,8 +113,15 @@ fn bridges_that_cannot_be_asked_are_a_line_each_the_others_are_shown_and_exits_1
     let _hangs = UnixListener::bind(run.service("hangs@3").join("control")).unwrap();
     let closes = UnixListener::bind(run.service("closes@4").join("control")).unwrap();
     let babbles = UnixListener::bind(run.service("babbles@5").join("control")).unwrap();
+    closes.set_nonblocking(true).unwrap();
+    let is_over = AtomicBool::new(false);
     let finished = std::thread::scope(|scope| {
-        scope.spawn(|| drop(closes.accept().unwrap()));
+        scope.spawn(|| {
+            eventually("the end", || {
+                drop(closes.accept());
+                is_over.load(Ordering::Relaxed)
+            })
+        });
         scope.spawn(|| {
             babbles
                 .accept()
@@ -122,7 +130,9 @@ fn bridges_that_cannot_be_asked_are_a_line_each_the_others_are_shown_and_exits_1
                 .write_all(b"{\"pid\": 7}")
                 .unwrap()
         });
-        vsockctl(&run, &["list"])
+        let finished = vsockctl(&run, &["list"]);
+        is_over.store(true, Ordering::Relaxed);
+        finished
     });
     assert_eq!(finished.code, 1, "{finished:#?}");
     assert!(

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 
 use crate::common::bridge::Bridge;
 use crate::common::eventually;
@@ -11,7 +12,9 @@ use crate::common::examples::root;
 use crate::common::exposition::{Exposition, Family};
 use crate::common::own_run::OwnRun;
 use crate::common::place::{Kind, Place, ping};
+use crate::common::program::{Program, ours};
 use crate::common::served::{expect_output, own_run, serve, vsockctl};
+use nix::sys::signal::Signal;
 
 const BRIDGE: &str = "vsock-bridge@445";
 
@@ -62,6 +65,35 @@ fn metrics_are_in_both_formats_with_the_same_numbers() {
         families.flat_map(|family| family.samples).collect()
     };
     assert_eq!(samples(openmetrics), samples(read));
+}
+
+/// Returns how many connections of a listener nobody has accepted: each has its path, and so has the listener.
+fn waiting_on(path: &Path) -> usize {
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let path = path.to_str().unwrap();
+    table.lines().filter(|line| line.ends_with(path)).count() - 1
+}
+
+/// A bridge answers four at a time.
+#[test]
+fn as_many_ask_at_once_as_may_by_http_and_each_is_answered() {
+    let Some(run) = own_run() else { return };
+    let served = serve(&run, BRIDGE);
+    // All of them wait in its queue when it goes on.
+    served.bridge.signal(Signal::SIGSTOP);
+    let mut programs: Vec<Program> = (0..16)
+        .map(|_| {
+            let mut vsockctl = run.command(ours("vsockctl"));
+            vsockctl.arg("metrics");
+            Program::start(vsockctl)
+        })
+        .collect();
+    let queue = run.control(BRIDGE);
+    eventually("all have asked", || waiting_on(&queue) == 16);
+    served.bridge.signal(Signal::SIGCONT);
+    for program in &mut programs {
+        assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
+    }
 }
 
 #[test]

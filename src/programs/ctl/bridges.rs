@@ -25,6 +25,8 @@ use crate::{sys, unix_path};
 const FOLDER: &str = "/run/vsock-bridge";
 /// For a whole answer. A bridge waits two seconds for a thread that is stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// Until a bridge is asked again that has closed without an answer.
+const PAUSE: Duration = Duration::from_millis(50);
 /// A million connections have less.
 const ANSWER_MAX: usize = 1 << 29;
 /// How often a bridge is asked whose connections changed while it answered.
@@ -191,14 +193,29 @@ fn failure(path: PathBuf, source: io::Error) -> Error {
 /// Asks one bridge. Its totals and its connections must be of the same moment, or a sum over both would fall.
 fn ask(path: &Path) -> io::Result<Snapshot> {
     let until = Moment::now() + ANSWER_TIME;
-    let mut snapshot = ask_once(path, until)?;
+    let mut snapshot = ask_in_turn(path, until)?;
     for _ in 1..ATTEMPTS {
         if snapshot.open == snapshot.connections.len() {
             break;
         }
-        snapshot = ask_once(path, until)?;
+        snapshot = ask_in_turn(path, until)?;
     }
     Ok(snapshot)
+}
+
+/// Asks again while it answers as many others as it may.
+fn ask_in_turn(path: &Path, until: Moment) -> io::Result<Snapshot> {
+    loop {
+        match ask_once(path, until) {
+            // Nothing tells when it has room: it is time itself that is waited for.
+            Err(error) if is_busy(&error) && Moment::now() + PAUSE < until => thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+}
+
+fn is_busy(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::UnexpectedEof
 }
 
 fn ask_once(path: &Path, until: Moment) -> io::Result<Snapshot> {

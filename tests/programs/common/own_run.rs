@@ -33,6 +33,11 @@ impl OwnRun {
         bridge.variable("RUNTIME_DIRECTORY", self.service(name))
     }
 
+    /// Names the control socket of a bridge, as the bridge does.
+    pub fn control(&self, name: &str) -> PathBuf {
+        self.0.path().join(name).join("control")
+    }
+
     /// Begins a command that sees the folder in its place.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.wrapped("", program)

@@ -32,7 +32,7 @@ pub fn expect_output(finished: Finished) -> String {
 
 /// A bridge with one open connection.
 pub struct Served {
-    _bridge: Program,
+    pub bridge: Program,
     pub listener: Place,
     pub target: Place,
     pub client: Socket,
@@ -47,7 +47,7 @@ pub fn serve(run: &OwnRun, name: &str) -> Served {
     let (mut client, mut server) = (listener.connect(), target.accept());
     ping(&mut client, &mut server);
     Served {
-        _bridge: bridge,
+        bridge,
         listener,
         target,
         client,
