@@ -11,6 +11,7 @@ mod finding;
 mod kernel;
 mod listeners;
 mod names;
+mod nft;
 mod port_lists;
 mod ports;
 mod prefix;
@@ -89,8 +90,10 @@ fn look(
     let own_cid = transports.knows_cid(&device).then_some(transports.cid);
     let listeners = listeners::gather();
     let clashes = ports::clashes(units, &listeners);
+    let nft = nft::gather();
     let is_explained = |unit: &Unit| {
-        clashes.iter().any(|clash| clash.unit.id == unit.id) || files::keep_down(unit)
+        let has_clash = clashes.iter().any(|clash| clash.unit.id == unit.id);
+        has_clash || nft.keep_down(unit) || files::keep_down(unit)
     };
 
     let mut findings = vec![
@@ -124,9 +127,10 @@ fn look(
             format!("cannot be looked at: {problem}"),
         )),
         None => {
+            findings.extend(nft::check(&nft, units));
             findings.extend(ports::check(&clashes, units));
             findings.extend(port_lists::check(units));
-            findings.extend(states::check(units, is_explained));
+            findings.extend(states::check(units, is_explained, states::last_error));
             findings.extend(targets::check(units, &listeners, is_root));
             findings.extend(allowed::check(units));
         }

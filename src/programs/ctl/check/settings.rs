@@ -61,6 +61,14 @@ pub(crate) fn setting(
     Ok(found)
 }
 
+/// Returns the file with the settings of an instance.
+pub(crate) fn configuration(service: &str) -> String {
+    format!(
+        "/etc/vsock-bridge/{}.conf",
+        service.trim_end_matches(".service")
+    )
+}
+
 /// Returns the addresses that the socket of a service listens on.
 pub(crate) fn sockets_of(service: &Unit, units: &[Unit]) -> Vec<Endpoint> {
     let name = service.id.trim_end_matches(".service");

@@ -1,15 +1,26 @@
 //! Whether the units that are in use are well.
 
+use std::process::{Command, Stdio};
+
 use super::finding::{Finding, Level};
+use super::settings::configuration;
 use super::units::{METRICS, PREFIX_SERVICE, Unit};
 
-/// Returns a line for each unit that is in use, or was meant to be. `is_explained`: another line tells why it failed.
-pub(super) fn check(units: &[Unit], is_explained: impl Fn(&Unit) -> bool) -> Vec<Finding> {
+/// Of what a unit said, in letters.
+const REASON_MAX: usize = 300;
+
+/// Returns a line for each unit that is in use, or was meant to be. `is_explained`: another line tells why it failed;
+/// `reason`: what the journal has of it.
+pub(super) fn check(
+    units: &[Unit],
+    is_explained: impl Fn(&Unit) -> bool,
+    reason: impl Fn(&Unit) -> Option<String>,
+) -> Vec<Finding> {
     let findings: Vec<Finding> = units
         .iter()
         .filter(|unit| unit.is_in_use() || running_service(unit, units).is_some())
         .filter(|unit| unit.id != PREFIX_SERVICE && !is_explained(unit))
-        .filter_map(|unit| state(unit, units))
+        .filter_map(|unit| state(unit, units, &reason))
         .collect();
     if findings.is_empty() && !units.iter().any(is_explained) {
         return vec![Finding::ok("units", "no bridge is enabled or running")];
@@ -17,10 +28,34 @@ pub(super) fn check(units: &[Unit], is_explained: impl Fn(&Unit) -> bool) -> Vec
     findings
 }
 
-fn state(unit: &Unit, units: &[Unit]) -> Option<Finding> {
+/// Asks the journal for the last error of a unit that says more than that it has failed; only who may read it hears.
+pub(super) fn last_error(unit: &Unit) -> Option<String> {
+    let output = Command::new("journalctl")
+        .args(["--boot", "--quiet", "--no-pager", "--output=cat"])
+        .args(["--priority=err", "--lines=20", "--unit"])
+        .arg(&unit.id)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    let said = output.ok()?.stdout;
+    last_reason(&String::from_utf8_lossy(&said), &unit.id)
+}
+
+/// Finds the last line that is none of systemd's about the job.
+fn last_reason(lines: &str, id: &str) -> Option<String> {
+    let is_reason = |line: &&str| {
+        !line.trim().is_empty() && !line.starts_with("Failed to ") && !line.contains("Failed with")
+    };
+    let line = lines.lines().rfind(is_reason)?.trim();
+    let line = line.strip_prefix(&format!("{id}: ")).unwrap_or(line);
+    Some(line.chars().take(REASON_MAX).collect())
+}
+
+fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) -> Option<Finding> {
     let id = &unit.id;
     let fail = |text: String| Finding::new(Level::Fail, id, text);
-    let log = format!("see `journalctl -eu {id}`");
+    let reason = || reason(unit).unwrap_or_else(|| format!("see `journalctl -eu {id}`"));
     // One connection of many; the next one is another instance.
     if unit.is("sshd-vsock@", "") || unit.is(METRICS, ".service") {
         return None;
@@ -34,17 +69,22 @@ fn state(unit: &Unit, units: &[Unit]) -> Option<Finding> {
         );
     }
     if unit.keeps_failing() {
-        // It has its status from the process that waits before it ends; between two of them systemd knows the result.
-        let text = match (&*unit.status, &*unit.result) {
-            ("", "success") => format!("fails at each start, {log}"),
-            ("", result) => format!("fails at each start ({result}), {log}"),
-            (status, _) => format!("fails at each start: {status}"),
+        // It has its status from the process that waits before it ends; between two of them the journal has the reason.
+        let cause = match unit.status.split_once("`: ") {
+            Some((_, cause)) => cause.to_owned(),
+            None if unit.status.is_empty() => reason(),
+            None => unit.status.clone(),
         };
-        return Some(fail(text).run_all(restart(unit, units)));
+        let text = format!(
+            "cannot start: {cause}; put that right, in {} if it is a setting: it is tried again by itself, at the \
+             latest after a minute",
+            configuration(id)
+        );
+        return Some(fail(text));
     }
     match &*unit.active {
         "failed" => {
-            let text = format!("failed ({}), {log}", unit.result);
+            let text = format!("failed ({}): {}", unit.result, reason());
             Some(fail(text).run_all(restart(unit, units)))
         }
         "inactive" if running_service(unit, units).is_some() => {
@@ -102,7 +142,7 @@ mod tests {
     }
 
     fn check_all(units: &[Unit]) -> Vec<Finding> {
-        check(units, |_| false)
+        check(units, |_| false, |_| None)
     }
 
     fn expect_failure(units: &[Unit], commands: &[&str]) {
@@ -188,17 +228,54 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_is_started_again_and_again_fails() {
-        let restart = ["systemctl restart vsock-bridge@445.service"];
-        for (sub, restarts) in [("auto-restart", 0), ("start", 3)] {
+    fn a_service_that_is_started_again_and_again_fails_with_its_reason_and_the_file() {
+        let waiting = "Cannot start, next attempt in 4 s or by `systemctl restart x`: no such host";
+        for (sub, restarts, status, cause) in [
+            ("auto-restart", 0, "", "from the journal"),
+            ("start", 3, waiting, "no such host"),
+            (
+                "start",
+                9,
+                "9 starts in a row have crashed",
+                "9 starts in a row",
+            ),
+        ] {
             let unit = Unit {
                 active: "activating".into(),
                 sub: sub.into(),
                 restarts,
+                status: status.into(),
                 ..active("vsock-bridge@445.service")
             };
-            expect_failure(&[unit], &restart);
+            let journal = |_: &Unit| Some("from the journal".to_owned());
+            let [finding] = &check(&[unit], |_| false, journal)[..] else {
+                panic!("not one line")
+            };
+            let begin = format!("cannot start: {cause}");
+            assert!(finding.text.starts_with(&begin), "{}", finding.text);
+            assert!(
+                finding
+                    .text
+                    .contains("/etc/vsock-bridge/vsock-bridge@445.conf")
+            );
+            assert_eq!((finding.level, finding.commands.len()), (Level::Fail, 0));
         }
+    }
+
+    #[test]
+    fn the_reason_of_a_unit_is_the_last_line_that_is_not_about_its_job() {
+        let said = "vsock-bridge@445.socket: Failed to create listening socket ([::1]:445): Address already in use\n\
+            vsock-bridge@445.socket: Failed with result 'resources'.\n\
+            Failed to listen on vsock-bridge@445.socket - Bridge.\n\n";
+        assert_eq!(
+            last_reason(said, "vsock-bridge@445.socket").as_deref(),
+            Some("Failed to create listening socket ([::1]:445): Address already in use")
+        );
+        assert_eq!(last_reason("\nFailed to start x.\n", "x"), None);
+        assert_eq!(
+            last_reason("cannot read x\n", "x").as_deref(),
+            Some("cannot read x")
+        );
     }
 
     #[test]
@@ -229,6 +306,7 @@ mod tests {
 
     #[test]
     fn a_unit_whose_fault_is_told_elsewhere_has_no_line() {
-        assert_eq!(check(&[failed("vsock-bridge@445.socket")], |_| true), []);
+        let units = [failed("vsock-bridge@445.socket")];
+        assert_eq!(check(&units, |_| true, |_| None), []);
     }
 }

@@ -1,14 +1,13 @@
 //! Whether somebody listens where the bridges connect to, as far as that is on this machine.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use super::finding::{Finding, Level};
 use super::listeners::Listeners;
 use super::rights;
 use super::sandbox;
-use super::settings::{Setting, services, setting, sockets_of};
+use super::settings::{Setting, configuration, services, setting, sockets_of};
 use super::units::Unit;
 use crate::connect::Target;
 use crate::connect::circle::Place;
@@ -178,15 +177,6 @@ fn endpoints(list: &TargetList, sockets: &[Endpoint]) -> Result<Vec<Endpoint>, E
         }
     }
     Ok(found)
-}
-
-/// The file of an instance.
-fn configuration(service: &str) -> String {
-    let name = service.trim_end_matches(".service");
-    Path::new("/etc/vsock-bridge")
-        .join(format!("{name}.conf"))
-        .display()
-        .to_string()
 }
 
 #[cfg(test)]
