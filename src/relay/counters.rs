@@ -209,8 +209,11 @@ const _: () = assert!(
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
     use crate::endpoint::Endpoint;
+    use crate::handover::Kind;
 
     /// The counts that are not 0.
     fn counted(reasons: Reasons) -> Vec<(String, u64)> {
@@ -289,5 +292,35 @@ mod tests {
         let counts: Vec<u64> = times.buckets.iter().map(|&(_, count)| count).collect();
         assert_eq!(counts, [2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4]);
         assert_eq!(counted(failures(&store)), []);
+    }
+
+    #[test]
+    fn the_next_process_goes_on_counting_whatever_the_layout() {
+        let stores = [Store::with_queues(), Store::with_queues_of_another_layout()];
+        for store in stores {
+            // What an older program leaves has nothing where the reasons and the times are, whatever else it keeps.
+            let (output, input) = nix::unistd::pipe().unwrap();
+            let ends = [output.as_fd(), input.as_fd()];
+            let _kept = store.keep(Kind::Connection, |_| {}, &ends).unwrap();
+            drop(store.buffer().unwrap());
+            let (found, _inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
+            assert_eq!(counted(refusals(&found)), []);
+            assert_eq!(counted(failures(&found)), []);
+            assert_eq!(connect_times(&found).count, 0);
+
+            count_refusal(&found, &Refusal::Foreign);
+            count_connect(&found, Duration::from_millis(3));
+            let totals = Totals {
+                refused: 1,
+                outbound_bytes: 7,
+                ..Totals::default()
+            };
+            totals.write(&found);
+            let (next, _inherited) = Store::adopt(store.stored(), usize::MAX).unwrap();
+            count_refusal(&next, &Refusal::Foreign);
+            assert_eq!(counted(refusals(&next)), [("foreign".to_owned(), 2)]);
+            assert_eq!(connect_times(&next), connect_times(&found));
+            assert_eq!(Totals::read(&next), totals);
+        }
     }
 }
