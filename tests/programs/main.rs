@@ -9,6 +9,7 @@ mod common;
 mod activation;
 mod bad_input;
 mod check_program;
+mod check_settings;
 mod churn;
 mod circles;
 mod completions;

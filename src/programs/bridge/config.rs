@@ -194,7 +194,7 @@ pub struct Arguments {
     /// Say what is wrong with the settings, and exit.
     ///
     /// Each setting that is wrong is a line. The exit status is 0 if there is none, else 2. With a unit, such as
-    /// vsock-bridge@445, the settings of its files are read as well.
+    /// vsock-bridge@445, what it sets with Environment= and in its files is read as well.
     #[arg(long, value_name = "UNIT", num_args = 0..=1, default_missing_value = "")]
     pub(crate) check: Option<String>,
     /// Log more; twice for everything.

@@ -1,5 +1,6 @@
 //! The body of vsock-bridge: sockets from systemd or its own, settings, loop.
 
+mod complaints;
 pub(crate) mod config;
 pub(crate) mod variables;
 
@@ -54,7 +55,7 @@ impl From<Error> for Failure {
 /// reached, which the log has told already.
 pub fn run(arguments: Arguments) -> ExitCode {
     if let Some(unit) = &arguments.check {
-        return complain(unit, arguments.to.is_some());
+        return complaints::say(unit, arguments.to.is_some());
     }
     if let Some(status) = pace::begin() {
         return status;
@@ -65,26 +66,6 @@ pub fn run(arguments: Arguments) -> ExitCode {
             let say = |line: &str| log::error!("{line}");
             pace::give_up(&error.report(), waiting, error.exit_code(), say)
         }
-    }
-}
-
-/// Says what is wrong with the settings, those of the environment overruled by those of a unit's files; 2 if anything is.
-fn complain(unit: &str, has_target: bool) -> ExitCode {
-    let mut variables = Variables::of_process(None);
-    if !unit.is_empty() {
-        variables.add(Variables::of_unit(unit.trim_end_matches(".service")));
-    }
-    let mut complaints = variables.complaints();
-    // A unit has a target of its own.
-    if unit.is_empty() && !has_target {
-        complaints.push(config::NO_TARGET.to_owned());
-    }
-    for complaint in &complaints {
-        eprintln!("vsock-bridge: {complaint}");
-    }
-    match complaints.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::from(2),
     }
 }
 

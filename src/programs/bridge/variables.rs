@@ -88,6 +88,27 @@ impl Variables {
         variables
     }
 
+    /// Reads those of Environment= of a unit.
+    pub(crate) fn of_environment(assignments: &[String], unit: &str) -> Variables {
+        let assigned = assignments.iter().filter_map(|assignment| {
+            let (name, value) = assignment.split_once('=')?;
+            Some(Variable {
+                name: name.to_owned(),
+                value: value.to_owned(),
+                place: unit.to_owned(),
+            })
+        });
+        Variables {
+            assigned: assigned.collect(),
+            ..Variables::default()
+        }
+    }
+
+    /// Returns whether one of the name is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.assigned.iter().any(|variable| variable.name == name)
+    }
+
     /// Adds others, which overrule these.
     pub(crate) fn add(&mut self, others: Variables) {
         self.assigned.extend(others.assigned);
@@ -197,10 +218,12 @@ fn check_names(targets: &TargetList, names: Option<&GivenNames>) -> Result<()> {
 
 /// Returns the files that a unit reads, in the order in which they overrule each other.
 fn files(unit: &str) -> [PathBuf; 2] {
-    [
-        PathBuf::from(config_file::PATH),
-        Path::new(FOLDER).join(format!("{unit}.conf")),
-    ]
+    [PathBuf::from(config_file::PATH), own_file(unit)]
+}
+
+/// Returns the file of a unit, which is named without `.service`.
+pub(super) fn own_file(unit: &str) -> PathBuf {
+    Path::new(FOLDER).join(format!("{unit}.conf"))
 }
 
 /// Returns the option of each variable.

@@ -9,7 +9,7 @@ use super::settings::services;
 use super::units::Unit;
 use crate::config_file;
 use crate::prefix;
-use crate::programs::bridge::variables::{FOLDER, Variable, Variables};
+use crate::programs::bridge::variables::{FOLDER, Variables};
 
 /// Returns a line for each wrong setting, or one for all files if there are any.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
@@ -67,16 +67,7 @@ fn look(path: &Path, is_in_use: bool) -> Vec<Finding> {
 }
 
 fn of_unit(service: &Unit) -> Vec<Finding> {
-    let assigned = service.environment.iter().filter_map(|assignment| {
-        let (name, value) = assignment.split_once('=')?;
-        Some(Variable {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            place: service.id.clone(),
-        })
-    });
-    let mut variables = Variables::default();
-    variables.assigned.extend(assigned);
+    let variables = Variables::of_environment(&service.environment, &service.id);
     let finding = |problem| Finding::new(Level::Fail, "settings", problem);
     variables.problems().into_iter().map(finding).collect()
 }

@@ -162,13 +162,29 @@ pub(crate) fn has_systemd() -> bool {
 
 /// Asks systemd for all our loaded units.
 pub(crate) fn gather() -> Result<Vec<Unit>, Unasked> {
+    show(&[&PATTERNS[..], &[SSHD_INSTANCE]].concat())
+}
+
+/// Asks systemd for one unit, which it loads for that; one that does not exist is `not-found`.
+pub(crate) fn named(id: &str) -> Result<Unit, Unasked> {
+    let unit = show(&[id])?.pop();
+    unit.ok_or_else(|| Unasked::Failed("systemctl said nothing".to_owned()))
+}
+
+fn show(units: &[&str]) -> Result<Vec<Unit>, Unasked> {
     if !has_systemd() {
         return Err(Unasked::NoSystemd);
     }
     let output = Command::new("systemctl")
-        .args(["show", "--all", "--no-pager", "--property", PROPERTIES])
-        .args(PATTERNS)
-        .arg(SSHD_INSTANCE)
+        .args([
+            "show",
+            "--all",
+            "--no-pager",
+            "--property",
+            PROPERTIES,
+            "--",
+        ])
+        .args(units)
         .env("LC_ALL", "C")
         .stdin(Stdio::null())
         .output()

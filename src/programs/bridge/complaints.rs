@@ -1,0 +1,79 @@
+//! `--check`: what is wrong with the settings of this process, or of a unit as systemd would start it.
+
+use std::process::ExitCode;
+
+use super::config::NO_TARGET;
+use super::variables::{self, Variables};
+use crate::programs::ctl::check::units::{self, Unasked, Unit};
+
+/// Begins each line, as in the log.
+const PROGRAM: &str = "vsock-bridge";
+
+/// Says what is wrong, one line each; 2 if anything is. Without a name of a unit the settings are those of this process.
+pub(super) fn say(unit: &str, has_target: bool) -> ExitCode {
+    let complaints = match unit {
+        "" => of_process(has_target),
+        unit => {
+            let service = unit.strip_suffix(".service");
+            let name = service.or_else(|| unit.strip_suffix(".socket"));
+            of_unit(name.unwrap_or(unit))
+        }
+    };
+    for complaint in &complaints {
+        eprintln!("{PROGRAM}: {complaint}");
+    }
+    match complaints.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(2),
+    }
+}
+
+fn of_process(has_target: bool) -> Vec<String> {
+    let mut complaints = Variables::of_process(None).complaints();
+    if !has_target {
+        complaints.push(NO_TARGET.to_owned());
+    }
+    complaints
+}
+
+/// Those of the environment are overruled by Environment= of the unit, and that by its files.
+fn of_unit(name: &str) -> Vec<String> {
+    let mut variables = Variables::of_process(None);
+    let known = ask(&format!("{name}.service"));
+    let is_known = known
+        .as_ref()
+        .is_none_or(|service| service.load != "not-found");
+    let own_file = variables::own_file(name);
+    if !is_known && !own_file.exists() {
+        let file = own_file.display();
+        return vec![format!(
+            "there is neither a unit {name}.service nor a file {file}"
+        )];
+    }
+    let Some(service) = known.filter(|_| is_known) else {
+        variables.add(Variables::of_unit(name));
+        return variables.complaints();
+    };
+    variables.add(Variables::of_environment(&service.environment, &service.id));
+    for path in &service.environment_files {
+        // As root systemd may read more, and has its own word on what it cannot read.
+        let _ = variables.read(path);
+    }
+    let mut complaints = variables.complaints();
+    if !variables.has("VSOCK_BRIDGE_TO") && !service.command.contains(" --to") {
+        complaints.push(format!("{}: {NO_TARGET}", service.id));
+    }
+    complaints
+}
+
+/// Asks systemd for a service; where it does not run, there are files alone.
+fn ask(service: &str) -> Option<Unit> {
+    match units::named(service) {
+        Ok(unit) => Some(unit),
+        Err(Unasked::NoSystemd) => None,
+        Err(Unasked::Failed(problem)) => {
+            eprintln!("{PROGRAM}: Environment= of {service} is left out: {problem}");
+            None
+        }
+    }
+}
