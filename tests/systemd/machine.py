@@ -20,6 +20,19 @@ import time
 DEADLINE = 20  # seconds, for anything that is not itself a time limit under test
 
 
+# What a connection that stands still waits for: bytes in queues of the kernel, what each bridge asks epoll for, its threads.
+WAITING = """
+ss --no-header --oneline --tcp --numeric --memory --info | awk '$2 > 0 || $3 > 0' | cut -c 1-400 | head -n 40
+for process in $(pidof vsock-bridge); do
+    grep -H . /proc/$process/task/*/{comm,wchan}
+    grep -s ^tfd /proc/$process/fdinfo/* | awk '{print $1, $5}' | sort | uniq -c
+    for fd in /proc/$process/fd/*; do
+        [[ $(readlink "$fd") != pipe:* ]] || echo "$fd $(readlink "$fd") $(grep ^flags /proc/$process/fdinfo/${fd##*/})"
+    done | head -n 60
+done
+"""
+
+
 class Unexpected(Exception):
     """Something is not as the case says it must be."""
 
@@ -33,6 +46,7 @@ def run(case):
         print(f"{type(problem).__name__} (line {step.tb_lineno}): {problem}")
         print(systemctl("list-units", "--all", "--no-legend", "--plain", "vsock-*", "test-*", "sshd-*"))
         print(output("journalctl", "--no-pager", "--output=short-precise", "--lines=60"))
+        print(output("bash", "-c", WAITING))
         sys.stdout.flush()
         sys.exit(1)
 
