@@ -107,23 +107,15 @@ impl fmt::Display for Refusal {
             Refusal::NoTarget => write!(f, "VSOCK_BRIDGE_TO has no target for it"),
             Refusal::NoMachine => write!(f, "its CID names no machine"),
             Refusal::Foreign => write!(f, "it reached the prefix from another machine"),
-            Refusal::Full(limit) => write!(
+            Refusal::Full(limit) => write!(f, "the limit --max-connections={limit} is reached"),
+            Refusal::PeerFull(limit) => write!(
                 f,
-                "{limit} connections are open, which is --max-connections"
+                "the limit --max-connections-per-peer={limit} is reached for this peer"
             ),
-            Refusal::PeerFull(limit) => {
-                write!(
-                    f,
-                    "{limit} connections of this peer are open, which is --max-connections-per-peer"
-                )
-            }
-            Refusal::UnknownFull(limit) => {
-                write!(
-                    f,
-                    "{limit} connections of users that cannot be told apart are open, which is \
-                    --max-connections-per-peer"
-                )
-            }
+            Refusal::UnknownFull(limit) => write!(
+                f,
+                "the limit --max-connections-per-peer={limit} is reached for users that cannot be told apart"
+            ),
         }
     }
 }

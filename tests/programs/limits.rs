@@ -29,7 +29,7 @@ fn one_connection_more_than_the_limit_is_reset_the_others_live_and_one_leaving_m
     let name = listener.expect_refusal();
     let line = bridge.wait_for_line("--max-connections");
     assert!(
-        line.contains("warning") && line.contains(&name) && line.contains("3 connections"),
+        line.contains("warning") && line.contains(&name) && line.contains("--max-connections=3"),
         "{line}"
     );
     assert!(target.has_nobody_waiting());

@@ -144,7 +144,8 @@ impl Loop {
     pub(super) fn close_all(&mut self, now: Moment) {
         let open = self.open();
         let message = format_args!(
-            "{open} connections were still open at the end of the time to stop and are reset"
+            "{}, still open at the end of the time to stop: reset",
+            connections(open as u64)
         );
         event::CONNECTIONS_RESET.log(vec![("open", open.to_string())], message);
         self.mode = Mode::Closing;
