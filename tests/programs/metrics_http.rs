@@ -73,6 +73,14 @@ fn metrics_are_told_in_the_format_that_is_asked_for() {
 }
 
 #[test]
+fn head_has_no_body_whatever_the_status() {
+    let Some(run) = own_run() else { return };
+    let (head, body) = exchange(&run, "HEAD / HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(head.starts_with("HTTP/1.1 404 Not Found\r\n"), "{head}");
+    assert_eq!(body, "");
+}
+
+#[test]
 fn any_other_request_gets_its_status_whatever_follows_it() {
     let Some(run) = own_run() else { return };
     let body = "x".repeat(20_000);

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
 use super::families::families;
+use super::format::Format;
 use super::http::{HEAD_MAX, Request, Response, Status};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
@@ -33,28 +34,22 @@ pub(super) fn run() -> Result<()> {
     let Some(request) = connection.request() else {
         return Ok(());
     };
-    let response = match request {
-        Ok(request) => respond(request),
-        Err(status) => Response::refusal(status),
-    };
-    connection.answer(&response.bytes());
+    let response = request.format.map_or_else(Response::refusal, respond);
+    connection.answer(&response.bytes(request.is_head));
     Ok(())
 }
 
-fn respond(request: Request) -> Response {
+fn respond(format: Format) -> Response {
     match survey(&[]) {
         Ok(survey) => {
             for unread in &survey.unread {
                 log::warn!("{}", unread.error.report());
             }
-            Response::metrics(request, request.format.text(&families(&survey)))
+            Response::metrics(format, format.text(&families(&survey)))
         }
         Err(error) => {
             log::error!("{}", error.report());
-            Response {
-                is_head: request.is_head,
-                ..Response::refusal(Status::FAILED)
-            }
+            Response::refusal(Status::FAILED)
         }
     }
 }
@@ -82,14 +77,14 @@ impl Connection {
     }
 
     /// Reads until a request is whole, or cannot become one. None when there is nobody to be answered.
-    fn request(&mut self) -> Option<std::result::Result<Request, Status>> {
+    fn request(&mut self) -> Option<Request> {
         let until = Moment::now() + REQUEST_TIME;
         let (mut bytes, mut part) = (Vec::new(), [0; HEAD_MAX]);
         loop {
             match self.read(&mut part, until) {
                 Ok(0) => return None,
                 Ok(count) => bytes.extend(&part[..count]),
-                Err(ErrorKind::TimedOut) if !bytes.is_empty() => return Some(Err(Status::TIMEOUT)),
+                Err(ErrorKind::TimedOut) if !bytes.is_empty() => return Some(Request::late()),
                 Err(_) => return None,
             }
             if let Some(request) = Request::read(&bytes) {

@@ -21,22 +21,22 @@ const OPENMETRICS: &str = "application/openmetrics-text";
 pub(super) struct Status(u16, &'static str);
 
 impl Status {
-    pub(super) const OK: Status = Status(200, "OK");
+    const OK: Status = Status(200, "OK");
     const BAD_REQUEST: Status = Status(400, "Bad Request");
     const NOT_FOUND: Status = Status(404, "Not Found");
     const METHOD_NOT_ALLOWED: Status = Status(405, "Method Not Allowed");
-    pub(super) const TIMEOUT: Status = Status(408, "Request Timeout");
+    const TIMEOUT: Status = Status(408, "Request Timeout");
     const TOO_LARGE: Status = Status(431, "Request Header Fields Too Large");
     pub(super) const FAILED: Status = Status(500, "Internal Server Error");
     const VERSION: Status = Status(505, "HTTP Version Not Supported");
 }
 
-/// A request for the metrics.
+/// A request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// How they are to be written.
-    pub format: Format,
-    /// Only what would stand before them is wanted (HEAD).
+    /// How the metrics are to be written; or what is wrong with it.
+    pub format: Result<Format, Status>,
+    /// Only what would stand before the body is wanted (HEAD).
     pub is_head: bool,
 }
 
@@ -46,54 +46,61 @@ pub(super) struct Response {
     pub status: Status,
     pub content_type: &'static str,
     pub body: String,
-    /// The body is left out.
-    pub is_head: bool,
 }
 
 impl Request {
     /// Reads what has come so far; none while the end is missing.
-    ///
-    /// Errors: the status that says what is wrong with it.
-    pub(super) fn read(bytes: &[u8]) -> Option<Result<Request, Status>> {
+    pub(super) fn read(bytes: &[u8]) -> Option<Request> {
         let mut fields = [EMPTY_HEADER; FIELDS_MAX];
         let mut request = httparse::Request::new(&mut fields);
-        match request.parse(bytes) {
-            Ok(httparse::Status::Complete(_)) => Some(Request::of(&request)),
-            Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => None,
+        let format = match request.parse(bytes) {
+            Ok(httparse::Status::Complete(_)) => wanted(&request),
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_MAX => return None,
             Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-                Some(Err(Status::TOO_LARGE))
+                Err(Status::TOO_LARGE)
             }
-            Err(httparse::Error::Version) => Some(Err(Status::VERSION)),
-            Err(_) => Some(Err(Status::BAD_REQUEST)),
-        }
+            Err(httparse::Error::Version) => Err(Status::VERSION),
+            Err(_) => Err(Status::BAD_REQUEST),
+        };
+        let is_head = request.method == Some("HEAD");
+        Some(Request { format, is_head })
     }
 
-    fn of(request: &httparse::Request<'_, '_>) -> Result<Request, Status> {
-        let is =
-            |name: &'static str| move |field: &&Header<'_>| field.name.eq_ignore_ascii_case(name);
-        let hosts = request.headers.iter().filter(is("host")).count();
-        // RFC 9112, section 3.2.
-        if hosts > 1 || hosts == 0 && request.version == Some(1) {
-            return Err(Status::BAD_REQUEST);
-        }
-        if path(request.path.unwrap_or_default()) != PATH {
-            return Err(Status::NOT_FOUND);
-        }
-        let accept = request.headers.iter().filter(is("accept"));
-        let accept = accept.filter_map(|field| std::str::from_utf8(field.value).ok());
-        match request.method {
-            Some("GET" | "HEAD") => Ok(Request {
-                format: format(accept),
-                is_head: request.method == Some("HEAD"),
-            }),
-            _ => Err(Status::METHOD_NOT_ALLOWED),
+    /// Says that it did not come in time.
+    pub(super) fn late() -> Request {
+        Request {
+            format: Err(Status::TIMEOUT),
+            is_head: false,
         }
     }
+}
+
+/// Finds out how the metrics are to be written.
+///
+/// Errors: the status that says what is wrong.
+fn wanted(request: &httparse::Request<'_, '_>) -> Result<Format, Status> {
+    let is = |name: &'static str| move |field: &&Header<'_>| field.name.eq_ignore_ascii_case(name);
+    let hosts = request.headers.iter().filter(is("host")).count();
+    // RFC 9112, section 3.2.
+    if hosts > 1 || hosts == 0 && request.version == Some(1) {
+        return Err(Status::BAD_REQUEST);
+    }
+    if path(request.path.unwrap_or_default()) != PATH {
+        return Err(Status::NOT_FOUND);
+    }
+    let Some("GET" | "HEAD") = request.method else {
+        return Err(Status::METHOD_NOT_ALLOWED);
+    };
+    let accept = request.headers.iter().filter(is("accept"));
+    Ok(format(
+        accept.filter_map(|field| std::str::from_utf8(field.value).ok()),
+    ))
 }
 
 /// Takes the path out of a target, which is a whole URL where a proxy was asked.
 fn path(target: &str) -> &str {
     let target = match target.split_once("://") {
+        _ if target.starts_with('/') => target,
         Some((_, rest)) => rest.find('/').map_or("/", |start| &rest[start..]),
         None => target,
     };
@@ -131,15 +138,14 @@ fn format<'a>(accept: impl Iterator<Item = &'a str>) -> Format {
 
 impl Response {
     /// Answers with the metrics.
-    pub(super) fn metrics(request: Request, text: String) -> Response {
+    pub(super) fn metrics(format: Format, text: String) -> Response {
         Response {
             status: Status::OK,
-            content_type: match request.format {
+            content_type: match format {
                 Format::Text => "text/plain; version=0.0.4; charset=utf-8",
                 Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             },
             body: text,
-            is_head: request.is_head,
         }
     }
 
@@ -154,12 +160,11 @@ impl Response {
             status,
             content_type: "text/plain; charset=utf-8",
             body: format!("{why}\n"),
-            is_head: false,
         }
     }
 
-    /// Writes it for the wire.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    /// Writes it for the wire; without the body where the request is HEAD.
+    pub(super) fn bytes(&self, is_head: bool) -> Vec<u8> {
         let Status(code, reason) = self.status;
         let allow = match self.status {
             Status::METHOD_NOT_ALLOWED => "Allow: GET, HEAD\r\n",
@@ -171,7 +176,7 @@ impl Response {
             "HTTP/1.1 {code} {reason}\r\nDate: {date}\r\n{allow}Content-Type: {content_type}\r\n\
              Content-Length: {length}\r\nConnection: close\r\n\r\n"
         );
-        if !self.is_head {
+        if !is_head {
             text += &self.body;
         }
         text.into_bytes()
@@ -182,7 +187,7 @@ impl Response {
 pub(super) fn read_in_parts(bytes: &[u8]) {
     let first = (0..=bytes.len()).find_map(|end| Request::read(&bytes[..end]));
     let Some(first) = first else { return };
-    if first.is_ok() {
+    if first.format.is_ok() {
         assert_eq!(Request::read(bytes), Some(first));
     }
 }
@@ -193,12 +198,13 @@ mod tests {
 
     const HOST: &str = "Host: [::1]:10400\r\n";
 
-    fn read(text: &str) -> Option<Result<Request, Status>> {
-        Request::read(text.as_bytes())
+    fn read(text: &str) -> Option<Result<Format, Status>> {
+        Request::read(text.as_bytes()).map(|request| request.format)
     }
 
-    fn get(fields: &str) -> Result<Request, Status> {
-        read(&format!("GET /metrics HTTP/1.1\r\n{HOST}{fields}\r\n")).unwrap()
+    fn get(fields: &str) -> Format {
+        let request = read(&format!("GET /metrics HTTP/1.1\r\n{HOST}{fields}\r\n"));
+        request.unwrap().unwrap()
     }
 
     #[test]
@@ -207,19 +213,20 @@ mod tests {
         for end in 0..whole.len() {
             assert_eq!(read(&whole[..end]), None, "{end}");
         }
-        let request = Request {
-            format: Format::Text,
+        let request = Some(Request {
+            format: Ok(Format::Text),
             is_head: true,
-        };
-        assert_eq!(read(&whole), Some(Ok(request)));
-        assert_eq!(read(&format!("{whole}and a body")), Some(Ok(request)));
+        });
+        assert_eq!(Request::read(whole.as_bytes()), request);
+        let more = format!("{whole}and a body");
+        assert_eq!(Request::read(more.as_bytes()), request);
     }
 
     #[test]
     fn what_is_asked_for_is_found_however_it_is_written() {
         for line in [
             "GET /metrics HTTP/1.1",
-            "GET /metrics?x=1 HTTP/1.1",
+            "GET /metrics?x=http://y/ HTTP/1.1",
             "GET http://web:10400/metrics HTTP/1.1",
         ] {
             assert!(
@@ -290,31 +297,26 @@ mod tests {
             ("text/html,application/xhtml+xml", Format::Text),
             (",;,=;q", Format::Text),
         ] {
-            let request = get(&format!("Accept: {accept}\r\n")).unwrap();
-            assert_eq!(request.format, format, "{accept}");
+            let found = get(&format!("Accept: {accept}\r\n"));
+            assert_eq!(found, format, "{accept}");
         }
         let two = get("Accept: text/plain;q=0.5\r\nACCEPT: application/openmetrics-text\r\n");
-        assert_eq!(two.unwrap().format, Format::OpenMetrics);
-        assert_eq!(get("").unwrap().format, Format::Text);
-        assert_eq!(get("Accept: \u{e4}\r\n").unwrap().format, Format::Text);
+        assert_eq!(two, Format::OpenMetrics);
+        assert_eq!(get(""), Format::Text);
+        assert_eq!(get("Accept: \u{e4}\r\n"), Format::Text);
     }
 
     #[test]
     fn a_response_tells_its_length_and_head_leaves_the_body_out() {
-        let request = Request {
-            format: Format::OpenMetrics,
-            is_head: true,
-        };
-        let mut response = Response::metrics(request, "# EOF\n".to_owned());
-        let head = String::from_utf8(response.bytes()).unwrap();
-        response.is_head = false;
-        let whole = String::from_utf8(response.bytes()).unwrap();
+        let response = Response::metrics(Format::OpenMetrics, "# EOF\n".to_owned());
+        let [head, whole] =
+            [true, false].map(|is_head| String::from_utf8(response.bytes(is_head)).unwrap());
         assert!(head.starts_with("HTTP/1.1 200 OK\r\nDate: ") && head.ends_with("\r\n\r\n"));
         let content = "Content-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
             Content-Length: 6\r\nConnection: close\r\n\r\n";
         assert!(head.ends_with(content), "{head}");
         assert!(whole.ends_with(&format!("{content}# EOF\n")), "{whole}");
-        let refusal = Response::refusal(Status::METHOD_NOT_ALLOWED).bytes();
+        let refusal = Response::refusal(Status::METHOD_NOT_ALLOWED).bytes(false);
         let refusal = String::from_utf8(refusal).unwrap();
         assert!(refusal.contains("\r\nAllow: GET, HEAD\r\n"), "{refusal}");
     }
