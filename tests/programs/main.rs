@@ -19,6 +19,7 @@ mod connect_stdio;
 mod control_program;
 mod documents;
 mod fault_injection;
+mod findings;
 mod fuzz_corpus;
 mod generator;
 mod gone_peers;

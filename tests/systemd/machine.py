@@ -41,6 +41,7 @@ def run(case):
     """Runs the function `case`, and ends the process as it ended."""
     try:
         case()
+        expect_all_findings()
     except Exception as problem:  # whatever it is, the reader wants the journal with it
         step = problem.__traceback__.tb_next
         print(f"{type(problem).__name__} (line {step.tb_lineno}): {problem}")
@@ -49,6 +50,12 @@ def run(case):
         print(output("bash", "-c", WAITING))
         sys.stdout.flush()
         sys.exit(1)
+
+
+def skip(reason):
+    """Ends the case where this machine lacks what it needs."""
+    print(f"skipped: {reason}")
+    sys.exit(0)
 
 
 def expect(condition, otherwise):
@@ -171,6 +178,9 @@ def recipe(page, label):
 # What `vsockctl check` says
 
 
+# Lines of vsockctl check that were not OK, and those whose command was followed.
+seen = []
+followed = []
 # Whether the machine that all share has vsock, and which kernel.
 SHARED = {"device", "transport", "CID", "nested", "kernel"}
 
@@ -192,6 +202,7 @@ def faults():
     lines = [Line(line) for line in done.stdout.splitlines()]
     failed = [line for line in lines if line.level == "FAIL"]
     expect_equal(done.returncode, 1 if failed else 0, f"the exit status with {failed}")
+    seen.extend(line for line in lines if line.level != "OK")
     return [line for line in lines if line.level != "OK" and not is_shared(line)]
 
 
@@ -214,6 +225,22 @@ def mend(line):
     done = subprocess.run(line.command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=DEADLINE)
     expect_equal(done.returncode, 0, f"the status of {line.command}, which said {done.stdout!r},")
     expect_equal(faults(), [], f"what is wrong after {line.command}")
+    followed.append(line)
+
+
+def expect_all_findings():
+    """Each line that the table has for this case was there, and check was content after its command."""
+    heading = f"[case {pathlib.Path(sys.argv[0]).name}]"
+    lines = (pathlib.Path(__file__).parent / "findings").read_text().splitlines()
+    if heading not in lines:
+        return
+    start = lines.index(heading) + 1
+    for text in lines[start : lines.index("", start) if "" in lines[start:] else None]:
+        pattern = ".*".join(map(re.escape, re.split(r"\{[^}]*\}", text)))
+        found = [line for line in seen if re.search(pattern, line.text)]
+        expect(found, f"no line was {text!r} in this case")
+        if any(line.command for line in found):
+            expect(any(re.search(pattern, line.text) for line in followed), f"no command of {text!r} was followed")
 
 
 # Sockets. An address is (host, port) for IPv6, or a path.

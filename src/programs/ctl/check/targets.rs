@@ -149,7 +149,8 @@ fn in_vain(id: &str, said: &Snapshot) -> Option<Finding> {
     };
     let ago = humantime::format_duration(Duration::from_secs(last.age_seconds as u64));
     let text = format!(
-        "{id} did not reach {} for {clients}, the last of them {ago} ago: {}",
+        "{id} did not reach {} for {clients}, the last of them {ago} ago: {}; the first that \
+         gets through takes this line away",
         said.target, last.reason
     );
     Some(Finding::warn("target", text))
@@ -312,7 +313,7 @@ mod tests {
         assert_eq!(
             found.text,
             "vsock-bridge@445.service did not reach [::1]:445 for any of its 2 clients, the last of them 1m 5s ago: \
-             cannot connect to vsock:4:80: No such device"
+             cannot connect to vsock:4:80: No such device; the first that gets through takes this line away"
         );
         for well in [
             Snapshot {
