@@ -1,4 +1,4 @@
-//! systemd-machined(8), asked over varlink (io.systemd.Machine, systemd 257), else through machinectl(1).
+//! systemd-machined(8), asked over varlink (io.systemd.Machine, systemd 257), else through [machinectl(1)](super::machinectl).
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -10,22 +10,15 @@ use nix::unistd::geteuid;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Managed, one_cid, shown};
-use super::tool;
+use super::machinectl::{self, UNKNOWN};
 use crate::clock::Moment;
 use crate::sys;
 use crate::vsock::Cid;
 
-const TOOL: &str = "machinectl";
+const WHO: &str = "systemd-machined";
 const METHOD: &str = "io.systemd.Machine.List";
-const PROPERTY: &str = "VSockCID";
-/// How machined writes that a machine has no CID: VMADDR_CID_ANY.
-const NO_CID: &str = "4294967295";
 /// More than any answer: a machine has less than 1 KiB.
 const ANSWER_MAX: usize = 1 << 20;
-const UNKNOWN: &str = "systemd-machined knows no such machine";
-
-/// What machinectl complains of when there is no D-Bus, and so no machined.
-const NO_BUS: &str = "Failed to connect to bus";
 
 /// What one place to ask came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +44,7 @@ pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     }
     match is_unknown {
         true => Err(UNKNOWN.to_owned()),
-        false => ask_tool(name, deadline),
+        false => machinectl::cid(name, deadline),
     }
 }
 
@@ -73,7 +66,7 @@ pub(super) fn machines(deadline: Moment) -> Answer {
         }
     }
     if !is_there {
-        match tool_machines(deadline) {
+        match machinectl::machines(deadline) {
             Ok(machines) => all.machines = machines,
             Err(problem) => all.problems.push(problem),
         }
@@ -206,8 +199,8 @@ fn reply<T>(
 /// Reads the CID from what is said of a machine.
 fn cid_of(parameters: &Value) -> Option<Result<Cid, String>> {
     match &parameters["vSockCid"] {
-        Value::Null => Some(one_cid(TOOL, [])),
-        Value::Number(number) => Some(one_cid("systemd-machined", [&*number.to_string()])),
+        Value::Null => Some(one_cid(WHO, [])),
+        Value::Number(number) => Some(one_cid(WHO, [&*number.to_string()])),
         _ => None,
     }
 }
@@ -216,83 +209,7 @@ fn cid_of(parameters: &Value) -> Option<Result<Cid, String>> {
 fn managed(parameters: &Value) -> Option<Result<Option<Managed>, String>> {
     let name = parameters["name"].as_str()?;
     let cid = cid_of(parameters)?;
-    Some(Ok(cid.ok().map(|cid| running(name, cid))))
-}
-
-/// It knows no others.
-fn running(name: &str, cid: Cid) -> Managed {
-    Managed {
-        name: name.to_owned(),
-        cid: Some(cid),
-        state: "running".to_owned(),
-    }
-}
-
-/// Asks the tool for the names, then for the CIDs of all.
-fn tool_machines(deadline: Moment) -> Result<Vec<Managed>, String> {
-    let question = ["--no-pager", "--no-legend", "list"];
-    let Some(said) = tool::ask(TOOL, &question, deadline)? else {
-        return Ok(Vec::new());
-    };
-    let names: Vec<&str> = (said.answer.lines())
-        .filter_map(|line| line.split_whitespace().next())
-        .collect();
-    if names.is_empty() {
-        let complaint = said.complaint.trim();
-        return match complaint.is_empty() || complaint.contains(NO_BUS) {
-            true => Ok(Vec::new()),
-            false => Err(said.problem(TOOL)),
-        };
-    }
-    let question = [
-        "show",
-        "--no-pager",
-        "--property",
-        "Name",
-        "--property",
-        PROPERTY,
-        "--",
-    ];
-    let said = tool::ask(TOOL, &[&question, &names[..]].concat(), deadline)?;
-    let answer = said.map(|said| said.answer).unwrap_or_default();
-    Ok(answer.split("\n\n").filter_map(shown_machine).collect())
-}
-
-/// Reads the properties of one machine; before systemd 256 no CID is among them.
-fn shown_machine(text: &str) -> Option<Managed> {
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-    };
-    let cid = value(PROPERTY).filter(|cid| *cid != NO_CID)?;
-    Some(running(value("Name")?, one_cid(TOOL, [cid]).ok()?))
-}
-
-fn ask_tool(name: &str, deadline: Moment) -> Result<Cid, String> {
-    let question = ["show", "--no-pager", "--property", PROPERTY, "--", name];
-    let Some(said) = tool::ask(TOOL, &question, deadline)? else {
-        return Err("neither systemd-machined nor machinectl is there \
-             (is the package systemd-container installed?)"
-            .to_owned());
-    };
-    let answer = said.answer.trim();
-    if answer.is_empty() && said.complaint.contains("No machine") {
-        return Err(UNKNOWN.to_owned());
-    }
-    if answer.is_empty() && said.complaint.trim().is_empty() {
-        return Err("this systemd-machined knows no CIDs (systemd 256 and newer do)".to_owned());
-    }
-    if answer.is_empty() {
-        return Err(said.problem(TOOL));
-    }
-    let cids: Option<Vec<&str>> = answer
-        .lines()
-        .map(|line| line.strip_prefix(PROPERTY)?.strip_prefix('='))
-        .collect();
-    let Some(cids) = cids else {
-        return Err(format!("machinectl said \"{}\"", shown(answer)));
-    };
-    one_cid(TOOL, cids.into_iter().filter(|cid| *cid != NO_CID))
+    Some(Ok(cid.ok().map(|cid| Managed::running(name, cid))))
 }
 
 #[cfg(test)]
@@ -308,7 +225,7 @@ mod tests {
         let list = |text: &str| reply(text.as_bytes(), managed);
         let web = list(r#"{"parameters":{"name":"web","vSockCid":7},"continues":true}"#);
         let cid = Cid::new(7).unwrap();
-        assert_eq!(web, Ok(Reply::Found(Some(running("web", cid)))));
+        assert_eq!(web, Ok(Reply::Found(Some(Managed::running("web", cid)))));
         for none in [
             r#"{"parameters":{"name":"box","class":"container"}}"#,
             r#"{"parameters":{"name":"x","vSockCid":0}}"#,
@@ -321,16 +238,6 @@ mod tests {
             "{",
         ] {
             assert!(list(broken).is_err(), "{broken}");
-        }
-        let shown = shown_machine("Name=web\nVSockCID=7");
-        assert_eq!(shown, Some(running("web", cid)));
-        for none in [
-            "",
-            "Name=web",
-            "Name=web\nVSockCID=4294967295",
-            "VSockCID=7",
-        ] {
-            assert_eq!(shown_machine(none), None, "{none}");
         }
     }
 

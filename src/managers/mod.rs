@@ -5,6 +5,7 @@
 
 mod answer;
 mod libvirt;
+mod machinectl;
 mod machined;
 mod tool;
 

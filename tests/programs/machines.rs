@@ -121,7 +121,7 @@ fn machinectl_is_asked_where_there_is_no_varlink() {
         return;
     };
     let script = "case \"$*\" in\n\
-         '--no-pager --no-legend list') echo 'web vm systemd-nspawn - - -'; echo 'box container x - - -';;\n\
+         '--no-pager --no-legend list') echo 'web vm x - - 10.0.0.1'; echo '           10.0.0.2'; echo 'box container x - - -';;\n\
          'show --no-pager --property Name --property VSockCID -- web box')\n\
          echo Name=web; echo VSockCID=7; echo; echo Name=box; echo VSockCID=4294967295;;\n\
          *) exit 1;; esac";

@@ -1,0 +1,105 @@
+//! machinectl(1), which asks systemd-machined(8) over D-Bus, where it does not answer over varlink.
+
+use super::answer::{Managed, one_cid, shown};
+use super::tool;
+use crate::clock::Moment;
+use crate::vsock::Cid;
+
+const TOOL: &str = "machinectl";
+const PROPERTY: &str = "VSockCID";
+/// How machined writes that a machine has no CID: VMADDR_CID_ANY.
+const NO_CID: &str = "4294967295";
+/// What machinectl complains of when there is no D-Bus, and so no machined.
+const NO_BUS: &str = "Failed to connect to bus";
+/// Whoever was asked.
+pub(super) const UNKNOWN: &str = "systemd-machined knows no such machine";
+
+/// Asks which CID the machine has.
+pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
+    let question = ["show", "--no-pager", "--property", PROPERTY, "--", name];
+    let Some(said) = tool::ask(TOOL, &question, deadline)? else {
+        return Err("neither systemd-machined nor machinectl is there \
+             (is the package systemd-container installed?)"
+            .to_owned());
+    };
+    let answer = said.answer.trim();
+    if answer.is_empty() && said.complaint.contains("No machine") {
+        return Err(UNKNOWN.to_owned());
+    }
+    if answer.is_empty() && said.complaint.trim().is_empty() {
+        return Err("this systemd-machined knows no CIDs (systemd 256 and newer do)".to_owned());
+    }
+    if answer.is_empty() {
+        return Err(said.problem(TOOL));
+    }
+    let cids: Option<Vec<&str>> = answer
+        .lines()
+        .map(|line| line.strip_prefix(PROPERTY)?.strip_prefix('='))
+        .collect();
+    let Some(cids) = cids else {
+        return Err(format!("machinectl said \"{}\"", shown(answer)));
+    };
+    one_cid(TOOL, cids.into_iter().filter(|cid| *cid != NO_CID))
+}
+
+/// Asks for the names, then for the CIDs of all.
+pub(super) fn machines(deadline: Moment) -> Result<Vec<Managed>, String> {
+    let question = ["--no-pager", "--no-legend", "list"];
+    let Some(said) = tool::ask(TOOL, &question, deadline)? else {
+        return Ok(Vec::new());
+    };
+    // What does not begin at the left goes on with the machine above.
+    let lines = said.answer.lines().filter(|line| !line.starts_with(' '));
+    let names: Vec<&str> = lines
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    if names.is_empty() {
+        let complaint = said.complaint.trim();
+        return match complaint.is_empty() || complaint.contains(NO_BUS) {
+            true => Ok(Vec::new()),
+            false => Err(said.problem(TOOL)),
+        };
+    }
+    let question = [
+        "show",
+        "--no-pager",
+        "--property",
+        "Name",
+        "--property",
+        PROPERTY,
+        "--",
+    ];
+    let said = tool::ask(TOOL, &[&question, &names[..]].concat(), deadline)?;
+    let answer = said.map(|said| said.answer).unwrap_or_default();
+    Ok(answer.split("\n\n").filter_map(machine).collect())
+}
+
+/// Reads the properties of one machine; before systemd 256 no CID is among them.
+fn machine(text: &str) -> Option<Managed> {
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    };
+    let cid = value(PROPERTY).filter(|cid| *cid != NO_CID)?;
+    Some(Managed::running(value("Name")?, one_cid(TOOL, [cid]).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_a_cid_is_left_out() {
+        let cid = Cid::new(7).unwrap();
+        let shown = machine("Name=web\nVSockCID=7");
+        assert_eq!(shown, Some(Managed::running("web", cid)));
+        for none in [
+            "",
+            "Name=web",
+            "Name=web\nVSockCID=4294967295",
+            "VSockCID=7",
+        ] {
+            assert_eq!(machine(none), None, "{none}");
+        }
+    }
+}
