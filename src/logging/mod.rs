@@ -12,6 +12,7 @@ use env_logger::fmt::Formatter;
 use libsystemd::logging::{Priority, connected_to_journal, journal_send};
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
+use nix::sys::stat::{SFlag, fstat};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 
@@ -39,10 +40,16 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) -> Flush {
         2.. => LevelFilter::Trace,
     };
     let is_journal = connected_to_journal();
+    let is_peers = stderr_is_peers();
     let is_terminal = std::io::stderr().is_terminal();
     let mut builder = env_logger::Builder::new();
     let problems = choose(&mut builder, level);
     builder.format(move |out, record| {
+        if is_peers {
+            // Nobody is left to be told that the journal takes nothing.
+            to_journal(program, record);
+            return Ok(());
+        }
         // The last words of a program go through the stream, which carries the unit: of a native message of a
         // process that is gone by the time it is read, the journal cannot tell whose it was.
         if is_journal && record.level() != Level::Error && to_journal(program, record) {
@@ -53,6 +60,23 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) -> Flush {
     background::install(builder.build());
     complain(problems);
     Flush
+}
+
+/// Says what is wrong with the command line, before [`init`].
+pub(crate) fn say(line: &str) {
+    if !stderr_is_peers() {
+        eprintln!("{line}");
+    }
+}
+
+/// Returns whether stderr is the socket that stdin is: xinetd and others have all three lead to the peer, to whom no line of
+/// a log may come among its bytes.
+fn stderr_is_peers() -> bool {
+    let (Ok(input), Ok(error)) = (fstat(std::io::stdin()), fstat(std::io::stderr())) else {
+        return false;
+    };
+    let is_socket = SFlag::from_bits_truncate(input.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
+    is_socket && (input.st_dev, input.st_ino) == (error.st_dev, error.st_ino)
 }
 
 /// Sets logging up for a generator, which runs before the journal and may only use the kernel's log.

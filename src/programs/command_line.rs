@@ -9,6 +9,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, Parser};
 
 use crate::error::Error;
+use crate::logging;
 
 /// The usage error of all our programs.
 const USAGE: u8 = 2;
@@ -17,7 +18,7 @@ const TIP: &str = "  tip: ";
 
 /// Parses the arguments of the program, or prints help, version or error and gives the exit status.
 pub fn parse<A: Parser>() -> Result<A, ExitCode> {
-    parse_or(A::command(), |line| eprintln!("{line}"))
+    parse_or(A::command(), logging::say)
 }
 
 /// Parses the arguments of `command`, which has those of `A`; `complain` gets the line that says what is wrong.

@@ -127,6 +127,29 @@ fn sockets_carry_every_byte_one_for_both_or_one_for_each() {
     }
 }
 
+/// As xinetd starts it. The peer is told nothing but what the target says, and the end.
+#[test]
+fn stdin_stdout_and_stderr_are_the_peer_it_hears_no_line_of_the_log() {
+    let refusing = Place::bound(Kind::Tcp6);
+    for arguments in [&["-vv", &*refusing.text][..], &["@"], &["--nonsense"]] {
+        let (ours, theirs) = pair_of_sockets();
+        let mut command = connect(arguments);
+        let descriptor = || OwnedFd::from(theirs.try_clone().unwrap());
+        command
+            .stdin(descriptor())
+            .stdout(descriptor())
+            .stderr(descriptor());
+        let status = command.status().unwrap();
+        drop((command, theirs));
+        assert!(!status.success());
+        assert_eq!(
+            read_to_end(&mut &ours),
+            (vec![], End::Clean),
+            "{arguments:?}"
+        );
+    }
+}
+
 #[test]
 fn stdin_is_nothing_the_answer_comes_and_exit_0() {
     let place = Place::listening(Kind::Tcp6);
