@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::listen_list::ListenList;
 use crate::names::{GivenNames, Machine};
 use crate::peer::Family;
+use crate::prefix::Prefix;
 use crate::stream::Listener;
 use crate::sys;
 use crate::unix_path::{self, Made};
@@ -50,13 +51,18 @@ pub(crate) fn addresses(lists: &[ListenList], names: Option<&GivenNames>) -> Res
     Ok(found)
 }
 
-/// Listens on all addresses, or on none. `mode`: the permissions of unix sockets.
+/// Listens on all addresses, or on none. `mode`: the permissions of unix sockets; `routed`: a prefix whose addresses are all
+/// this machine's by its local route.
 ///
 /// Errors: [`Error::Listen`].
-pub(crate) fn open(addresses: Vec<Endpoint>, mode: Mode) -> Result<Vec<Listener>> {
+pub(crate) fn open(
+    addresses: Vec<Endpoint>,
+    mode: Mode,
+    routed: Option<Prefix>,
+) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = open_one(&address, mode).map_err(|source| Error::Listen {
+        let listener = open_one(&address, mode, routed).map_err(|source| Error::Listen {
             hint: hint(&address, source, &listeners),
             address: Box::new(address),
             source,
@@ -66,7 +72,7 @@ pub(crate) fn open(addresses: Vec<Endpoint>, mode: Mode) -> Result<Vec<Listener>
     Ok(listeners)
 }
 
-fn open_one(address: &Endpoint, mode: Mode) -> Result<Listener, Errno> {
+fn open_one(address: &Endpoint, mode: Mode, routed: Option<Prefix>) -> Result<Listener, Errno> {
     let (family, kind) = match address {
         Endpoint::Tcp(SocketAddr::V4(_)) => (AddressFamily::Inet, Family::Tcp),
         Endpoint::Tcp(SocketAddr::V6(_)) => (AddressFamily::Inet6, Family::Tcp),
@@ -77,9 +83,18 @@ fn open_one(address: &Endpoint, mode: Mode) -> Result<Listener, Errno> {
     if kind == Family::Tcp {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
+    // IPv6 takes for this machine's own what an interface has, unless it is told not to look.
+    if routed.is_some_and(|prefix| is_in(prefix, address)) {
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    }
     let file = bind(socket.as_fd(), address, mode)?;
     listen_on(&socket, Backlog::MAXALLOWABLE)?;
     Ok(Listener::own(socket, kind, address.clone(), file))
+}
+
+/// Returns whether it is a TCP address of the prefix.
+pub(crate) fn is_in(prefix: Prefix, address: &Endpoint) -> bool {
+    matches!(address, Endpoint::Tcp(SocketAddr::V6(addr)) if prefix.contains(*addr.ip()))
 }
 
 fn bind(socket: BorrowedFd<'_>, address: &Endpoint, mode: Mode) -> Result<Option<Made>, Errno> {

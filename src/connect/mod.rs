@@ -188,8 +188,9 @@ impl Dialer {
     }
 }
 
-/// Without the local route a connection from a mapped source would hang, because the answers go elsewhere.
-fn has_local_route(prefix: Prefix) -> bool {
+/// Returns whether all addresses of a prefix are this machine's. Without the local route a connection from a mapped source
+/// would hang, because the answers go elsewhere.
+pub(crate) fn has_local_route(prefix: Prefix) -> bool {
     let source = source_towards(prefix.address(Cid::LOCAL).into());
     matches!(source, Some(IpAddr::V6(ip)) if prefix.contains(ip) || ip.is_loopback())
 }

@@ -5,6 +5,7 @@ pub(crate) mod config;
 pub(crate) mod variables;
 
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::activation::Activation;
 use crate::allow_list;
 use crate::config_file;
 use crate::connect::circle::Place;
-use crate::connect::{Dialer, Target};
+use crate::connect::{Dialer, Target, has_local_route};
 use crate::descriptors::{self, Shares};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -20,12 +21,14 @@ use crate::handover::{self, Inherited, Store};
 use crate::listen;
 use crate::notify;
 use crate::peer::Family;
+use crate::prefix::Prefix;
 use crate::programs::pace;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
 use crate::relay::signals;
 use crate::relay::{Loop, Totals};
 use crate::stream::Listener;
+use crate::this_machine;
 
 pub use config::Arguments;
 use config::Settings;
@@ -150,7 +153,8 @@ fn settings(
             return Err(Error::Usage(LISTENS_TWICE.to_owned()));
         }
         let addresses = listen::addresses(&arguments.listen, arguments.machines.names.as_ref())?;
-        activation.listeners = listen::open(addresses, arguments.listen_mode)?;
+        let routed = routed(arguments, &addresses);
+        activation.listeners = listen::open(addresses, arguments.listen_mode, routed)?;
     }
     let settings = Settings::new(arguments, &activation.locals())?;
     let Dialer {
@@ -162,6 +166,17 @@ fn settings(
     let check = |target: &Target| target.check_circle(&places, *prefix);
     targets.iter().try_for_each(check)?;
     Ok(settings)
+}
+
+/// Returns the prefix if one of the addresses is in it and its route is there.
+fn routed(arguments: &Arguments, addresses: &[Endpoint]) -> Option<Prefix> {
+    let may_be = |address: &Endpoint| matches!(address, Endpoint::Tcp(addr) if addr.is_ipv6() && !addr.ip().is_loopback());
+    addresses.iter().find(|address| may_be(address))?;
+    let (prefix, _) = this_machine::prefix(arguments.machines.prefix, Path::new("/")).ok()?;
+    let is_one = addresses
+        .iter()
+        .any(|address| listen::is_in(prefix, address));
+    (is_one && has_local_route(prefix)).then_some(prefix)
 }
 
 /// Logs what was done, and gives the status that tells it.
