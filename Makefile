@@ -136,10 +136,13 @@ uninstall: ## stop what runs, and remove what install put there; settings stay
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the user vsock-bridge, and vsock in /etc/nsswitch.conf if it is there"
 
-# A binary for any Linux of this architecture, as guests and containers without glibc are.
+# Binaries for any Linux of this architecture, as guests and containers without glibc are. The generator is for systemd alone.
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
-static: ## build vsock-bridge and vsock-connect without shared libraries, by the Rust target for musl
-	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin vsock-bridge --bin vsock-connect
+static: ## build the programs without shared libraries, by the Rust target for musl
+	@[ -d "$$(rustc --print target-libdir --target $(STATIC_TARGET))" ] || \
+		{ echo "rustup target add $(STATIC_TARGET)" && rustup target add $(STATIC_TARGET); } || \
+		{ echo "make static: this Rust cannot build for $(STATIC_TARGET): install Rust by rustup" >&2; exit 1; }
+	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin vsock-bridge --bin vsock-connect --bin vsockctl
 
 dist: ## make the tarball of a release, with the source of every crate
 	@packaging/dist
