@@ -5,6 +5,7 @@ use std::fs;
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Stdio;
 
 use crate::common::bridge::Bridge;
 use crate::common::eventually;
@@ -84,7 +85,7 @@ fn as_many_ask_at_once_as_may_by_http_and_each_is_answered() {
     let mut programs: Vec<Program> = (0..16)
         .map(|_| {
             let mut vsockctl = run.command(ours("vsockctl"));
-            vsockctl.arg("metrics");
+            vsockctl.arg("metrics").stdout(Stdio::null());
             Program::start(vsockctl)
         })
         .collect();
