@@ -9,6 +9,8 @@ end
 
 complete -c vsock-connect -f -a '(__vsock_connect_machines)'
 complete -c vsock-connect -l fdpass -d 'Pass the connected socket over stdout'
+complete -c vsock-connect -l exec -d 'Run a program with the socket: the rest of the line'
+complete -c vsock-connect -l fd -x -d 'Which descriptor of it the socket is'
 complete -c vsock-connect -l wait -x -d 'Try again for that long'
 complete -c vsock-connect -l connect-timeout -x -d 'How long one attempt may take'
 complete -c vsock-connect -l prefix -x -d 'The /64 that maps CIDs to addresses'

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use crate::common::connect::{connect, passed, piped};
 use crate::common::content::{Content, End, read_to_end};
-use crate::common::own_folder;
 use crate::common::place::{Kind, Place, pair_of_sockets, stream};
-use crate::common::program::{Finished, Program, finish};
+use crate::common::program::{Finished, Program, command, finish, ours};
+use crate::common::{DEADLINE, own_folder};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::Socket;
 
@@ -352,6 +352,102 @@ fn fdpass_without_a_reader_exits_255() {
     assert_eq!(program.exit_code(), 255, "{:#?}", program.log);
     let mut bytes = Vec::new();
     assert!(server.read_to_end(&mut bytes).is_ok() && bytes.is_empty());
+}
+
+/// A server that sends a line and its end, and then reads to the end.
+fn serve_once(listener: &Place) -> std::thread::JoinHandle<Vec<u8>> {
+    let listener = listener.socket.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut server = listener.accept().unwrap().0;
+        server.set_read_timeout(Some(DEADLINE)).unwrap();
+        server.write_all(b"from the server\n").unwrap();
+        server.shutdown(std::net::Shutdown::Write).unwrap();
+        read_to_end(&mut server).0
+    })
+}
+
+#[test]
+fn exec_runs_a_program_with_the_socket_and_exits_as_it_does() {
+    for kind in Kind::ALL {
+        let listener = Place::listening(kind);
+        let server = serve_once(&listener);
+        let script = "read -r line; echo \"got $line\"; exit 7";
+        let finished = finish(connect(&[&listener.text, "--exec", "sh", "-c", script]));
+        assert_eq!((finished.code, &*finished.stdout), (7, ""), "{finished:#?}");
+        assert_eq!(server.join().unwrap(), b"got from the server\n");
+    }
+}
+
+#[test]
+fn exec_with_a_number_leaves_stdin_and_stdout_alone() {
+    let listener = Place::listening(Kind::Tcp6);
+    // The number that the socket has in this program, and another.
+    for number in ["3", "9"] {
+        let server = serve_once(&listener);
+        let script = format!("cat <&{number}; echo to the server >&{number}");
+        let finished = finish(connect(&[
+            &listener.text,
+            "--fd",
+            number,
+            "--exec",
+            "sh",
+            "-c",
+            &script,
+        ]));
+        assert_eq!(
+            (finished.code, &*finished.stdout),
+            (0, "from the server\n"),
+            "{finished:#?}"
+        );
+        assert_eq!(server.join().unwrap(), b"to the server\n", "{number}");
+    }
+}
+
+#[test]
+fn exec_takes_the_rest_of_the_line_whatever_it_looks_like() {
+    let listener = Place::listening(Kind::Unix);
+    let server = serve_once(&listener);
+    let finished = finish(connect(&[
+        &listener.text,
+        "--exec",
+        "echo",
+        "-n",
+        "--wait",
+        "--",
+        "-v",
+    ]));
+    assert_eq!(finished.code, 0, "{finished:#?}");
+    assert_eq!(server.join().unwrap(), b"--wait -- -v");
+}
+
+#[test]
+fn a_program_that_is_not_there_exits_255_with_one_line() {
+    let listener = Place::listening(Kind::Unix);
+    let finished = finish(connect(&[&listener.text, "--exec", "/nonexistent/program"]));
+    let words = ["cannot run /nonexistent/program", "No such file"];
+    expect_line(&finished, 255, &words);
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_the_socket_exits_2_with_one_line() {
+    let listener = Place::listening(Kind::Unix);
+    for (arguments, word) in [
+        (&["--fd", "2", "--exec", "true"][..], "2"),
+        (&["--fd", "x", "--exec", "true"], "x"),
+        (&["--fd", "3"], "--exec"),
+        (&["--fdpass", "--exec", "true"], "--fdpass"),
+        (&["--exec"], "--exec"),
+    ] {
+        let finished = finish(connect(&[&[&*listener.text], arguments].concat()));
+        expect_line(&finished, 2, &[word]);
+    }
+    let mut shell = command("bash");
+    let script = "exec 9</dev/null; exec \"$0\" \"$1\" --fd 9 --exec true";
+    shell
+        .args(["-c", script])
+        .arg(ours("vsock-connect"))
+        .arg(&listener.text);
+    expect_line(&finish(shell), 2, &["--fd 9", "is open already"]);
 }
 
 #[test]

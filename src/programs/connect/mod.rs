@@ -2,8 +2,10 @@
 //!
 //! How targets of any program are reached is in [`crate::connect`].
 
+mod exec;
 pub(crate) mod host;
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -34,6 +36,8 @@ As ProxyCommand of ssh, with ProxyUseFdpass yes:
     vsock-connect --fdpass %h %p
 By hand:
     vsock-connect 3 80 </dev/null
+Without a relay:
+    vsock-connect 3 7000 --exec tar -c /srv
 
 The exit status is 0 after a complete connection, 255 when it failed, and 2 on
 a usage error.";
@@ -57,6 +61,29 @@ pub struct Arguments {
     /// socket from there, bytes are relayed.
     #[arg(long)]
     fdpass: bool,
+    /// Run a program with the socket: the rest of the line.
+    ///
+    /// The rest of the line is a program and its arguments, which takes the place of this one. The connected socket is its
+    /// standard input and output, or its descriptor --fd.
+    #[arg(
+        long,
+        value_name = "COMMAND",
+        num_args = 1..,
+        allow_hyphen_values = true,
+        conflicts_with = "fdpass"
+    )]
+    exec: Vec<OsString>,
+    /// Which descriptor of the program the socket is.
+    ///
+    /// The program of --exec has the socket as this descriptor, from 3 to 1023; its standard input and output are those of
+    /// this program.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "exec",
+        value_parser = clap::value_parser!(i32).range(3..1024)
+    )]
+    fd: Option<i32>,
     /// Try again for that long until the machine answers.
     ///
     /// A machine that does not answer, or refuses, is tried again for that time.
@@ -119,6 +146,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         )?
         .wait_connected(&dialer, |problem| tell_of_wait(problem, arguments.wait))?;
     log::debug!("connected to {}", dialer.targets);
+    if !arguments.exec.is_empty() {
+        return exec::replace(stream, arguments.fd, &arguments.exec);
+    }
     let (input, output) = (std::io::stdin(), std::io::stdout());
     if arguments.fdpass {
         if fdpass::is_wanted(input.as_fd(), output.as_fd()) {

@@ -1,0 +1,59 @@
+//! A program that takes the place of this one, with the connected socket: no relay is in the path.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+use crate::error::{Error, Result};
+use crate::stream::Stream;
+
+/// Runs a program in the place of this one. The socket is its standard input and output, or its descriptor with that
+/// number, and its mode is that of a fresh one. Returns only if that fails.
+///
+/// Errors: [`Error::Usage`] for a number that is taken; [`Unusable::File`](crate::unusable::Unusable::File) for what cannot be
+/// run.
+pub(super) fn replace(stream: Stream, number: Option<i32>, command: &[OsString]) -> Result<()> {
+    let Some((name, arguments)) = command.split_first() else {
+        return Ok(());
+    };
+    let socket = stream
+        .into_blocking()
+        .map_err(Error::system("make the connected socket blocking"))?;
+    let mut program = Command::new(name);
+    program.args(arguments);
+    match number {
+        Some(number) => keep_as(socket, number)?,
+        None => {
+            let copy = socket.try_clone();
+            let copy = copy.map_err(|error| {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+                Error::system("copy the descriptor of the connected socket")(errno)
+            })?;
+            program.stdin(Stdio::from(copy)).stdout(Stdio::from(socket));
+        }
+    }
+    Err(Error::file("run", Path::new(name))(program.exec()))
+}
+
+/// Leaves the socket open for the program, as that descriptor.
+fn keep_as(socket: OwnedFd, number: i32) -> Result<()> {
+    let fail = "copy the descriptor of the connected socket";
+    if socket.as_raw_fd() == number {
+        fcntl(socket.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(Error::system(fail))?;
+        // The program's from now on.
+        let _ = socket.into_raw_fd();
+        return Ok(());
+    }
+    // The first one from there on that is free.
+    match fcntl(socket.as_fd(), FcntlArg::F_DUPFD(number)).map_err(Error::system(fail))? {
+        found if found == number => Ok(()),
+        _ => Err(Error::Usage(format!(
+            "`--fd {number}`: descriptor {number} is open already; choose another one, or close it before"
+        ))),
+    }
+}
