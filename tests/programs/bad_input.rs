@@ -300,8 +300,11 @@ fn the_target_is_a_machine_named_as_a_host() {
     ] {
         let listener = Place::listening(Kind::Tcp6);
         let bridge = || Bridge::to(target).listener(&listener);
-        let finished = bridge().arguments(&["--names", "web=3"]).finish();
-        expect_line(&finished, 2, &[form, target]);
+        for more in [&[][..], &["--check"]] {
+            let arguments = [&["--names", "web=3"], more].concat();
+            let finished = bridge().arguments(&arguments).finish();
+            expect_line(&finished, 2, &[form, target]);
+        }
         let finished = bridge().variable("VSOCK_BRIDGE_NAMES", "web=3").finish();
         expect_line(&finished, 2, &[form, target]);
     }

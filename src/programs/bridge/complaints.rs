@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::config::NO_TARGET;
+use super::config::{Arguments, NO_TARGET};
 use super::variables::{self, Variables};
 use crate::programs::ctl::check::units::{self, Unasked, Unit};
 
@@ -10,9 +10,9 @@ use crate::programs::ctl::check::units::{self, Unasked, Unit};
 const PROGRAM: &str = "vsock-bridge";
 
 /// Says what is wrong, one line each; 2 if anything is. Without a name of a unit the settings are those of this process.
-pub(super) fn say(unit: &str, has_target: bool) -> ExitCode {
+pub(super) fn say(unit: &str, arguments: &Arguments) -> ExitCode {
     let complaints = match unit {
-        "" => of_process(has_target),
+        "" => of_process(arguments),
         unit => {
             let service = unit.strip_suffix(".service");
             let name = service.or_else(|| unit.strip_suffix(".socket"));
@@ -28,9 +28,9 @@ pub(super) fn say(unit: &str, has_target: bool) -> ExitCode {
     }
 }
 
-fn of_process(has_target: bool) -> Vec<String> {
-    let mut complaints = Variables::of_process(None).complaints();
-    if !has_target {
+fn of_process(arguments: &Arguments) -> Vec<String> {
+    let mut complaints = Variables::of_process(None).complaints_with(arguments);
+    if arguments.to.is_none() {
         complaints.push(NO_TARGET.to_owned());
     }
     complaints

@@ -58,7 +58,7 @@ impl From<Error> for Failure {
 /// reached, which the log has told already.
 pub fn run(arguments: Arguments) -> ExitCode {
     if let Some(unit) = &arguments.check {
-        return complaints::say(unit, arguments.to.is_some());
+        return complaints::say(unit, &arguments);
     }
     if let Some(status) = pace::begin() {
         return status;

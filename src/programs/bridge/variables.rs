@@ -160,15 +160,27 @@ impl Variables {
         }
     }
 
+    /// Returns what is wrong with them, or with the options that they and the command line of this process come to.
+    pub(super) fn complaints_with(&self, arguments: &Arguments) -> Vec<String> {
+        let problems = self.problems();
+        match problems.is_empty() {
+            true => self.together(arguments),
+            false => problems,
+        }
+    }
+
     /// Looks up the names that are needed.
     fn together(&self, arguments: &Arguments) -> Vec<String> {
         let names = arguments.machines.names.as_ref();
         if let Some(Err(problem)) = names.map(GivenNames::names) {
-            return vec![format!("{}: {problem}", self.place(names::VARIABLE))];
+            return match self.place(names::VARIABLE) {
+                "" => vec![problem.to_string()],
+                place => vec![format!("{place}: {problem}")],
+            };
         }
-        let say = |variable, problem: Error| {
-            let place = self.place(variable);
-            format!("{place}: {variable}: {}", problem.report())
+        let say = |variable, problem: Error| match self.place(variable) {
+            "" => problem.report(),
+            place => format!("{place}: {variable}: {}", problem.report()),
         };
         let targets = arguments.to.as_ref();
         let target = targets.and_then(|targets| check_names(targets, names).err());

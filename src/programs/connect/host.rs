@@ -52,13 +52,25 @@ fn form_of_others(host: &str) -> Option<String> {
         let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         !text.is_empty() && text.chars().all(is_part)
     };
-    if let Some((user, machine)) = host.split_once('@').filter(|(user, _)| is_word(user)) {
-        let name = match machine.contains(['/', '%', ':']) || machine.ends_with(SUFFIX) {
-            true => machine.to_owned(),
-            false => format!("vsock/{machine}"),
+    if let Some((user, rest)) = host.split_once('@').filter(|(user, _)| is_word(user)) {
+        let (name, port) = match rest.split_once(':') {
+            Some((name, port)) if port.parse::<VsockPort>().is_ok() => (name, Some(port)),
+            _ => (rest, None),
         };
+        let form = match (port, name.parse::<Machine>()) {
+            (Some(port), Ok(_)) => format!("`vsock-connect {name} {port}`"),
+            _ => rest.to_owned(),
+        };
+        let known = match name.parse::<Machine>() {
+            Ok(_) if !name.ends_with(SUFFIX) => format!("vsock/{name}"),
+            Err(_) if !name.contains(['/', '%']) => {
+                return Some(format!("write {form}; the user is for ssh"));
+            }
+            _ => name.to_owned(),
+        };
+        let port = port.map_or(String::new(), |port| format!("-p {port} "));
         return Some(format!(
-            "write {machine}; the user is for ssh, as in `ssh {user}@{name}`"
+            "write {form}; the user is for ssh, as in `ssh {port}{user}@{known}`"
         ));
     }
     let (machine, port) = host.split_once(':')?;
@@ -190,6 +202,14 @@ mod tests {
                 "write 3; the user is for ssh, as in `ssh user@vsock/3`",
             ),
             ("user@web.vsock", "`ssh user@web.vsock`"),
+            (
+                "user@host:2222",
+                "write `vsock-connect host 2222`; the user is for ssh, as in `ssh -p 2222 user@vsock/host`",
+            ),
+            (
+                "user@127.0.0.1:22",
+                "write 127.0.0.1:22; the user is for ssh",
+            ),
             ("user@libvirt/web", "`ssh user@libvirt/web`"),
             ("qemu/web", "write libvirt/web"),
             ("qemu%web", "write libvirt/web"),
