@@ -11,7 +11,7 @@ use crate::listen_list::ListenList;
 use crate::mux::{Answer, Handshake, Progress};
 use crate::names::{Machine, Names};
 use crate::prefix::Prefix;
-use crate::programs::bridge::config::SourceArgument;
+use crate::programs::bridge::arguments::SourceArgument;
 use crate::programs::connect::host;
 use crate::programs::ctl;
 use crate::programs::options::{TimeLimit, parse_positive, parse_time};

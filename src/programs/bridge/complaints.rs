@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::config::{Arguments, NO_TARGET};
+use super::arguments::{Arguments, NO_TARGET};
 use super::variables::{self, Variables};
 use crate::programs::ctl::check::units::{self, Unasked, Unit};
 

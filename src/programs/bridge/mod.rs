@@ -1,7 +1,8 @@
 //! The body of vsock-bridge: sockets from systemd or its own, settings, loop.
 
+pub(crate) mod arguments;
 mod complaints;
-pub(crate) mod config;
+mod config;
 pub(crate) mod variables;
 
 use std::os::fd::OwnedFd;
@@ -30,7 +31,7 @@ use crate::relay::{Loop, Totals};
 use crate::stream::Listener;
 use crate::this_machine;
 
-pub use config::Arguments;
+pub use arguments::Arguments;
 use config::Settings;
 use variables::Variables;
 

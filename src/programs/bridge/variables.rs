@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::Resettable;
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
-use super::config::Arguments;
+use super::arguments::Arguments;
 use crate::allow_list;
 use crate::config_file;
 use crate::configured;
