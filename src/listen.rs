@@ -183,7 +183,7 @@ fn privileged(port: u32) -> Option<String> {
 fn unix_hint(errno: Errno) -> Option<String> {
     let hint = match errno {
         Errno::EADDRINUSE => "another program listens there; if none does, remove the file",
-        Errno::EEXIST => "what is there is no socket: remove it, or give another path",
+        Errno::EEXIST => "what is there is no socket: give another path",
         Errno::ENOENT | Errno::ENOTDIR => "its folder has to be made first",
         Errno::EACCES | Errno::EPERM | Errno::EROFS => {
             "may this user make files in its folder, or remove the one that is there?"
