@@ -382,7 +382,8 @@ impl Stream {
             l_onoff: is_wanted.into(),
             l_linger: 0,
         };
-        if self.family == Family::Tcp {
+        // stdin may be a socket, as under inetd.
+        if matches!(self.family, Family::Tcp | Family::File) {
             // It fails only on what is no socket.
             let _ = setsockopt(&self.input, sockopt::Linger, &reset);
         }

@@ -129,6 +129,7 @@ impl Session {
 
     /// Begins to relay between two connected ends.
     pub(crate) fn relay(stream: Stream, peer: Peer, target: Stream, now: Moment) -> Session {
+        stream.reset_on_close(true);
         target.reset_on_close(true);
         let connection = Connection::new(End::new(stream), End::new(target), now);
         Session::new(peer, Phase::Relaying(connection), now)

@@ -127,6 +127,37 @@ fn sockets_carry_every_byte_one_for_both_or_one_for_each() {
     }
 }
 
+/// As any inetd starts it: what was cut off does not look complete to the peer, and what is complete does.
+#[test]
+fn stdin_and_stdout_are_a_tcp_socket_the_peer_sees_how_the_target_has_ended() {
+    for expected in [End::Clean, End::Reset] {
+        let (inetd, place) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+        let mut client = inetd.connect();
+        let accepted = inetd.accept();
+        let mut command = connect(&[&place.text]);
+        command
+            .stdin(OwnedFd::from(accepted.try_clone().unwrap()))
+            .stdout(OwnedFd::from(accepted));
+        let mut program = Program::start(command);
+        let mut server = place.accept();
+        server.write_all(b"answer").unwrap();
+        let mut answer = [0; 6];
+        client.read_exact(&mut answer).unwrap();
+        match expected {
+            End::Reset => crate::common::place::reset(server),
+            End::Clean => {
+                client.shutdown(Shutdown::Write).unwrap();
+                drop(server);
+            }
+        }
+        assert_eq!(read_to_end(&mut client), (vec![], expected));
+        assert_eq!(
+            program.exit_code(),
+            if expected == End::Clean { 0 } else { 255 }
+        );
+    }
+}
+
 /// As xinetd starts it. The peer is told nothing but what the target says, and the end.
 #[test]
 fn stdin_stdout_and_stderr_are_the_peer_it_hears_no_line_of_the_log() {
