@@ -105,6 +105,18 @@ fn a_unit_that_does_not_exist_is_told_unless_it_has_a_file() {
 }
 
 #[test]
+fn a_pattern_is_no_unit() {
+    for name in ["vsock-bridge@*", "*.service", ".socket", "a/b"] {
+        let finished = check(name, "echo Id=vsock-bridge@445.service", None);
+        let name = name
+            .trim_end_matches(".service")
+            .trim_end_matches(".socket");
+        let said = format!("{name:?} is not the name of one unit");
+        expect(finished, 2, &[&said]);
+    }
+}
+
+#[test]
 fn systemd_cannot_be_asked_the_files_are_looked_at_and_that_is_said() {
     let check = |settings| {
         check(

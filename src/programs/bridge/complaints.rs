@@ -38,6 +38,12 @@ fn of_process(arguments: &Arguments) -> Vec<String> {
 
 /// Those of the environment are overruled by Environment= of the unit, and that by its files.
 fn of_unit(name: &str) -> Vec<String> {
+    // systemctl would take it for several, and nothing is wrong with none.
+    if name.is_empty() || name.contains(['*', '?', '[', '/']) {
+        return vec![format!(
+            "{name:?} is not the name of one unit, such as vsock-bridge@445"
+        )];
+    }
     let mut variables = Variables::of_process(None);
     let known = ask(&format!("{name}.service"));
     let is_known = known
@@ -69,7 +75,7 @@ fn of_unit(name: &str) -> Vec<String> {
 /// Asks systemd for a service; where it does not run, there are files alone.
 fn ask(service: &str) -> Option<Unit> {
     match units::named(service) {
-        Ok(unit) => Some(unit),
+        Ok(unit) => unit,
         Err(Unasked::NoSystemd) => None,
         Err(Unasked::Failed(problem)) => {
             eprintln!("{PROGRAM}: Environment= of {service} is left out: {problem}");

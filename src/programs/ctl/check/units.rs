@@ -166,9 +166,8 @@ pub(crate) fn gather() -> Result<Vec<Unit>, Unasked> {
 }
 
 /// Asks systemd for one unit, which it loads for that; one that does not exist is `not-found`.
-pub(crate) fn named(id: &str) -> Result<Unit, Unasked> {
-    let unit = show(&[id])?.pop();
-    unit.ok_or_else(|| Unasked::Failed("systemctl said nothing".to_owned()))
+pub(crate) fn named(id: &str) -> Result<Option<Unit>, Unasked> {
+    Ok(show(&[id])?.pop())
 }
 
 fn show(units: &[&str]) -> Result<Vec<Unit>, Unasked> {
