@@ -12,7 +12,7 @@ use env_logger::fmt::Formatter;
 use libsystemd::logging::{Priority, connected_to_journal, journal_send};
 use log::kv::{Error, Key, Value, VisitSource};
 use log::{Level, LevelFilter, Record};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::{FileStat, SFlag, fstat};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 
@@ -42,6 +42,8 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) -> Flush {
     let is_journal = connected_to_journal();
     let is_peers = stderr_is_peers();
     let is_terminal = std::io::stderr().is_terminal();
+    // A journal or syslog knows the time by itself, and who looks at what a command says does as well.
+    let has_time = program == "vsock-bridge" && stderr_is_file();
     let mut builder = env_logger::Builder::new();
     let problems = choose(&mut builder, level);
     builder.format(move |out, record| {
@@ -54,6 +56,10 @@ pub fn init(program: &'static str, verbose: u8, quiet: u8) -> Flush {
         // process that is gone by the time it is read, the journal cannot tell whose it was.
         if is_journal && record.level() != Level::Error && to_journal(program, record) {
             return Ok(());
+        }
+        if has_time {
+            let time = out.timestamp_seconds();
+            write!(out, "{time} ")?;
         }
         to_stderr(out, program, record, is_journal, is_terminal)
     });
@@ -75,8 +81,16 @@ fn stderr_is_peers() -> bool {
     let (Ok(input), Ok(error)) = (fstat(std::io::stdin()), fstat(std::io::stderr())) else {
         return false;
     };
-    let is_socket = SFlag::from_bits_truncate(input.st_mode) & SFlag::S_IFMT == SFlag::S_IFSOCK;
-    is_socket && (input.st_dev, input.st_ino) == (error.st_dev, error.st_ino)
+    kind(&input) == SFlag::S_IFSOCK && (input.st_dev, input.st_ino) == (error.st_dev, error.st_ino)
+}
+
+/// Returns whether stderr is a file, as a service of OpenRC has it.
+fn stderr_is_file() -> bool {
+    fstat(std::io::stderr()).is_ok_and(|file| kind(&file) == SFlag::S_IFREG)
+}
+
+fn kind(file: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(file.st_mode) & SFlag::S_IFMT
 }
 
 /// Sets logging up for a generator, which runs before the journal and may only use the kernel's log.

@@ -3,7 +3,7 @@
 //! The journal is tested under real systemd.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, Write};
 use std::thread;
 use std::time::Instant;
 
@@ -27,6 +27,27 @@ fn full_pipe() -> (File, File) {
     writer.write_all(&filling).unwrap();
     writer.write_all(b"\n").unwrap();
     (reader.into(), writer)
+}
+
+#[test]
+fn the_log_is_a_file_each_line_has_its_time() {
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Tcp6));
+    let mut file = tempfile::tempfile().unwrap();
+    let mut bridge = Bridge::to(&target.text)
+        .listener(&listener)
+        .start_unheard(file.try_clone().unwrap());
+    ping(&mut listener.connect(), &mut target.accept());
+    bridge.signal(Signal::SIGTERM);
+    assert_eq!(bridge.exit_code(), 0);
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    assert!(text.lines().count() >= 3, "{text}");
+    for line in text.lines() {
+        let (time, rest) = line.split_once(' ').unwrap();
+        humantime::parse_rfc3339(time).unwrap();
+        assert!(rest.starts_with("vsock-bridge: "), "{line}");
+    }
 }
 
 /// Sends in both directions at once, and compares what arrives.
