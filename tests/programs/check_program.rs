@@ -190,6 +190,31 @@ fn quiet_leaves_out_what_is_well_and_json_has_every_finding() {
     assert!(finding["commands"].is_array());
 }
 
+/// The lines about settings where the folder of settings is as these shell commands leave it.
+fn settings_after(commands: &str) -> Option<Vec<String>> {
+    let finished = check_with(&format!("{MACHINE_ID}; cd /etc/vsock-bridge; {commands}"))?;
+    let lines = lines(&finished).into_iter();
+    let settings = lines.filter(|line| line.subject == "settings");
+    Some(
+        settings
+            .map(|line| format!("{} {}", line.level, line.text))
+            .collect(),
+    )
+}
+
+#[test]
+fn a_list_of_ports_in_the_file_of_no_instance_has_no_effect() {
+    let said = settings_after(
+        "echo VSOCK_BRIDGE_PORTS=80,90 | tee vsock-bridge@.conf >vsock-bridge@8000.conf",
+    );
+    let Some(said) = said else {
+        return;
+    };
+    let begin =
+        "WARN /etc/vsock-bridge/vsock-bridge@.conf:1: VSOCK_BRIDGE_PORTS has no effect here";
+    assert!(said.len() == 1 && said[0].starts_with(begin), "{said:?}");
+}
+
 #[test]
 fn colours_are_for_terminals_and_not_where_they_are_not_wanted() {
     let on_terminal = |variable: Option<(&str, &str)>| {

@@ -270,7 +270,9 @@ fn wrong_ports(value: &str, place: &str) -> Option<String> {
     const NAME: &str = port_list::VARIABLE;
     let is_read = ["vsock-bridge@", "vsock-bridge-ipv6@"]
         .iter()
-        .any(|kind| place.starts_with(&format!("{FOLDER}/{kind}")));
+        .filter_map(|kind| place.strip_prefix(&format!("{FOLDER}/{kind}")))
+        // Without a name of an instance it is the file of no unit.
+        .any(|instance| !instance.starts_with(".conf:"));
     if place.starts_with(FOLDER) && !is_read {
         return Some(format!(
             "{NAME} has no effect here: it is for the file of an instance, such as {FOLDER}/vsock-bridge@8000.conf"

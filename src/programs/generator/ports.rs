@@ -25,10 +25,17 @@ enum Template {
 }
 
 impl Template {
+    /// Returns that of an instance. A drop-in for the template itself, which has no name behind the `@`, would be one for
+    /// all instances; and systemd knows no unit by a name with other characters (systemd.unit(5)).
     fn of(unit: &str) -> Option<Template> {
-        match unit.split_once('@')? {
-            ("vsock-bridge", _) => Some(Template::Vsock),
-            ("vsock-bridge-ipv6", _) => Some(Template::Ipv6),
+        let (template, instance) = unit.split_once('@')?;
+        let is_known = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+        if instance.is_empty() || !instance.chars().all(is_known) {
+            return None;
+        }
+        match template {
+            "vsock-bridge" => Some(Template::Vsock),
+            "vsock-bridge-ipv6" => Some(Template::Ipv6),
             _ => None,
         }
     }
