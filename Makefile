@@ -84,7 +84,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc unit programs shipped units packages systemd vm older virtio
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs check-long demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs recordings check-long demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release --locked
@@ -152,6 +152,9 @@ deb: ## build the Debian packages
 
 docs: ## render the manuals and the documentation of the source as HTML, into target/docs
 	@docs/build
+
+recordings: build ## record vsockctl list --watch and make demo in a terminal, into docs/recordings
+	@docs/recordings/record
 
 demo: ## boot a throw-away virtual machine and show both set-ups
 	@tests/vm/demo
