@@ -77,10 +77,11 @@ fn wrong_value(error: &clap::Error) -> Option<String> {
         text(ContextKind::InvalidValue)?,
         text(ContextKind::InvalidArg)?,
     );
+    // Such as `--to <TARGET>`, `--watch[=<TIME>]`, `[UNIT]...`.
     let name = argument
-        .split(' ')
-        .next()?
-        .trim_matches(['<', '>', '[', ']']);
+        .trim_start_matches(['<', '['])
+        .split([' ', '<', '>', '[', ']'])
+        .next()?;
     cause
         .contains(&format!("{value:?}"))
         .then(|| format!("{name}: {cause}"))
@@ -119,8 +120,13 @@ mod tests {
         prefix: Option<crate::prefix::Prefix>,
         #[arg(long)]
         size: Option<u8>,
+        #[arg(long, num_args = 0..=1, require_equals = true)]
+        #[arg(value_parser = crate::programs::options::parse_time)]
+        watch: Option<std::time::Duration>,
         #[arg(value_parser = crate::programs::options::parse_time)]
         time: Option<std::time::Duration>,
+        #[arg(value_parser = crate::programs::options::parse_time)]
+        more: Vec<std::time::Duration>,
     }
 
     #[test]
@@ -137,6 +143,14 @@ mod tests {
             (
                 &["5x"],
                 "TIME: \"5x\" is not a valid time: expected e.g. 500ms, 5s, 10min, 1h 30min or infinity",
+            ),
+            (
+                &["--watch=5x"],
+                "--watch: \"5x\" is not a valid time: expected e.g. 500ms, 5s, 10min, 1h 30min or infinity",
+            ),
+            (
+                &["5", "5x"],
+                "MORE: \"5x\" is not a valid time: expected e.g. 500ms, 5s, 10min, 1h 30min or infinity",
             ),
             (
                 &["--size", "x"],
