@@ -3,7 +3,7 @@
 //! The systemctl is the test's; with a real one it is in tests/systemd.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 
 use crate::common::own_etc::OwnEtc;
 use crate::common::program::{Finished, finish, ours};
@@ -24,13 +24,18 @@ fn unit(lines: &str) -> String {
 /// Checks a unit where systemd says that of it, and its file has these settings, if it is there.
 fn check(name: &str, systemctl: &str, settings: Option<&str>) -> Option<Finished> {
     let mut etc = OwnEtc::new()?;
+    if let Some(settings) = settings {
+        etc.write("vsock-bridge/vsock-bridge@445.conf", settings);
+    }
+    Some(check_in(&mut etc, name, systemctl))
+}
+
+/// Checks a unit of which systemd says that, with the settings in that folder.
+fn check_in(etc: &mut OwnEtc, name: &str, systemctl: &str) -> Finished {
     let tools = own_folder();
     let path = tools.path().join("systemctl");
     fs::write(&path, format!("#!/bin/sh\n{systemctl}\n")).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    if let Some(settings) = settings {
-        etc.write("vsock-bridge/vsock-bridge@445.conf", settings);
-    }
     // A systemd that has booted, as sd_booted(3) sees it; the tool is elsewhere than in /run.
     etc.prelude = "mount -t tmpfs none /run && mkdir -p /run/systemd/system && ".to_owned();
     let mut command = etc.command("env");
@@ -38,7 +43,7 @@ fn check(name: &str, systemctl: &str, settings: Option<&str>) -> Option<Finished
     command.args([&ours("vsock-bridge"), "--check", name]);
     let finished = finish(command);
     assert_eq!(finished.stdout, "", "{finished:#?}");
-    Some(finished)
+    finished
 }
 
 fn expect(finished: Option<Finished>, code: i32, lines: &[&str]) {
@@ -129,4 +134,32 @@ fn systemd_cannot_be_asked_the_files_are_looked_at_and_that_is_said() {
     expect(check("VSOCK_BRIDGE_TO=[::1]:445\n"), 0, &[said]);
     let wrong = format!("{FILE}:1: ALLOW_CID is not a setting");
     expect(check("ALLOW_CID=3\n"), 2, &[said, &wrong]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_and_not_taken_for_right() {
+    for systemctl in [
+        unit("Environment=VSOCK_BRIDGE_TO=[::1]:445"),
+        "exit 1".to_owned(),
+    ] {
+        let Some(mut etc) = OwnEtc::new() else {
+            return skipped("nothing can be mounted here");
+        };
+        etc.write("vsock-bridge/other", "");
+        symlink(
+            "vsock-bridge@445.conf",
+            etc.path("vsock-bridge/vsock-bridge@445.conf"),
+        )
+        .unwrap();
+        let said = format!("cannot read {FILE}: Too many levels of symbolic links");
+        let finished = check_in(&mut etc, "vsock-bridge@445", &systemctl);
+        let last = finished.stderr.last().map(String::as_str);
+        let last = last
+            .unwrap_or_default()
+            .trim_start_matches("vsock-bridge: ");
+        assert!(
+            finished.code == 2 && last.starts_with(&said),
+            "{finished:#?}"
+        );
+    }
 }

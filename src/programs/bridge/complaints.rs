@@ -36,7 +36,9 @@ fn of_process(arguments: &Arguments) -> Vec<String> {
     complaints
 }
 
-/// Those of the environment are overruled by Environment= of the unit, and that by its files.
+/// Those of the environment are overruled by Environment= of the unit, and that by its files. A file that cannot be read is
+/// a complaint: systemd leaves it out as well, and with it a list of machines; or it reads more than this user may, and what
+/// is wrong in it stays unknown.
 fn of_unit(name: &str) -> Vec<String> {
     // systemctl would take it for several, and nothing is wrong with none.
     if name.is_empty() || name.contains(['*', '?', '[', '/']) {
@@ -57,13 +59,14 @@ fn of_unit(name: &str) -> Vec<String> {
         )];
     }
     let Some(service) = known.filter(|_| is_known) else {
-        variables.add(Variables::of_unit(name));
+        for path in variables::files(name) {
+            variables.read_or_tell(&path);
+        }
         return variables.complaints();
     };
     variables.add(Variables::of_environment(&service.environment, &service.id));
     for path in &service.environment_files {
-        // As root systemd may read more, and has its own word on what it cannot read.
-        let _ = variables.read(path);
+        variables.read_or_tell(path);
     }
     let mut complaints = variables.complaints();
     if !variables.has("VSOCK_BRIDGE_TO") && !service.command.contains(" --to") {

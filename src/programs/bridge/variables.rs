@@ -132,6 +132,13 @@ impl Variables {
         Ok(())
     }
 
+    /// Adds those of a file, or the problem that it cannot be read.
+    pub(super) fn read_or_tell(&mut self, path: &Path) {
+        if let Err(error) = self.read(path) {
+            self.problems.push(error.report());
+        }
+    }
+
     /// Returns what is wrong with them, one line each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let options = options();
@@ -229,7 +236,7 @@ fn check_names(targets: &TargetList, names: Option<&GivenNames>) -> Result<()> {
 }
 
 /// Returns the files that a unit reads, in the order in which they overrule each other.
-fn files(unit: &str) -> [PathBuf; 2] {
+pub(super) fn files(unit: &str) -> [PathBuf; 2] {
     [PathBuf::from(config_file::PATH), own_file(unit)]
 }
 
