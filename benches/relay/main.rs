@@ -39,7 +39,7 @@ use crate::error::{Doing, Result};
 use crate::figures::figure::{baseline, families, relays};
 use crate::figures::recording::Recording;
 use crate::figures::relay::Relay;
-use crate::figures::{goals, plot, table};
+use crate::figures::{goals, plot, summary, table};
 use crate::options::Options;
 
 fn main() -> ExitCode {
@@ -70,6 +70,9 @@ fn run() -> Result<u64> {
     show(&options, &recording)?;
     if let Some(path) = &options.plot {
         fs::write(path, plot::draw(&recording)).doing(|| format!("write {}", path.display()))?;
+    }
+    if let Some(path) = &options.summary {
+        fs::write(path, summary::draw(&recording)).doing(|| format!("write {}", path.display()))?;
     }
     Ok(faults_of_ours(&recording))
 }

@@ -53,6 +53,9 @@ pub struct Options {
     /// Draws the main figures as an SVG picture
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,
+    /// Draws six of them as a small SVG picture
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
     /// Prints the scenarios and ends
     #[arg(long)]
     pub list: bool,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::figures::recording::Recording;
-use crate::figures::{goals, plot};
+use crate::figures::{goals, plot, summary};
 
 const RUNS: [&str; 2] = ["relay", "vm"];
 
@@ -16,6 +16,14 @@ fn each_picture_is_drawn_from_its_run() {
             "{run}.svg is not drawn from {run}.jsonl: run make bench-plot"
         );
     }
+}
+
+#[test]
+fn the_small_picture_is_drawn_from_the_run_of_relays() {
+    assert!(
+        summary::draw(&recording("relay")) == read("summary", "svg"),
+        "summary.svg is not drawn from relay.jsonl: run make bench-plot"
+    );
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! The picture of a recorded run: its main figures as bars, by how many times each relay is better than the baseline. The
 //! scale is logarithmic, so that twice as good and half as good are equally far from the line in the middle.
 
-use std::fmt;
-
 use crate::address::Family;
 
-use super::figure::{Figure, Ratio, baseline, families, relays};
-use super::metric::Metric;
+use super::factor::{Factor, Scale};
+use super::figure::{Figure, baseline, families, relays};
 use super::recording::Recording;
 use super::relay::Relay;
 use super::selection::rows_of;
@@ -15,9 +13,12 @@ use super::svg::Svg;
 const WIDTH: f64 = 880.0;
 const MARGIN: f64 = 24.0;
 /// Where the scale begins and ends, with room for a number on either side.
-const SCALE: (f64, f64) = (305.0, 805.0);
-const SCALE_MIN: f64 = 1.0 / 8.0;
-const SCALE_MAX: f64 = 16.0;
+const SCALE: Scale = Scale {
+    left: 305.0,
+    right: 805.0,
+    min: 1.0 / 8.0,
+    max: 16.0,
+};
 const BAR: f64 = 9.0;
 const BAR_STEP: f64 = 11.0;
 /// Height of the words beside a group.
@@ -108,7 +109,7 @@ impl Plot<'_> {
     fn heading(&mut self, family: Family, baseline: Relay) {
         let families = format!("{} to {}", family.inbound.title(), family.outbound.title());
         self.svg.text("heading", MARGIN, self.y, &families);
-        let middle = position(1.0);
+        let middle = SCALE.position(1.0);
         let words = format!("1 = {}", baseline.title());
         self.svg.text("small grey middle", middle, self.y, &words);
         self.y += LINE;
@@ -117,19 +118,14 @@ impl Plot<'_> {
     /// Lines for each doubling over this height; below them come the bars.
     fn scale(&mut self, height: f64) {
         let (top, bottom) = (self.y + 4.0, self.y + 4.0 + height);
-        let mut factor = SCALE_MIN;
-        while factor <= SCALE_MAX {
-            let x = position(factor);
+        for factor in SCALE.doublings() {
+            let x = SCALE.position(factor);
             let class = if factor == 1.0 { "one" } else { "grid" };
             self.svg.line(class, (x, top), (x, bottom));
             if factor != 1.0 {
-                let words = match factor < 1.0 {
-                    true => format!("1/{}", 1.0 / factor),
-                    false => format!("{factor}"),
-                };
+                let words = Scale::label(factor);
                 self.svg.text("small grey middle", x, self.y, &words);
             }
-            factor *= 2.0;
         }
         self.y = top + GAP * 0.75;
     }
@@ -144,11 +140,11 @@ impl Plot<'_> {
     }
 
     fn bar(&mut self, relay: Relay, factor: Factor, y: f64) {
-        let (one, end) = (position(1.0), position(factor.median));
+        let (one, end) = (SCALE.position(1.0), SCALE.position(factor.median));
         let class = relay.to_string();
         self.svg
             .bar(&class, one.min(end), y, (end - one).abs(), BAR);
-        let is_cut = !(SCALE_MIN..=SCALE_MAX).contains(&factor.median);
+        let is_cut = !SCALE.contains(factor.median);
         let middle = y + BAR / 2.0;
         if is_cut {
             let x = end - 14.0_f64.copysign(end - one);
@@ -157,13 +153,13 @@ impl Plot<'_> {
                     .line("cut", (x - 2.0, y + BAR + 1.0), (x + 2.0, y - 1.0));
             }
         } else {
-            let (low, high) = (position(factor.low), position(factor.high));
+            let (low, high) = (SCALE.position(factor.low), SCALE.position(factor.high));
             self.svg.line("spread", (low, middle), (high, middle));
         }
         let outermost = if end < one { factor.low } else { factor.high };
         let (side, x) = match end < one {
-            true => ("end", position(outermost) - 5.0),
-            false => ("", position(outermost) + 5.0),
+            true => ("end", SCALE.position(outermost) - 5.0),
+            false => ("", SCALE.position(outermost) + 5.0),
         };
         let strong = if relay == Relay::Ours {
             "strong"
@@ -186,47 +182,4 @@ impl Plot<'_> {
         self.svg.text(class, MARGIN, self.y, words);
         self.y += LINE;
     }
-}
-
-/// How many times better; of less time, how many times less.
-struct Factor {
-    median: f64,
-    low: f64,
-    high: f64,
-}
-
-impl Factor {
-    fn new(metric: &Metric, ratio: Ratio) -> Self {
-        match metric.is_more_better {
-            true => Self {
-                median: ratio.median,
-                low: ratio.low,
-                high: ratio.high,
-            },
-            false => Self {
-                median: 1.0 / ratio.median,
-                low: 1.0 / ratio.high,
-                high: 1.0 / ratio.low,
-            },
-        }
-    }
-}
-
-impl fmt::Display for Factor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let decimals = match self.median {
-            factor if factor >= 10.0 => 0,
-            factor if factor >= 0.1 => 2,
-            _ => 4,
-        };
-        write!(f, "{:.decimals$}", self.median)
-    }
-}
-
-/// Where a factor is on the scale; what is beyond it is at its end.
-fn position(factor: f64) -> f64 {
-    let (left, right) = SCALE;
-    let share =
-        (factor.clamp(SCALE_MIN, SCALE_MAX) / SCALE_MIN).log2() / (SCALE_MAX / SCALE_MIN).log2();
-    left + share * (right - left)
 }
