@@ -216,6 +216,26 @@ fn a_list_of_ports_in_the_file_of_no_instance_has_no_effect() {
 }
 
 #[test]
+fn what_a_file_comes_to_is_told_though_no_unit_is_in_use() {
+    let write = "echo 'VSOCK_BRIDGE_NAMES=\"web=3\"' >vsock-bridge.conf; \
+        echo 'VSOCK_BRIDGE_TO=\"3=/run/a web=/run/b\"' >vsock-bridge@1.conf; \
+        echo VSOCK_BRIDGE_TO=vsock:web:1 >vsock-bridge@2.conf; \
+        echo VSOCK_BRIDGE_ALLOW_CID=web,nobody >vsock-bridge@3.conf";
+    let Some(said) = settings_after(write) else {
+        return;
+    };
+    let begins = [
+        "1.conf:1: VSOCK_BRIDGE_TO: machine 3 has two targets",
+        "3.conf:1: VSOCK_BRIDGE_ALLOW_CID: no machine is named \"nobody\"",
+    ];
+    assert_eq!(said.len(), begins.len(), "{said:?}");
+    for (line, begin) in said.iter().zip(begins) {
+        let begin = format!("WARN /etc/vsock-bridge/vsock-bridge@{begin}");
+        assert!(line.starts_with(&begin), "{line:?}");
+    }
+}
+
+#[test]
 fn colours_are_for_terminals_and_not_where_they_are_not_wanted() {
     let on_terminal = |variable: Option<(&str, &str)>| {
         let mut script = command("script");

@@ -3,18 +3,19 @@
 //! A TCP target asks them for a name and a password, or they could connect to it themselves. The permissions of a unix
 //! socket keep them out, and a bridge that lets them in undoes that.
 
-use super::finding::{Finding, Level};
+use super::finding::Finding;
 use super::settings::{Setting, services, setting, sockets_of};
 use super::targets;
 use super::units::Unit;
 use crate::allow_list::{AllowList, AllowedCids, VARIABLE};
 use crate::config_file;
+use crate::connect;
 use crate::endpoint::Endpoint;
-use crate::error::Result;
 use crate::names;
 use crate::programs::bridge::lets_everybody_in;
+use crate::target_list::TargetList;
 
-/// Returns a line for each bridge in use whose list is none, or that lets this machine itself in to a unix socket.
+/// Returns a line for each bridge in use whose list has no effect, or lets this machine itself in to a unix socket.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
     let look = |service: &Unit| {
         // A file that cannot be read has its line already, with the target.
@@ -39,19 +40,21 @@ fn without_effect(service: &Unit, list: &Setting) -> Finding {
 }
 
 fn look(service: &Unit, list: &Setting) -> Option<Finding> {
-    // What is none has its line with the settings.
-    list.text.parse::<AllowList>().ok()?;
-    let allowed = match resolve(service, list) {
-        Ok(allowed) => allowed,
-        Err(error) => {
-            let text = format!("{}: {}", list.place, error.report());
-            return Some(Finding::new(Level::Fail, "allowed", text));
-        }
-    };
-    let target = targets::target(service).ok()??.text.parse().ok()?;
-    let Endpoint::Unix(name) = target else {
-        return None;
-    };
+    // What is none, or has names that nobody has, has its line with the settings.
+    let names = setting(service, names::VARIABLE, " --names").ok()?;
+    let names = names.and_then(|names| names.text.parse().ok());
+    let allowed = list.text.parse::<AllowList>().ok()?;
+    let allowed = allowed.resolve(names.as_ref()).ok()?;
+    let targets: TargetList = targets::target(service).ok()??.text.parse().ok()?;
+    let name = connect::machines(&targets, names.as_ref())
+        .ok()?
+        .into_iter()
+        // It gets in to its own target alone.
+        .filter(|(machines, _)| machines.as_ref().is_none_or(AllowedCids::contains_local))
+        .find_map(|(_, target)| match target {
+            Endpoint::Unix(name) => Some(name),
+            _ => None,
+        })?;
     let text = format!(
         "whoever can make a vsock connection on this machine reaches {name} through {}, whatever the permissions of \
          that socket: `local` is in {VARIABLE}={} ({})",
@@ -60,14 +63,9 @@ fn look(service: &Unit, list: &Setting) -> Option<Finding> {
     (allowed.contains_local()).then(|| Finding::warn("allowed", text))
 }
 
-fn resolve(service: &Unit, list: &Setting) -> Result<AllowedCids> {
-    let names = setting(service, names::VARIABLE, " --names")?;
-    let names = names.and_then(|names| names.text.parse().ok());
-    Ok(list.text.parse::<AllowList>()?.resolve(names.as_ref())?)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::finding::Level;
     use super::super::units::tests::{active, inactive};
     use super::*;
 
@@ -121,12 +119,22 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_none_fails() {
-        let unknown = findings("vsock::2375", "[::1]:2375", "nobody");
-        assert_eq!(unknown[0].level, Level::Fail);
-        assert!(unknown[0].text.starts_with("vsock-bridge@2375.service: "));
-        // They have a line of their own.
-        for list in ["", "7-3", "0"] {
+    fn a_target_for_each_machine_counts_where_this_one_has_it() {
+        for (to, count) in [
+            ("local=/run/a.sock", 1),
+            ("3=[::1]:1 me=/run/a.sock", 1),
+            ("3=/run/a.sock local=[::1]:1", 0),
+            ("3=/run/a.sock", 0),
+            ("any=/run/a.sock", 0),
+        ] {
+            let found = findings("vsock::2375", to, "any,local");
+            assert_eq!(found.len(), count, "{to}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_none_has_a_line_of_its_own() {
+        for list in ["", "7-3", "0", "nobody"] {
             assert_eq!(findings("vsock::2375", "[::1]:2375", list), [], "{list:?}");
         }
     }

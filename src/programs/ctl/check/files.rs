@@ -20,6 +20,14 @@ pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
         .flat_map(|path| look(path, is_in_use(path, units)))
         .collect();
     findings.extend(services(units).flat_map(of_unit));
+    let idle = paths.iter().filter(|path| !is_in_use(path, units));
+    findings.extend(idle.flat_map(|path| together_idle(path, units)));
+    for finding in services(units).flat_map(together) {
+        // What the file of all bridges has is told once.
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
     if findings.is_empty() && !paths.is_empty() {
         let text = format!("in {FOLDER} are all known and valid");
         findings.push(Finding::ok("settings", text));
@@ -31,7 +39,9 @@ pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
 pub(super) fn keep_down(service: &Unit) -> bool {
     let files = service.environment_files.iter();
     let is_wrong = |path: &PathBuf| !look(path, true).is_empty();
-    !of_unit(service).is_empty() || files.filter(|path| path.exists()).any(is_wrong)
+    !of_unit(service).is_empty()
+        || files.filter(|path| path.exists()).any(is_wrong)
+        || !together(service).is_empty()
 }
 
 fn files_in(folder: &Path) -> BTreeSet<PathBuf> {
@@ -56,7 +66,7 @@ fn look(path: &Path, is_in_use: bool) -> Vec<Finding> {
             .assigned
             .retain(|one| one.name != prefix::VARIABLE);
     }
-    // What the names of one bridge come to is told with its list and its target.
+    // What the settings of one bridge come to is told when all of them are known.
     let problems = match path == Path::new(config_file::PATH) {
         true => variables.complaints(),
         false => variables.problems(),
@@ -70,6 +80,41 @@ fn of_unit(service: &Unit) -> Vec<Finding> {
     let variables = Variables::of_environment(&service.environment, &service.id);
     let finding = |problem| Finding::new(Level::Fail, "settings", problem);
     variables.problems().into_iter().map(finding).collect()
+}
+
+/// Tells what the settings of a service in use come to, such as names of machines that nobody has: each alone is valid.
+fn together(service: &Unit) -> Vec<Finding> {
+    // The command line overrules them, and is not read.
+    let options = [" --to", " --allow-cid", " --names", " --listen"];
+    if options
+        .iter()
+        .any(|option| service.command.contains(option))
+    {
+        return Vec::new();
+    }
+    let mut variables = Variables::of_environment(&service.environment, &service.id);
+    let is_read = |path: &PathBuf| variables.read(path).is_ok();
+    // What cannot be read, or is wrong alone, has its line.
+    if !service.environment_files.iter().all(is_read) || !variables.problems().is_empty() {
+        return Vec::new();
+    }
+    let finding = |problem| Finding::new(Level::Fail, "settings", problem);
+    variables.complaints().into_iter().map(finding).collect()
+}
+
+/// As [`together`], for the file of a bridge that is not in use.
+fn together_idle(path: &Path, units: &[Unit]) -> Vec<Finding> {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    let id = format!("{}.service", stem.unwrap_or_default());
+    let service = units.iter().find(|unit| unit.id == id);
+    let together = together(&Unit {
+        environment_files: vec![config_file::PATH.into(), path.to_owned()],
+        ..service.cloned().unwrap_or_default()
+    });
+    let place = format!("{}:", path.display());
+    let is_its = |finding: &Finding| finding.text.starts_with(&place);
+    let warn = |finding: Finding| Finding::warn("settings", finding.text);
+    together.into_iter().filter(is_its).map(warn).collect()
 }
 
 /// Returns whether some unit in use reads the file; all of them read the common one.
@@ -122,6 +167,50 @@ mod tests {
         ] {
             let path = Path::new(FOLDER).join(format!("{name}.conf"));
             assert_eq!(is_in_use(&path, &units), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_settings_of_a_bridge_come_to_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vsock-bridge@445.conf");
+        for (to, list, said) in [
+            (
+                "[::1]:445",
+                "nobody",
+                "VSOCK_BRIDGE_ALLOW_CID: no machine is named",
+            ),
+            (
+                "vsock:nobody:1",
+                "any",
+                "VSOCK_BRIDGE_TO: no machine is named",
+            ),
+            (
+                "3=/run/a web=/run/b",
+                "any",
+                "VSOCK_BRIDGE_TO: machine 3 has two targets",
+            ),
+            ("3=/run/a db=/run/b", "web,db", ""),
+        ] {
+            fs::write(&file, format!("VSOCK_BRIDGE_TO=\"{to}\"\n")).unwrap();
+            let service = Unit {
+                environment: vec![
+                    format!("VSOCK_BRIDGE_ALLOW_CID={list}"),
+                    "VSOCK_BRIDGE_NAMES=web=3 db=4".into(),
+                ],
+                environment_files: vec![file.clone()],
+                ..inactive("vsock-bridge@445.service")
+            };
+            let found = together(&service);
+            let is_said = |finding: &Finding| finding.text.contains(said);
+            assert_eq!(found.len(), usize::from(!said.is_empty()), "{found:?}");
+            assert!(found.iter().all(is_said), "{found:?}");
+            assert_eq!(keep_down(&service), !found.is_empty());
+            let commanded = Unit {
+                command: "x --to [::1]:445".into(),
+                ..service
+            };
+            assert_eq!(together(&commanded), []);
         }
     }
 
