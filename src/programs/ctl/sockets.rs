@@ -23,7 +23,10 @@ fn bridge(socket: &Unit, units: &[Unit]) -> Option<Bridge> {
     let is_service = |unit: &&Unit| unit.id.strip_suffix(".service") == Some(name);
     let service = units.iter().find(is_service);
     let state = match &*socket.sub {
-        "listening" => "waiting",
+        // So it is between the starts of a service that fails at each of them as well.
+        "listening" => service
+            .filter(|service| !["inactive", "failed"].contains(&&*service.active))
+            .map_or("waiting", service_state),
         "running" => service.map_or("starting", service_state),
         "failed" => "failed",
         _ => return None,
@@ -103,6 +106,8 @@ mod tests {
     fn a_socket_unit_that_is_up_or_should_be_is_a_bridge() {
         for (socket, service, restarts, expected) in [
             ("listening", "inactive", 0, Some("waiting")),
+            ("listening", "failed", 0, Some("waiting")),
+            ("listening", "activating", 3, Some("failing")),
             ("running", "activating", 0, Some("starting")),
             ("running", "activating", 3, Some("failing")),
             ("running", "active", 0, Some("running")),
