@@ -7,7 +7,7 @@ use vsock_bridge::programs::bridge::Arguments;
 use vsock_bridge::programs::{bridge, command_line};
 
 fn main() -> ExitCode {
-    let arguments: Arguments = match command_line::parse_or(|_| ()) {
+    let arguments: Arguments = match command_line::parse() {
         Ok(arguments) => arguments,
         Err(status) => return status,
     };
