@@ -132,25 +132,40 @@ fn hint(address: &Endpoint, errno: Errno, before: &[Listener]) -> String {
 
 fn tcp_hint(addr: SocketAddr, errno: Errno, before: &[Listener]) -> Option<String> {
     let port = addr.port();
-    let takes_both = |listener: &Listener| match listener.local() {
-        Endpoint::Tcp(other) => {
-            other.is_ipv6() && other.ip().is_unspecified() && other.port() == port
-        }
-        _ => false,
-    };
     Some(match errno {
-        Errno::EADDRINUSE if before.iter().any(takes_both) => {
-            format!("[::]:{port}, given before it, takes this address as well")
-        }
-        Errno::EADDRINUSE => format!(
-            "another program listens there: `ss -tlnp sport = :{port}`, or `netstat -tlnp`, shows it"
-        ),
+        Errno::EADDRINUSE => own_listener(addr, before).unwrap_or_else(|| {
+            format!(
+                "another program listens there: `ss -tlnp sport = :{port}`, or `netstat -tlnp`, shows it"
+            )
+        }),
         Errno::EADDRNOTAVAIL => "no address of this machine; those of the prefix are after \
              `vsockctl prefix up`"
             .to_owned(),
         Errno::EACCES => privileged(port.into())?,
         Errno::EAFNOSUPPORT => "this kernel has no IPv6; boot without ipv6.disable=1".to_owned(),
         _ => return None,
+    })
+}
+
+/// Says which listener of this bridge itself has a part of the address already.
+fn own_listener(addr: SocketAddr, before: &[Listener]) -> Option<String> {
+    // All addresses of IPv6 are those of IPv4 as well.
+    let covers = |one: SocketAddr, other: SocketAddr| {
+        one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    };
+    before.iter().find_map(|listener| match listener.local() {
+        Endpoint::Tcp(own) if own.port() == addr.port() => {
+            match (covers(*own, addr), covers(addr, *own)) {
+                (true, _) => Some(format!(
+                    "{own}, given before it, takes this address as well"
+                )),
+                (_, true) => Some(format!(
+                    "it would take {own}, given before it, as well: leave that one out"
+                )),
+                _ => None,
+            }
+        }
+        _ => None,
     })
 }
 

@@ -71,15 +71,19 @@ fn an_ipv6_listener_takes_ipv4_as_well_the_line_says_so() {
     }
     let spot = Spot::tcp(Domain::IPV6, "[::]:0");
     let port = spot.address.as_socket().unwrap().port();
-    let list = format!("[::]:{port} 0.0.0.0:{port}");
-    let finished = alone(&target)
-        .variable("VSOCK_BRIDGE_LISTEN", &list)
-        .finish();
-    let words = [
-        &*format!("cannot listen on 0.0.0.0:{port}"),
-        "takes this address as well",
-    ];
-    expect_line(&finished, 1, &words);
+    for (first, second, said) in [
+        ("[::]", "0.0.0.0", "takes this address as well"),
+        ("[::1]", "[::]", "leave that one out"),
+        ("127.0.0.1", "0.0.0.0", "leave that one out"),
+        ("127.0.0.1", "[::]", "leave that one out"),
+    ] {
+        let (first, second) = (format!("{first}:{port}"), format!("{second}:{port}"));
+        let finished = alone(&target)
+            .variable("VSOCK_BRIDGE_LISTEN", format!("{first} {second}"))
+            .finish();
+        let cannot = format!("cannot listen on {second}");
+        expect_line(&finished, 1, &[&cannot, &first, "given before it", said]);
+    }
     let mut bridge = alone(&target).arguments(&["--listen", &spot.text]).start();
     bridge.wait_for_line("bridging");
     let client = stream(Kind::Tcp4);
