@@ -100,13 +100,14 @@ fn tcp_leads_back(place: &Place, at: SocketAddr, to: SocketAddr, machine: &impl 
     if place.is_transparent && machine.maps(ip) {
         return true;
     }
-    let is_taken = match at.ip() {
-        any if any.is_unspecified() => {
-            (any.is_ipv6() == ip.is_ipv6() || place.takes_ipv4) && machine.has_ip(ip)
+    // First, as it costs nothing: one bridge may have a thousand of both.
+    at.port() == to.port()
+        && match at.ip() {
+            any if any.is_unspecified() => {
+                (any.is_ipv6() == ip.is_ipv6() || place.takes_ipv4) && machine.has_ip(ip)
+            }
+            one => one == ip,
         }
-        one => one == ip,
-    };
-    at.port() == to.port() && is_taken
 }
 
 /// Returns where connect(2) goes: no address is this machine's loopback.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use address::Address;
 pub(crate) use address::Source;
 pub(crate) use attempt::{Attempt, Readiness};
-pub(crate) use queue::{Caller, Queue};
+pub(crate) use queue::{Caller, Queues};
 pub(crate) use target::Target;
 pub(crate) use targets::{Targets, machines};
 

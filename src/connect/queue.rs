@@ -4,6 +4,7 @@
 //! times of its own, late ones would overtake, and the target would stand idle between. No sockets here and no clock.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -163,7 +164,7 @@ impl Waiting {
 pub(crate) struct Caller {
     /// The queue to wait in.
     pub queue: Queue,
-    /// What [`Queue::take_called`] gives when it is the turn of this one.
+    /// What [`Queues::take_called`] gives when it is the turn of this one.
     pub name: u64,
 }
 
@@ -179,13 +180,53 @@ impl Caller {
     }
 }
 
-/// The queue of the dials of one worker, who is told whose turn it is.
+/// The queues of one worker, one for each target, who is told whose turn it is.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    each: Box<[Queue]>,
+    /// Somebody is called in one of them: a worker asks in each round, and there may be a thousand.
+    is_called: Arc<AtomicBool>,
+}
+
+impl Queues {
+    /// Makes as many.
+    pub(crate) fn new(count: usize) -> Queues {
+        let is_called = Arc::new(AtomicBool::new(false));
+        let queue = |_| Queue {
+            waiting: Arc::default(),
+            is_called: is_called.clone(),
+        };
+        Queues {
+            each: (0..count).map(queue).collect(),
+            is_called,
+        }
+    }
+
+    /// Returns the queue of the target with that number.
+    pub(crate) fn of(&self, target: usize) -> Queue {
+        self.each[target].clone()
+    }
+
+    /// Returns those whose turn has come since the last call, by the names that they were given: one of each queue, unless
+    /// there is room.
+    pub(crate) fn take_called(&self) -> Vec<u64> {
+        match self.is_called.swap(false, Ordering::Relaxed) {
+            true => self.each.iter().flat_map(Queue::take_called).collect(),
+            false => Vec::new(),
+        }
+    }
+}
+
+/// The dials of one worker that wait for room at one target.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Queue(Arc<Mutex<Waiting>>);
+pub(crate) struct Queue {
+    waiting: Arc<Mutex<Waiting>>,
+    is_called: Arc<AtomicBool>,
+}
 
 impl Queue {
     /// Returns those whose turn has come since the last call, by the names that they were given: one, unless there is room.
-    pub(crate) fn take_called(&self) -> Vec<u64> {
+    fn take_called(&self) -> Vec<u64> {
         self.lock().take_called()
     }
 
@@ -243,7 +284,7 @@ impl Queue {
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Whoever panicked has left nothing half done in it.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -290,7 +331,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.queue.lock().leave(self.number);
+        let mut waiting = self.queue.lock();
+        waiting.leave(self.number);
+        // While it is locked: who sees the one sees the other.
+        (self.queue.is_called).fetch_or(waiting.is_called, Ordering::Relaxed);
     }
 }
 
@@ -425,5 +469,19 @@ mod tests {
         assert_eq!(place.patience(at(0), now), ms(100));
         queue.progress(now);
         assert_eq!(place.patience(at(0), now), PAUSE_MIN);
+    }
+
+    #[test]
+    fn queues_of_several_targets_are_called_each_for_itself() {
+        let queues = Queues::new(3);
+        let join = |target: usize, name: u64| queues.of(target).join(name, None);
+        let (first, other) = (join(0, 1), join(2, 2));
+        let _behind = [join(0, 3), join(2, 4)];
+        assert!(queues.take_called().is_empty());
+        drop(first);
+        assert_eq!(queues.take_called(), [3]);
+        assert!(queues.take_called().is_empty());
+        drop(other);
+        assert_eq!(queues.take_called(), [4]);
     }
 }

@@ -21,7 +21,7 @@ use super::sessions::Sessions;
 use super::shared::Shared;
 use super::token::{Key, Side, Token};
 use crate::clock::Moment;
-use crate::connect::{Caller, Dialer, Queue};
+use crate::connect::{Caller, Dialer, Queues};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::Store;
@@ -43,7 +43,7 @@ pub(crate) struct Worker {
     shared: Shared,
     dialer: Arc<Dialer>,
     /// Those that wait for room, by the number of their target.
-    queues: Box<[Queue]>,
+    queues: Queues,
     limits: Limits,
     closed: Vec<Closed>,
     /// Sockets of those that are over and were kept, which are closed together.
@@ -70,9 +70,7 @@ impl Worker {
             epoll,
             sessions: Sessions::default(),
             shared: Shared::new(store),
-            queues: (0..dialer.targets.count())
-                .map(|_| Queue::default())
-                .collect(),
+            queues: Queues::new(dialer.targets.count()),
             dialer,
             limits,
             closed: Vec::new(),
@@ -123,7 +121,7 @@ impl Worker {
         let session = match interest.add(&self.epoll, &stream, Token::Session(key, Side::Peer)) {
             Ok(()) => {
                 let caller = |target: usize| Caller {
-                    queue: self.queues[target].clone(),
+                    queue: self.queues.of(target),
                     name: Token::Session(key, Side::Target).pack(),
                 };
                 Session::dial(stream, peer, destination, (&self.dialer, caller), now)
@@ -195,7 +193,7 @@ impl Worker {
             self.check_old(now);
         }
         // One for each round while room is short, so that a target with much room for them delays nobody else.
-        for called in self.queues.iter().flat_map(Queue::take_called) {
+        for called in self.queues.take_called() {
             if let Token::Session(key, _) = Token::unpack(called) {
                 self.sessions.queue(key);
             }
