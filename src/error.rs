@@ -257,7 +257,11 @@ impl Error {
             self,
             Error::Usage(_)
                 | Error::Invalid(_)
-                | Error::Unusable(Unusable::Names { .. } | Unusable::UnknownMachine { .. })
+                | Error::Unusable(
+                    Unusable::Names { .. }
+                        | Unusable::UnknownMachine { .. }
+                        | Unusable::NoCid { .. }
+                )
         )
     }
 

@@ -7,6 +7,7 @@
 use crate::allow_list::AllowList;
 use crate::config_file;
 use crate::endpoint::Endpoint;
+use crate::known::Known;
 use crate::listen_list::ListenList;
 use crate::mux::{Answer, Handshake, Progress};
 use crate::names::{Machine, Names};
@@ -15,19 +16,21 @@ use crate::programs::bridge::arguments::SourceArgument;
 use crate::programs::connect::host;
 use crate::programs::ctl;
 use crate::programs::options::{TimeLimit, parse_positive, parse_time};
+use crate::registry::{self, Registry};
 use crate::vsock::{Cid, VsockPort};
 
 /// What a fuzzer calls: panics where something does not hold.
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("endpoint", endpoint),
     ("cids", cids),
     ("prefix", prefix),
     ("config_file", config_file),
     ("settings", settings),
     ("names", names),
+    ("registry", registry),
     ("host", host),
     ("mux_answer", mux_answer),
     ("tables", tables),
@@ -57,7 +60,10 @@ pub fn endpoint(data: &[u8]) {
 pub fn cids(data: &[u8]) {
     let Some(text) = text(data) else { return };
     if let Ok(list) = text.parse::<AllowList>() {
-        let _ = list.resolve(Some(&Names::default().into()));
+        let _ = list.resolve(&Known::with(
+            Some(&Names::default().into()),
+            &Registry::default(),
+        ));
     }
     if let Ok(cid) = text.parse::<Cid>() {
         assert_eq!(cid.to_string().parse::<Cid>().unwrap(), cid);
@@ -117,13 +123,27 @@ pub fn names(data: &[u8]) {
     };
     for machine in names.machines() {
         for name in names.of(machine) {
-            let found = name
-                .parse::<Machine>()
-                .unwrap()
-                .cid(Some(&names.clone().into()));
+            let (given, registry) = (names.clone().into(), Registry::default());
+            let known = Known::with(Some(&given), &registry);
+            let found = known.cid(&name.parse().unwrap());
             assert_eq!(found.unwrap(), machine, "{name}");
         }
     }
+}
+
+/// Files of the registry: each line is a name, a problem or neither, and no name is there twice.
+pub fn registry(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (entries, problems) = registry::parse(&text);
+    let count = text.lines().count();
+    let mut lines: Vec<usize> = entries.iter().map(|entry| entry.line).collect();
+    lines.extend(problems.iter().map(|(line, _)| line));
+    lines.sort_unstable();
+    assert!(lines.iter().all(|line| (1..=count).contains(line)));
+    assert!(lines.windows(2).all(|pair| pair[0] < pair[1]));
+    let mut names: Vec<&str> = entries.iter().map(|entry| &*entry.name).collect();
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] < pair[1]));
 }
 
 /// HOST and PORT of vsock-connect, one on each line.

@@ -282,6 +282,7 @@ impl Gate {
 mod tests {
     use super::*;
     use crate::allow_list::AllowList;
+    use crate::known::Known;
     use crate::vsock::{Cid, VsockAddr};
 
     fn guest(number: u32) -> Peer {
@@ -294,7 +295,7 @@ mod tests {
     fn gate(allowed: &str, limit: usize, peer_limit: usize) -> Gate {
         let allowed: AllowList = allowed.parse().unwrap();
         Gate::new(
-            allowed.resolve(None).unwrap(),
+            allowed.resolve(&Known::now(None)).unwrap(),
             limit,
             peer_limit,
             Some("fd00:1::/64".parse().unwrap()),

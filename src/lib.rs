@@ -75,6 +75,6 @@ mod this_machine;
 mod unix_path;
 
 use vsock_bridge_values::{
-    allow_list, config_file, configured, endpoint, invalid, listen_list, names, port_list, prefix,
-    replace, target_list, unusable, vsock,
+    allow_list, config_file, configured, endpoint, invalid, known, listen_list, names, port_list,
+    prefix, registry, replace, target_list, unusable, vsock,
 };

@@ -16,8 +16,9 @@ use nix::sys::stat::Mode;
 
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
+use crate::known::Known;
 use crate::listen_list::ListenList;
-use crate::names::{GivenNames, Machine};
+use crate::names::Machine;
 use crate::peer::Family;
 use crate::prefix::Prefix;
 use crate::stream::Listener;
@@ -31,12 +32,12 @@ const FIRST_FREE_PORT: u32 = 1024;
 /// Returns the addresses of all lists, the names of machines looked up.
 ///
 /// Errors: a name that no machine has; [`Error::Usage`] for an address that is given twice.
-pub(crate) fn addresses(lists: &[ListenList], names: Option<&GivenNames>) -> Result<Vec<Endpoint>> {
+pub(crate) fn addresses(lists: &[ListenList], names: &Known<'_>) -> Result<Vec<Endpoint>> {
     let mut found = Vec::new();
     for given in lists.iter().flat_map(ListenList::addresses) {
         let address = match given.clone() {
             Endpoint::VsockName { name, port } => Endpoint::Vsock(VsockAddr {
-                cid: Some(Machine::Name(name).cid(names)?),
+                cid: Some(names.cid(&Machine::Name(name))?),
                 port,
             }),
             address => address,
@@ -212,11 +213,14 @@ fn unix_hint(errno: Errno) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::GivenNames;
+    use crate::registry::Registry;
 
     fn all(lists: &[&str], names: &str) -> Result<Vec<String>> {
         let lists: Vec<ListenList> = lists.iter().map(|list| list.parse().unwrap()).collect();
         let names: GivenNames = names.parse().unwrap();
-        let found = addresses(&lists, Some(&names))?;
+        let registry = Registry::default();
+        let found = addresses(&lists, &Known::with(Some(&names), &registry))?;
         Ok(found.iter().map(Endpoint::to_string).collect())
     }
 

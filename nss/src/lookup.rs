@@ -4,7 +4,8 @@ use std::net::Ipv6Addr;
 use std::path::Path;
 
 use vsock_bridge_values::configured::{self, System};
-use vsock_bridge_values::names::{Machine, Names, SUFFIX};
+use vsock_bridge_values::known::Known;
+use vsock_bridge_values::names::{GivenNames, Machine, Names, SUFFIX};
 use vsock_bridge_values::prefix::Prefix;
 use vsock_bridge_values::unusable::Unusable;
 use vsock_bridge_values::vsock::Cid;
@@ -26,14 +27,15 @@ pub(crate) fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
     let Some(machine) = name.parse::<Machine>().ok().filter(|_| is_ours) else {
         return Ok(None);
     };
-    let names = names();
-    let Ok(cid) = machine.cid(Some(&names.clone().into())) else {
+    let given = names();
+    let names = Known::now(Some(&given));
+    let Ok(cid) = names.cid(&machine) else {
         return Ok(None);
     };
     let prefix = prefix()?;
     Ok(Some(Host {
         address: prefix.address(cid),
-        names: names.of(cid),
+        names: names.names_of(cid),
     }))
 }
 
@@ -45,7 +47,7 @@ pub(crate) fn by_address(address: Ipv6Addr) -> Result<Option<Host>, Unusable> {
     let cid: Option<Cid> = prefix()?.cid(address);
     Ok(cid.map(|cid| Host {
         address,
-        names: names().of(cid),
+        names: Known::now(Some(&names())).names_of(cid),
     }))
 }
 
@@ -59,8 +61,8 @@ fn prefix() -> Result<Prefix, Unusable> {
 }
 
 /// Names that are not valid are none: `host.vsock` must go on working after a slip of the pen.
-fn names() -> Names {
-    Names::read().unwrap_or_default()
+fn names() -> GivenNames {
+    Names::read().unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -117,6 +117,43 @@ fn names_of_machines_have_their_address() {
 }
 
 #[test]
+fn names_of_the_registry_come_and_go_and_follow_those_of_the_administrator() {
+    let Some(mut machine) = Machine::new(SETTINGS) else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    machine.etc.prelude = format!(
+        "mount -t tmpfs none /run && mkdir -p /run/vsock-bridge/names.d && \
+         mount --bind '{}' /run/vsock-bridge/names.d && ",
+        folder.path().display()
+    );
+    let file = folder.path().join("new.conf");
+    machine.expect_nothing("hosts", &["new.vsock"]);
+    fs::write(&file, "new=3\nweb=9\nnonsense\nhy=/run/hy/guest.vsock\n").unwrap();
+    let line = "fd00:1:2:3::3 web.vsock www.vsock new.vsock 3.vsock";
+    for key in ["new.vsock", "web.vsock", "fd00:1:2:3::3"] {
+        machine.expect(&["hosts", key], line);
+    }
+    machine.expect(&["hosts", "9.vsock"], "fd00:1:2:3::9 9.vsock");
+    machine.expect_nothing("hosts", &["hy.vsock"]);
+    fs::write(&file, "new=9\n").unwrap();
+    machine.expect(&["hosts", "new.vsock"], "fd00:1:2:3::9 new.vsock 9.vsock");
+    // As many as are read, in the time that a process may be held up: getent has 30 seconds, and needs far less.
+    for number in 0..5000 {
+        fs::write(
+            folder.path().join(format!("{number}.conf")),
+            format!("m{number}=7\n"),
+        )
+        .unwrap();
+    }
+    let (status, lines) = machine.getent(&["hosts", "7.vsock"]);
+    assert_eq!((status, lines.len()), (0, 1));
+    assert!(lines[0].split(' ').count() > 4000, "{}", lines[0].len());
+    fs::remove_file(&file).unwrap();
+    machine.expect_nothing("hosts", &["new.vsock"]);
+}
+
+#[test]
 fn addresses_of_machines_have_their_names() {
     let Some(machine) = Machine::new(SETTINGS) else {
         return;

@@ -9,14 +9,13 @@ use super::renewal::Renewal;
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::names::{GivenNames, Machine};
+use crate::known::Known;
 use crate::prefix::Prefix;
-use crate::vsock::VsockAddr;
 
 /// A target with its name resolved.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    /// As it was given, but a machine by its CID.
+    /// As it was given, but the machine of a name by its CID or socket.
     pub endpoint: Endpoint,
     /// The source address of connections to it.
     pub source: Source,
@@ -27,14 +26,17 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Resolves once; blocks while a name is resolved. The names of machines are `given` or in the configuration file. The
-    /// source address is the kernel's choice.
+    /// Resolves once; blocks while a name is resolved. The source address is the kernel's choice.
     ///
-    /// Errors: [`Error::Resolve`]; those of [`Machine::cid`];
+    /// Errors: [`Error::Resolve`]; those of [`Known::endpoint`];
     /// [`Error::Invalid`] for a machine that is named as if it were a host, and for a port that is still to be taken from a
     /// listener.
-    pub(crate) fn resolve(endpoint: Endpoint, given: Option<&GivenNames>) -> Result<Target> {
-        endpoint.no_machine_as_host(given)?;
+    pub(crate) fn resolve(endpoint: Endpoint, names: &Known<'_>) -> Result<Target> {
+        endpoint.no_machine_as_host(names)?;
+        let endpoint = match endpoint {
+            Endpoint::VsockName { name, port } => names.endpoint(&name, port)?,
+            endpoint => endpoint,
+        };
         let addresses = match &endpoint {
             Endpoint::TcpName { name, port } => {
                 let fail = |source| Error::Resolve {
@@ -47,23 +49,12 @@ impl Target {
                     .map(Address::Tcp)
                     .collect()
             }
-            Endpoint::VsockName { name, port } => {
-                let cid = Machine::Name(name.clone()).cid(given)?;
-                vec![Address::Vsock(VsockAddr {
-                    cid: Some(cid),
-                    port: *port,
-                })]
-            }
             Endpoint::VsockMapped(_) => Vec::new(),
             Endpoint::TcpMapped(_) => {
                 let hint = "there is no listener whose port could be taken";
                 return Err(Error::invalid("target", &endpoint.to_string(), hint));
             }
             known => Address::new(known).into_iter().collect(),
-        };
-        let endpoint = match &addresses[..] {
-            [address @ Address::Vsock(_)] => address.endpoint(),
-            _ => endpoint,
         };
         let is_name = matches!(endpoint, Endpoint::TcpName { .. });
         Ok(Target {

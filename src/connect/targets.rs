@@ -6,7 +6,7 @@ use super::target::Target;
 use crate::allow_list::AllowedCids;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::names::GivenNames;
+use crate::known::Known;
 use crate::peer::{Destination, Peer};
 use crate::target_list::TargetList;
 
@@ -50,16 +50,16 @@ impl Targets {
     pub(crate) fn resolve(
         list: &TargetList,
         locals: &[Endpoint],
-        given: Option<&GivenNames>,
+        names: &Known<'_>,
     ) -> Result<Targets> {
         check_vsock(list, locals)?;
         let mut choices = Vec::new();
-        for (machines, endpoint) in machines(list, given)? {
+        for (machines, endpoint) in machines(list, names)? {
             for (port, endpoint) in endpoint.clone().at_ports_of(locals)? {
                 choices.push(Choice {
                     machines: machines.clone(),
                     port,
-                    target: Target::resolve(endpoint.into_target()?, given)?,
+                    target: Target::resolve(endpoint.into_target()?, names)?,
                 });
             }
         }
@@ -165,7 +165,7 @@ fn check_vsock(list: &TargetList, locals: &[Endpoint]) -> Result<()> {
 /// Errors: those of names; one machine has two targets, and which one is meant would be a guess.
 pub(crate) fn machines<'a>(
     list: &'a TargetList,
-    given: Option<&GivenNames>,
+    names: &Known<'_>,
 ) -> Result<Vec<(Option<AllowedCids>, &'a Endpoint)>> {
     let each = match list {
         TargetList::Common(endpoint) => return Ok(vec![(None, endpoint)]),
@@ -173,7 +173,7 @@ pub(crate) fn machines<'a>(
     };
     let mut found: Vec<(AllowedCids, &Endpoint)> = Vec::new();
     for (machines, endpoint) in each {
-        let machines = machines.resolve(given)?;
+        let machines = machines.resolve(names)?;
         for (others, other) in &found {
             if let Some(machine) = machines.common(others) {
                 return Err(Error::Usage(format!(
@@ -201,12 +201,16 @@ impl fmt::Display for Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::GivenNames;
+    use crate::registry::Registry;
     use crate::vsock::{Cid, VsockAddr};
 
     fn targets(text: &str, locals: &[&str]) -> Result<Targets> {
         let locals: Vec<Endpoint> = locals.iter().map(|local| local.parse().unwrap()).collect();
         let names: GivenNames = "web=5".parse().unwrap();
-        Targets::resolve(&text.parse()?, &locals, Some(&names))
+        let registry = Registry::default();
+        let names = Known::with(Some(&names), &registry);
+        Targets::resolve(&text.parse()?, &locals, &names)
     }
 
     fn chosen(targets: &Targets, peer: &Peer, listener: &str) -> Option<String> {
@@ -344,7 +348,7 @@ mod tests {
         let targets = targets("3=@a local=@b 100-200=@c", &["vsock::1"]).unwrap();
         let shut_out = |list: &str| {
             let allowed: crate::allow_list::AllowList = list.parse().unwrap();
-            let allowed = allowed.resolve(None).unwrap();
+            let allowed = allowed.resolve(&Known::now(None)).unwrap();
             targets.shut_out(&allowed).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(shut_out("any"), "local");

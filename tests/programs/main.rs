@@ -45,6 +45,7 @@ mod notifications;
 mod peers;
 mod proxy_protocol;
 mod recorded_figures;
+mod registry;
 mod relay_aborts;
 mod relay_bulk;
 mod relay_bytes;

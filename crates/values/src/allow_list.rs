@@ -8,7 +8,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::invalid::Invalid;
-use crate::names::{GivenNames, Machine};
+use crate::known::Known;
+use crate::names::Machine;
 use crate::unusable::Unusable;
 use crate::vsock::{Cid, decimal};
 
@@ -39,10 +40,10 @@ impl AllowList {
         &self.text
     }
 
-    /// Looks the names up, in `given` or in the configuration file.
+    /// Looks the names up.
     ///
-    /// Errors: those of [`Machine::cid`].
-    pub fn resolve(&self, given: Option<&GivenNames>) -> Result<AllowedCids, Unusable> {
+    /// Errors: those of [`Known::cid`].
+    pub fn resolve(&self, names: &Known<'_>) -> Result<AllowedCids, Unusable> {
         let mut allowed = AllowedCids {
             list: self.text.clone(),
             is_any: false,
@@ -53,7 +54,7 @@ impl AllowList {
             match item {
                 Item::Any => allowed.is_any = true,
                 Item::Range(range) => allowed.ranges.push(range.clone()),
-                Item::Machine(machine) => match machine.cid(given)? {
+                Item::Machine(machine) => match names.cid(machine)? {
                     Cid::LOCAL => allowed.has_local = true,
                     cid => allowed.ranges.push(cid..=cid),
                 },
@@ -175,11 +176,18 @@ impl AllowedCids {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::GivenNames;
+    use crate::registry::Registry;
+
+    /// Looks names up in those that are given, and nowhere else.
+    fn resolve(list: &AllowList, given: &str) -> Result<AllowedCids, Unusable> {
+        let (given, registry): (GivenNames, _) = (given.parse().unwrap(), Registry::default());
+        list.resolve(&Known::with(Some(&given), &registry))
+    }
 
     fn allows(list: &str, number: u32) -> bool {
         let list: AllowList = list.parse().unwrap();
-        let names: GivenNames = "web=5 host-9=6".parse().unwrap();
-        let allowed = list.resolve(Some(&names)).unwrap();
+        let allowed = resolve(&list, "web=5 host-9=6").unwrap();
         allowed.contains(Cid::new(number).unwrap())
     }
 
@@ -213,7 +221,6 @@ mod tests {
 
     #[test]
     fn this_machine_itself_is_in_a_list_only_by_name() {
-        let names: GivenNames = "web=5 me=1".parse().unwrap();
         for (list, has_local) in [
             ("any", false),
             ("any,local", true),
@@ -226,7 +233,7 @@ mod tests {
             ("1-4294967294,host,web", false),
         ] {
             let allowed = list.parse::<AllowList>().unwrap();
-            let allowed = allowed.resolve(Some(&names)).unwrap();
+            let allowed = resolve(&allowed, "web=5 me=1").unwrap();
             assert_eq!(allowed.contains_local(), has_local, "{list}");
             assert_eq!(&**allowed.list(), list);
         }
@@ -241,9 +248,8 @@ mod tests {
             ("any,local", "every machine and this one itself"),
             ("3,web,local", "3,web,local"),
         ] {
-            let names: GivenNames = "web=5".parse().unwrap();
             let allowed = list.parse::<AllowList>().unwrap();
-            assert_eq!(allowed.resolve(Some(&names)).unwrap().described(), words);
+            assert_eq!(resolve(&allowed, "web=5").unwrap().described(), words);
         }
     }
 
@@ -257,7 +263,7 @@ mod tests {
     fn a_name_that_nobody_has_is_an_error() {
         for list in ["3,nobody", "any,nobody"] {
             let list: AllowList = list.parse().unwrap();
-            let error = list.resolve(Some(&"".parse().unwrap())).unwrap_err();
+            let error = resolve(&list, "").unwrap_err();
             assert!(matches!(error, Unusable::UnknownMachine { name } if name == "nobody"));
         }
     }

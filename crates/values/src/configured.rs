@@ -10,11 +10,10 @@ use std::str::FromStr;
 
 use crate::config_file::{self, Setting};
 use crate::invalid::Invalid;
-use crate::names::{self, GivenNames, Machine, Names};
+use crate::names::{self, GivenNames, Names};
 use crate::prefix::{self, Prefix};
 use crate::replace::replace;
 use crate::unusable::Unusable;
-use crate::vsock::Cid;
 
 /// The system credential with the prefix, which a VMM can pass to its guest.
 const CREDENTIAL: &str = "vsock-bridge.prefix";
@@ -105,7 +104,7 @@ fn prefix_of_machine(path: PathBuf, system: &System) -> Result<(Prefix, Origin),
 fn credential(root: &Path, own: Option<PathBuf>) -> Result<Option<(Setting, PathBuf)>, Unusable> {
     for directory in own.into_iter().chain([below(root, SYSTEM_CREDENTIALS)]) {
         let path = directory.join(CREDENTIAL);
-        match read(&path) {
+        match read(&path, MAX_BYTES) {
             Ok(None) => {}
             // The units set an empty one for machines that were given none.
             Ok(Some(text)) if text.trim_end().is_empty() => {}
@@ -157,23 +156,6 @@ impl GivenNames {
     }
 }
 
-impl Machine {
-    /// Returns its CID; a name is looked up in `given` (option or environment), else in the configuration file.
-    ///
-    /// Errors: [`Unusable::UnknownMachine`]; those of [`Names::read`] and [`GivenNames::names`].
-    pub fn cid(&self, given: Option<&GivenNames>) -> Result<Cid, Unusable> {
-        let name = match self {
-            Machine::Cid(cid) => return Ok(*cid),
-            Machine::Name(name) => name,
-        };
-        let cid = match given {
-            Some(given) => given.names()?.cid(name),
-            None => Names::read()?.cid(name),
-        };
-        cid.ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })
-    }
-}
-
 /// Reads all assignments in order and warns of lines that are none; a file that does not exist has none.
 ///
 /// Errors: those of [`text`].
@@ -189,7 +171,7 @@ pub fn settings(path: &Path) -> Result<Vec<Setting>, Unusable> {
 ///
 /// Errors: [`Unusable::File`] when it cannot be read, or is no regular file of at most 1 MiB.
 pub fn text(path: &Path) -> Result<String, Unusable> {
-    let text = read(path).map_err(Unusable::file("read", path))?;
+    let text = read(path, MAX_BYTES).map_err(Unusable::file("read", path))?;
     Ok(text.unwrap_or_default())
 }
 
@@ -198,7 +180,7 @@ pub fn text(path: &Path) -> Result<String, Unusable> {
 /// The file is replaced in one step, so that no reader finds half of it. Errors: [`Unusable::File`].
 pub fn set(path: &Path, name: &str, value: &str) -> Result<(), Unusable> {
     let write = || {
-        let text = read(path)?.unwrap_or_default();
+        let text = read(path, MAX_BYTES)?.unwrap_or_default();
         if let Some(directory) = path.parent() {
             fs::create_dir_all(directory)?;
         }
@@ -212,19 +194,20 @@ pub fn set(path: &Path, name: &str, value: &str) -> Result<(), Unusable> {
 
 /// Reads a whole file; one that does not exist has no text.
 ///
-/// Never blocks, whatever the path names. Errors: what the kernel said, or that it is no regular file of at most 1 MiB.
-fn read(path: &Path) -> io::Result<Option<String>> {
+/// Never blocks, whatever the path names. Errors: what the kernel said, or that it is no regular file of at most that size.
+pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<String>> {
     match fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => return Err(io::Error::other("not a regular file")),
-        Ok(metadata) if metadata.len() > MAX_BYTES => {
-            return Err(io::Error::other("larger than 1 MiB"));
+        Ok(metadata) if metadata.len() > bytes_max => {
+            let most = bytes_max >> 10;
+            return Err(io::Error::other(format!("larger than {most} KiB")));
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
         Ok(_) => {}
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES).read_to_end(&mut bytes)?;
+    File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
@@ -247,19 +230,6 @@ fn below(root: &Path, absolute: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_unknown_name_is_told_where_to_give_it() {
-        let names = "db=4".parse().unwrap();
-        let error = Machine::Name("web".into()).cid(Some(&names)).unwrap_err();
-        let line = error.to_string();
-        assert!(
-            line.contains("\"web\"")
-                && line.contains(names::VARIABLE)
-                && line.contains(config_file::PATH),
-            "{line}"
-        );
-    }
 
     #[test]
     fn a_directory_is_refused() {

@@ -2,22 +2,24 @@
 
 use crate::endpoint::Endpoint;
 use crate::invalid::Invalid;
-use crate::names::{GivenNames, Machine, Names, SUFFIX};
+use crate::known::Known;
+use crate::names::{Machine, SUFFIX};
 use crate::vsock::decimal;
 
 impl Endpoint {
     /// Refuses a TCP target that names a machine, which a resolver would be asked for: it may know another one.
     ///
-    /// That is `host`, `local`, every name with `.vsock`, and those that are `given` or in the configuration file. A name
-    /// with a dot behind, `web.:22`, is a resolver's in any case.
-    pub fn no_machine_as_host(&self, given: Option<&GivenNames>) -> Result<(), Invalid> {
+    /// That is `host`, `local`, every name with `.vsock`, and those that the administrator gives. Not those of the registry,
+    /// which come and go: a target would be right or wrong by what runs. A name with a dot behind, `web.:22`, is a
+    /// resolver's in any case.
+    pub fn no_machine_as_host(&self, names: &Known<'_>) -> Result<(), Invalid> {
         let Endpoint::TcpName { name, port } = self else {
             return Ok(());
         };
         let machine = match name.parse::<Machine>() {
             Ok(Machine::Cid(_)) if decimal::<u32>(name).is_none() => true,
             Ok(Machine::Name(machine)) => {
-                name.to_ascii_lowercase().ends_with(SUFFIX) || is_given(&machine, given)
+                name.to_ascii_lowercase().ends_with(SUFFIX) || is_given(&machine, names)
             }
             _ => false,
         };
@@ -35,25 +37,21 @@ impl Endpoint {
 }
 
 /// Names that cannot be read are told to whoever needs one.
-fn is_given(machine: &str, given: Option<&GivenNames>) -> bool {
-    match given {
-        Some(given) => given
-            .parsed()
-            .is_ok_and(|names| names.cid(machine).is_some()),
-        None => Names::read().is_ok_and(|names| names.cid(machine).is_some()),
-    }
+fn is_given(machine: &str, names: &Known<'_>) -> bool {
+    names.administrators(machine).is_ok_and(|cid| cid.is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::GivenNames;
 
     #[test]
     fn a_machine_is_no_host_of_a_resolver() {
         let given: GivenNames = "web=3".parse().unwrap();
         let refuse = |text: &str| {
             let endpoint: Endpoint = text.parse().unwrap();
-            endpoint.no_machine_as_host(Some(&given))
+            endpoint.no_machine_as_host(&Known::now(Some(&given)))
         };
         for (text, form) in [
             ("web:22", "vsock:web:22"),
@@ -80,6 +78,9 @@ mod tests {
         }
         let broken: GivenNames = "web".parse().unwrap();
         let endpoint: Endpoint = "web:22".parse().unwrap();
-        assert_eq!(endpoint.no_machine_as_host(Some(&broken)), Ok(()));
+        assert_eq!(
+            endpoint.no_machine_as_host(&Known::now(Some(&broken))),
+            Ok(())
+        );
     }
 }

@@ -10,7 +10,9 @@
 //! | --- | --- |
 //! | [`target_list`] | where connections go: one place, or one for each machine |
 //! | [`allow_list`] [`host_names`] | a list of machines, its names looked up; machines that are named as hosts |
-//! | [`configured`] | where prefix and names come from; the only file that reads and writes others |
+//! | [`known`] | where names are looked up |
+//! | [`registry`] | names that programs give to machines while those run |
+//! | [`configured`] | where prefix and names come from; the only file that reads and writes files of settings |
 //! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
 //! | [`listen_list`] | where a bridge listens by itself |
 //! | [`endpoint`] | every address form |
@@ -25,10 +27,12 @@ pub mod configured;
 pub mod endpoint;
 mod host_names;
 pub mod invalid;
+pub mod known;
 pub mod listen_list;
 pub mod names;
 pub mod port_list;
 pub mod prefix;
+pub mod registry;
 pub mod replace;
 pub mod target_list;
 pub mod unusable;

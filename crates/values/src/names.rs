@@ -3,6 +3,7 @@
 //! A name stays a name until somebody needs the CID.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::str::FromStr;
 
 use crate::invalid::Invalid;
@@ -10,6 +11,8 @@ use crate::vsock::Cid;
 
 /// The variable with names of machines, in the environment and in the configuration file.
 pub const VARIABLE: &str = "VSOCK_BRIDGE_NAMES";
+/// The folder of the registry: names that programs give to machines while those run.
+pub const REGISTRY: &str = "/run/vsock-bridge/names.d";
 /// Ends every name of a machine where names of other kinds may stand as well.
 pub const SUFFIX: &str = ".vsock";
 /// Words of the grammar, which no machine can have as its name.
@@ -22,6 +25,15 @@ pub enum Machine {
     Cid(Cid),
     /// By a given name, in lower case and not looked up.
     Name(String),
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Machine::Cid(cid) => cid.fmt(f),
+            Machine::Name(name) => name.fmt(f),
+        }
+    }
 }
 
 impl FromStr for Machine {
@@ -146,7 +158,7 @@ impl FromStr for GivenNames {
 /// Returns whether it is a name, in lower case, that can be given to a machine.
 ///
 /// Without a letter it could be a CID or a range of CIDs.
-fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let is_part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len())
         && text.bytes().all(is_part)
@@ -177,12 +189,11 @@ mod tests {
             ("db", 4),
             ("me", 1),
         ] {
-            let machine: Machine = text.parse().unwrap();
-            assert_eq!(
-                machine.cid(Some(&names.clone().into())).unwrap().number(),
-                number,
-                "{text}"
-            );
+            let cid = match text.parse().unwrap() {
+                Machine::Cid(cid) => Some(cid),
+                Machine::Name(name) => names.cid(&name),
+            };
+            assert_eq!(cid, Cid::new(number), "{text}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config_file;
+use crate::endpoint::UnixName;
 use crate::invalid::Invalid;
 use crate::names;
 
@@ -41,6 +42,13 @@ pub enum Unusable {
         /// The name without `.vsock`.
         name: String,
     },
+    /// A machine that is reached over hybrid vsock, where one with a CID is needed.
+    NoCid {
+        /// Its name without `.vsock`.
+        name: String,
+        /// The socket of its VMM.
+        socket: UnixName,
+    },
 }
 
 impl Unusable {
@@ -69,9 +77,14 @@ impl fmt::Display for Unusable {
             Unusable::Names { problem } => write!(f, "{}: {problem}", names::VARIABLE),
             Unusable::UnknownMachine { name } => write!(
                 f,
-                "no machine is named {name:?}: give its CID, or name it in {}, e.g. {}=\"{name}=3\"",
+                "no machine is named {name:?}: give its CID, or name it in {}, e.g. {}=\"{name}=3\", or in a file in {}",
                 config_file::PATH,
-                names::VARIABLE
+                names::VARIABLE,
+                names::REGISTRY
+            ),
+            Unusable::NoCid { name, socket } => write!(
+                f,
+                "the machine {name:?} has no CID: it is reached over hybrid vsock, by {socket}"
             ),
         }
     }
@@ -81,9 +94,10 @@ impl Error for Unusable {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Unusable::File { source, .. } => Some(source),
-            Unusable::Line { .. } | Unusable::Names { .. } | Unusable::UnknownMachine { .. } => {
-                None
-            }
+            Unusable::Line { .. }
+            | Unusable::Names { .. }
+            | Unusable::UnknownMachine { .. }
+            | Unusable::NoCid { .. } => None,
         }
     }
 }

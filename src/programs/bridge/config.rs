@@ -8,6 +8,7 @@ use crate::connect::{Dialer, Source, Target, Targets};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
+use crate::known::Known;
 use crate::names::GivenNames;
 use crate::prefix::Prefix;
 use crate::programs::options::LONGEST;
@@ -34,7 +35,7 @@ impl Settings {
         let dialer = dialer(arguments, locals)?;
         let names = arguments.machines.names.as_ref();
         let gate = Gate::new(
-            arguments.allow_cid.resolve(names)?,
+            arguments.allow_cid.resolve(&Known::now(names))?,
             arguments.max_connections,
             arguments.max_connections_per_peer,
             dialer.prefix,
@@ -53,7 +54,8 @@ impl Settings {
 fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
     let list = (arguments.to.as_ref()).ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
-    let mut targets = Targets::resolve(list, locals, arguments.machines.names.as_ref())?;
+    let names = Known::now(arguments.machines.names.as_ref());
+    let mut targets = Targets::resolve(list, locals, &names)?;
     for target in targets.iter_mut() {
         target.source = match arguments.source {
             Some(SourceArgument(source)) => source,

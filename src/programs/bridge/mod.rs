@@ -19,6 +19,7 @@ use crate::descriptors::{self, Shares};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::{self, Inherited, Store};
+use crate::known::Known;
 use crate::listen;
 use crate::notify;
 use crate::peer::Family;
@@ -153,7 +154,10 @@ fn settings(
         if !activation.locals().is_empty() {
             return Err(Error::Usage(LISTENS_TWICE.to_owned()));
         }
-        let addresses = listen::addresses(&arguments.listen, arguments.machines.names.as_ref())?;
+        let addresses = listen::addresses(
+            &arguments.listen,
+            &Known::now(arguments.machines.names.as_ref()),
+        )?;
         let routed = routed(arguments, &addresses);
         activation.listeners = listen::open(addresses, arguments.listen_mode, routed)?;
     }

@@ -17,10 +17,11 @@ use crate::configured;
 use crate::connect;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::known::Known;
 use crate::listen;
 use crate::listen_list;
 use crate::logging;
-use crate::names::{self, GivenNames, Machine};
+use crate::names::{self, GivenNames};
 use crate::port_list::{self, PortList};
 use crate::target_list::TargetList;
 
@@ -189,6 +190,7 @@ impl Variables {
             "" => problem.report(),
             place => format!("{place}: {variable}: {}", problem.report()),
         };
+        let names = &Known::now(names);
         let targets = arguments.to.as_ref();
         let target = targets.and_then(|targets| check_names(targets, names).err());
         let allowed = arguments.allow_cid.resolve(names).err();
@@ -223,11 +225,11 @@ impl Variables {
 }
 
 /// Looks up the names of machines in targets; those of hosts are not asked for.
-fn check_names(targets: &TargetList, names: Option<&GivenNames>) -> Result<()> {
+fn check_names(targets: &TargetList, names: &Known<'_>) -> Result<()> {
     for (_, endpoint) in connect::machines(targets, names)? {
         match endpoint {
-            Endpoint::VsockName { name, .. } => {
-                Machine::Name(name.clone()).cid(names)?;
+            Endpoint::VsockName { name, port } => {
+                names.endpoint(name, *port)?;
             }
             other => other.no_machine_as_host(names)?,
         }

@@ -132,10 +132,18 @@ fn absolute(path: &str) -> String {
 mod tests {
     use super::*;
     use crate::connect::Target;
+    use crate::known::Known;
+    use crate::registry::Registry;
+
+    /// With one name, and no registry.
+    fn resolve(endpoint: Endpoint) -> Result<Target> {
+        let (given, registry) = ("web=3".parse().unwrap(), Registry::default());
+        Target::resolve(endpoint, &Known::with(Some(&given), &registry))
+    }
 
     fn read(host: &str, port: Option<&str>) -> Result<String> {
         let endpoint = address(host, port, Some("fd00:1::/64".parse().unwrap()))?;
-        let target = Target::resolve(endpoint, Some(&"web=3".parse().unwrap()))?;
+        let target = resolve(endpoint)?;
         Ok(target.endpoint.to_string())
     }
 
@@ -221,7 +229,7 @@ mod tests {
             ("tcp:localhost:22", "write localhost:22"),
         ] {
             let error = target(host, None, None, Duration::ZERO)
-                .and_then(|target| Target::resolve(target, Some(&"web=3".parse().unwrap())))
+                .and_then(resolve)
                 .unwrap_err();
             assert!(error.is_usage() && error.report().contains(form), "{error}");
         }

@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::fdpass;
 use crate::gate::Gate;
 use crate::handover::Store;
+use crate::known::Known;
 use crate::peer::{Destination, Peer};
 use crate::programs::options::{Beyond, LONGEST, Machines, parse_positive, parse_time};
 use crate::relay::token::Side;
@@ -122,7 +123,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         return Err(Error::Usage(hint));
     }
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
-    let target = Target::resolve(target, names)?;
+    let target = Target::resolve(target, &Known::now(names))?;
     let tuning = Tuning {
         keepalive: Some(Duration::from_secs(60)),
         vsock_buffer_bytes: 1 << 20,

@@ -1,7 +1,8 @@
-//! `vsockctl machines`: the machines that have a name, by configuration or by systemd-machined or libvirt.
+//! `vsockctl machines`: the machines that have a name, by configuration, the registry, systemd-machined or libvirt.
 //!
 //! A line is a name with its CID: what says the same about both is one line, what does not is two.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use super::table::{self, Cell, Column};
 use crate::config_file;
 use crate::error::{Error, Result};
 use crate::managers::{Answer, Managed, Manager};
-use crate::names::{GivenNames, Names};
+use crate::names::{self, GivenNames, Names};
+use crate::registry::{Location, Registry};
 use crate::vsock::Cid;
 
 /// For everything that a manager is asked.
@@ -22,7 +24,7 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// The state that matters most where several machines have a CID.
 const RUNNING: &str = "running";
 const NO_MACHINES: &str = "no machine has a name: neither VSOCK_BRIDGE_NAMES in /etc/vsock-bridge/vsock-bridge.conf, nor \
-     systemd-machined, nor libvirt knows one";
+     a file in /run/vsock-bridge/names.d, nor systemd-machined, nor libvirt knows one";
 
 /// How the machines are shown.
 #[derive(Debug, Args)]
@@ -39,11 +41,12 @@ pub(crate) struct Arguments {
     no_legend: bool,
 }
 
-/// A name with its CID, and who says so.
+/// A name with its CID, or the socket of its VMM, and who says so.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Known {
+struct Row {
     name: String,
     cid: Option<u32>,
+    socket: Option<String>,
     state: Option<String>,
     sources: Vec<String>,
 }
@@ -53,10 +56,15 @@ struct Known {
 /// Errors: somebody could not be asked, after the others are printed; or nothing can be written.
 pub(super) fn run(arguments: &Arguments, given: Option<&GivenNames>) -> Result<()> {
     let answers = ask_all();
-    let (named, mut errors) = match named(given) {
+    let (mut named, mut errors) = match named(given) {
         Ok(named) => (named, Vec::new()),
         Err(error) => (Vec::new(), vec![error]),
     };
+    let registry = Registry::read(Path::new(names::REGISTRY));
+    named.extend(registered(&registry));
+    for problem in registry.problems() {
+        log::warn!("{problem}");
+    }
     let mut managed = Vec::new();
     for (manager, answer) in answers {
         managed.extend(answer.machines.into_iter().map(|one| (manager, one)));
@@ -99,12 +107,22 @@ fn ask_all() -> Vec<(Manager, Answer)> {
     })
 }
 
-/// Returns the names that are configured, with the place of each.
-fn named(given: Option<&GivenNames>) -> Result<Vec<(String, Cid, String)>> {
+/// A name that is written somewhere.
+struct Named {
+    name: String,
+    location: Location,
+    place: String,
+}
+
+/// Returns the names that the administrator gives.
+fn named(given: Option<&GivenNames>) -> Result<Vec<Named>> {
     let with = |names: &Names, place: &str| {
-        let all = names.given();
-        all.map(|(name, cid)| (name.to_owned(), cid, place.to_owned()))
-            .collect()
+        let named = |(name, cid): (&str, Cid)| Named {
+            name: name.to_owned(),
+            location: Location::Cid(cid),
+            place: place.to_owned(),
+        };
+        names.given().map(named).collect()
     };
     match given {
         Some(given) => Ok(with(given.names()?, "--names")),
@@ -115,29 +133,48 @@ fn named(given: Option<&GivenNames>) -> Result<Vec<(String, Cid, String)>> {
     }
 }
 
+/// Returns all names of the registry, also those that others overrule.
+fn registered(registry: &Registry) -> impl Iterator<Item = Named> {
+    registry.entries().map(|placed| Named {
+        name: placed.entry.name.clone(),
+        location: placed.entry.location.clone(),
+        place: placed.place(),
+    })
+}
+
 /// Sorts by name, and puts together what says the same.
-fn merged(named: &[(String, Cid, String)], managed: &[(Manager, Managed)]) -> Vec<Known> {
+fn merged(named: &[Named], managed: &[(Manager, Managed)]) -> Vec<Row> {
     let state_of = |cid: Cid| {
         let mut same = managed.iter().filter(|(_, one)| one.cid == Some(cid));
         let states: Vec<&String> = same.by_ref().map(|(_, one)| &one.state).collect();
         let best = states.iter().find(|state| ***state == RUNNING);
         best.or(states.first()).map(|state| (*state).clone())
     };
-    let configured = named.iter().map(|(name, cid, place)| Known {
-        name: name.clone(),
-        cid: Some(cid.number()),
-        state: state_of(*cid),
-        sources: vec![place.clone()],
+    let written = named.iter().map(|one| {
+        let (cid, socket) = match &one.location {
+            Location::Cid(cid) => (Some(*cid), None),
+            Location::Hybrid(socket) => (None, Some(socket.to_string())),
+        };
+        Row {
+            name: one.name.clone(),
+            cid: cid.map(Cid::number),
+            socket,
+            state: cid.and_then(state_of),
+            sources: vec![one.place.clone()],
+        }
     });
-    let others = managed.iter().map(|(manager, one)| Known {
+    let others = managed.iter().map(|(manager, one)| Row {
         name: one.name.clone(),
         cid: one.cid.map(Cid::number),
+        socket: None,
         state: Some(one.state.clone()),
         sources: vec![manager.to_string()],
     });
-    let mut machines: Vec<Known> = Vec::new();
-    for one in configured.chain(others) {
-        let same = (machines.iter_mut()).find(|it| it.name == one.name && it.cid == one.cid);
+    let mut machines: Vec<Row> = Vec::new();
+    for one in written.chain(others) {
+        let is_same =
+            |it: &&mut Row| it.name == one.name && it.cid == one.cid && it.socket == one.socket;
+        let same = machines.iter_mut().find(is_same);
         match same {
             Some(same) => {
                 same.sources.extend(one.sources);
@@ -153,7 +190,7 @@ fn merged(named: &[(String, Cid, String)], managed: &[(Manager, Managed)]) -> Ve
     machines
 }
 
-fn table(machines: &[Known], has_titles: bool) -> String {
+fn table(machines: &[Row], has_titles: bool) -> String {
     if machines.is_empty() {
         return String::new();
     }
@@ -163,7 +200,7 @@ fn table(machines: &[Known], has_titles: bool) -> String {
         Column::text("STATE"),
         Column::text("SOURCE"),
     ];
-    let row = |one: &Known| {
+    let row = |one: &Row| {
         vec![
             Cell::new(&one.name),
             one.cid.map_or_else(Cell::nothing, Cell::new),
@@ -181,6 +218,7 @@ fn table(machines: &[Known], has_titles: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::UnixName;
 
     fn machine(name: &str, cid: u32, state: &str) -> Managed {
         Managed {
@@ -194,8 +232,16 @@ mod tests {
     fn what_says_the_same_is_one_line_and_what_differs_is_two() {
         let place = "/etc/vsock-bridge/vsock-bridge.conf:2";
         let named = [("web", 3), ("www", 3), ("db", 4), ("host-of-all", 2)];
-        let named =
-            named.map(|(name, cid)| (name.to_owned(), Cid::new(cid).unwrap(), place.to_owned()));
+        let mut named = Vec::from(named.map(|(name, cid)| Named {
+            name: name.to_owned(),
+            location: Location::Cid(Cid::new(cid).unwrap()),
+            place: place.to_owned(),
+        }));
+        named.push(Named {
+            name: "hy".to_owned(),
+            location: Location::Hybrid(UnixName::parse("/run/hy/guest.vsock").unwrap()),
+            place: "hy.conf:1".to_owned(),
+        });
         let managed = [
             (Manager::Machined, machine("web", 3, "running")),
             (Manager::Libvirt, machine("web", 3, "running")),
@@ -208,6 +254,7 @@ NAME         CID  STATE     SOURCE
 db             4  -         {place}
 db             5  paused    libvirt
 host-of-all    2  -         {place}
+hy             -  -         hy.conf:1
 new            -  shut off  libvirt
 web            3  running   {place}, machined, libvirt
 www            3  running   {place}
@@ -217,7 +264,7 @@ www            3  running   {place}
         let machines = merged(&named, &managed);
         assert_eq!(plain(&table(&machines, true)), expected);
         let rows = expected.split_once('\n').unwrap().1;
-        assert_eq!(plain(&table(&machines, false)).lines().count(), 6);
+        assert_eq!(plain(&table(&machines, false)).lines().count(), 7);
         assert!(plain(&table(&machines, false)).starts_with("db "), "{rows}");
         assert_eq!(table(&[], true), "");
     }
@@ -239,7 +286,7 @@ www            3  running   {place}
         let machines = merged(&[], &[(Manager::Libvirt, machine("new", 0, "shut off"))]);
         assert_eq!(
             serde_json::to_string(&machines).unwrap(),
-            r#"[{"name":"new","cid":null,"state":"shut off","sources":["libvirt"]}]"#
+            r#"[{"name":"new","cid":null,"socket":null,"state":"shut off","sources":["libvirt"]}]"#
         );
     }
 }

@@ -27,6 +27,7 @@ use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use crate::config_file;
 use crate::configured;
 use crate::error::{Error, Result};
+use crate::known::Known;
 use crate::names::{Machine, Names};
 use crate::prefix::{self, Prefix};
 use crate::programs::options::{Machines, machine_of_address};
@@ -235,7 +236,7 @@ pub fn run(arguments: Arguments) -> Result<String> {
 fn machine(text: &str, machines: &Machines) -> Result<Cid> {
     match machine_of_address(text, machines.prefix)? {
         Some(cid) => Ok(cid),
-        None => Ok(text.parse::<Machine>()?.cid(machines.names.as_ref())?),
+        None => Ok(Known::now(machines.names.as_ref()).cid(&text.parse::<Machine>()?)?),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::allow_list::{AllowList, AllowedCids, VARIABLE};
 use crate::config_file;
 use crate::connect;
 use crate::endpoint::Endpoint;
+use crate::known::Known;
 use crate::names;
 use crate::programs::bridge::lets_everybody_in;
 use crate::target_list::TargetList;
@@ -43,10 +44,11 @@ fn look(service: &Unit, list: &Setting) -> Option<Finding> {
     // What is none, or has names that nobody has, has its line with the settings.
     let names = setting(service, names::VARIABLE, " --names").ok()?;
     let names = names.and_then(|names| names.text.parse().ok());
+    let names = Known::now(names.as_ref());
     let allowed = list.text.parse::<AllowList>().ok()?;
-    let allowed = allowed.resolve(names.as_ref()).ok()?;
+    let allowed = allowed.resolve(&names).ok()?;
     let targets: TargetList = targets::target(service).ok()??.text.parse().ok()?;
-    let name = connect::machines(&targets, names.as_ref())
+    let name = connect::machines(&targets, &names)
         .ok()?
         .into_iter()
         // It gets in to its own target alone.

@@ -15,6 +15,7 @@ mod nft;
 mod port_lists;
 mod ports;
 mod prefix;
+mod registry;
 mod rights;
 mod routes;
 mod sandbox;
@@ -115,6 +116,7 @@ fn look(
     if let Ok((prefix, _)) = &prefix.found {
         findings.extend(names::check(*prefix));
     }
+    findings.extend(registry::check());
     findings.extend(files::check(units));
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
     match problem {

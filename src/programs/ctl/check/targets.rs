@@ -13,6 +13,7 @@ use crate::connect::Target;
 use crate::connect::circle::Place;
 use crate::endpoint::{ADDRESS_BYTES_MAX, Endpoint, UnixName};
 use crate::error::Error;
+use crate::known::Known;
 use crate::programs::ctl::bridges;
 use crate::relay::connection::Stage;
 use crate::relay::inspection::{OpenConnection, Snapshot};
@@ -170,7 +171,8 @@ fn endpoints(list: &TargetList, sockets: &[Endpoint]) -> Result<Vec<Endpoint>, E
                 Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Vsock(_) | Endpoint::Mux { .. }
             );
             if is_known {
-                Target::resolve(endpoint.clone(), None)?.check_circle(&places, None)?;
+                Target::resolve(endpoint.clone(), &Known::now(None))?
+                    .check_circle(&places, None)?;
             }
             if !found.contains(&endpoint) {
                 found.push(endpoint);

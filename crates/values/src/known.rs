@@ -1,0 +1,203 @@
+//! Where the name of a machine is looked up: with the administrator first, then in the registry.
+//!
+//! Both are read when a name is needed, and not before: a CID needs neither.
+
+use std::cell::OnceCell;
+use std::path::Path;
+
+use crate::endpoint::Endpoint;
+use crate::names::{self, GivenNames, Machine, Names, SUFFIX};
+use crate::registry::{Location, Registry};
+use crate::unusable::Unusable;
+use crate::vsock::{Cid, VsockAddr, VsockPort};
+
+/// The names that hold at one moment.
+#[derive(Debug)]
+pub struct Known<'a> {
+    /// Those of option or environment, in the place of those of the configuration file.
+    given: Option<&'a GivenNames>,
+    registry: Source<'a>,
+}
+
+#[derive(Debug)]
+enum Source<'a> {
+    /// As somebody has read it.
+    Held(&'a Registry),
+    /// As it is when the first name is looked up there.
+    Now(OnceCell<Registry>),
+}
+
+impl<'a> Known<'a> {
+    /// Looks up in what is on the disk now.
+    pub fn now(given: Option<&'a GivenNames>) -> Known<'a> {
+        let registry = Source::Now(OnceCell::new());
+        Known { given, registry }
+    }
+
+    /// Looks up in a registry that has been read.
+    pub fn with(given: Option<&'a GivenNames>, registry: &'a Registry) -> Known<'a> {
+        let registry = Source::Held(registry);
+        Known { given, registry }
+    }
+
+    /// Returns the registry.
+    pub fn registry(&self) -> &Registry {
+        match &self.registry {
+            Source::Held(registry) => registry,
+            Source::Now(registry) => {
+                registry.get_or_init(|| Registry::read(Path::new(names::REGISTRY)))
+            }
+        }
+    }
+
+    /// Returns where the administrator says that the machine of that name is, if so.
+    ///
+    /// Errors: those of [`Names::read`] and [`GivenNames::names`].
+    pub fn administrators(&self, name: &str) -> Result<Option<Cid>, Unusable> {
+        match self.given {
+            Some(given) => Ok(given.names()?.cid(name)),
+            None => Ok(Names::read()?.cid(name)),
+        }
+    }
+
+    /// Returns where the machine is.
+    ///
+    /// Errors: [`Unusable::UnknownMachine`]; those of [`Known::administrators`].
+    pub fn location(&self, machine: &Machine) -> Result<Location, Unusable> {
+        let name = match machine {
+            Machine::Cid(cid) => return Ok(Location::Cid(*cid)),
+            Machine::Name(name) => name,
+        };
+        if let Some(cid) = self.administrators(name)? {
+            return Ok(Location::Cid(cid));
+        }
+        let found = self.registry().location(name).cloned();
+        found.ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })
+    }
+
+    /// Returns the CID of the machine.
+    ///
+    /// Errors: [`Unusable::NoCid`]; those of [`Known::location`].
+    pub fn cid(&self, machine: &Machine) -> Result<Cid, Unusable> {
+        match self.location(machine)? {
+            Location::Cid(cid) => Ok(cid),
+            Location::Hybrid(socket) => {
+                let name = machine.to_string();
+                Err(Unusable::NoCid { name, socket })
+            }
+        }
+    }
+
+    /// Returns where a port of the machine of that name is.
+    ///
+    /// Errors: those of [`Known::location`].
+    pub fn endpoint(&self, name: &str, port: VsockPort) -> Result<Endpoint, Unusable> {
+        Ok(match self.location(&Machine::Name(name.to_owned()))? {
+            Location::Cid(cid) => {
+                let cid = Some(cid);
+                Endpoint::Vsock(VsockAddr { cid, port })
+            }
+            Location::Hybrid(path) => Endpoint::Mux { path, port },
+        })
+    }
+
+    /// Returns all names of a machine with `.vsock`, the best one first: see [`Names::of`]; those of the registry follow the
+    /// administrator's. Names of his that are not valid are none.
+    pub fn names_of(&self, machine: Cid) -> Vec<String> {
+        let administrators = match self.given {
+            Some(given) => given.names().ok().cloned(),
+            None => Names::read().ok(),
+        };
+        let administrators = administrators.unwrap_or_default();
+        let mut names = administrators.of(machine);
+        let others = self.registry().sorted().0.into_iter().filter(|placed| {
+            let entry = placed.entry;
+            entry.location == Location::Cid(machine) && administrators.cid(&entry.name).is_none()
+        });
+        let others = others.map(|placed| format!("{}{SUFFIX}", placed.entry.name));
+        let given = administrators.given().filter(|(_, cid)| *cid == machine);
+        let given = given.count();
+        names.splice(given..given, others);
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// A registry with one file.
+    fn registry(text: &str) -> Registry {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.conf"), text).unwrap();
+        Registry::read(folder.path())
+    }
+
+    #[test]
+    fn the_administrators_name_holds_before_that_of_the_registry() {
+        let registry = registry("web=5\nnew=6\nhy=/run/hy/guest.vsock\nwww=3\n");
+        let given: GivenNames = "web=3 me=local".parse().unwrap();
+        let known = Known::with(Some(&given), &registry);
+        let endpoint = |name| known.endpoint(name, 22_u16.into()).unwrap().to_string();
+        for (name, place) in [
+            ("web", "vsock:3:22"),
+            ("me", "vsock:1:22"),
+            ("new", "vsock:6:22"),
+            ("hy", "vsock-mux:/run/hy/guest.vsock:22"),
+        ] {
+            assert_eq!(endpoint(name), place);
+        }
+        let names_of = |number| known.names_of(Cid::new(number).unwrap()).join(" ");
+        assert_eq!(names_of(3), "web.vsock www.vsock 3.vsock");
+        assert_eq!(names_of(5), "5.vsock");
+        assert_eq!(names_of(6), "new.vsock 6.vsock");
+        assert_eq!(names_of(2), "host.vsock 2.vsock");
+    }
+
+    #[test]
+    fn a_machine_without_cid_is_told_with_its_socket() {
+        let registry = registry("hy=/run/hy/guest.vsock\n");
+        let given: GivenNames = "".parse().unwrap();
+        let known = Known::with(Some(&given), &registry);
+        let line = known.cid(&"hy.vsock".parse().unwrap()).unwrap_err();
+        let line = line.to_string();
+        assert!(
+            line.contains("\"hy\"") && line.contains("/run/hy/guest.vsock"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn an_unknown_name_is_told_where_to_give_it() {
+        let given: GivenNames = "db=4".parse().unwrap();
+        let registry = Registry::default();
+        let known = Known::with(Some(&given), &registry);
+        let line = known.cid(&"web".parse().unwrap()).unwrap_err().to_string();
+        for words in [
+            "\"web\"",
+            crate::names::VARIABLE,
+            crate::config_file::PATH,
+            crate::names::REGISTRY,
+        ] {
+            assert!(line.contains(words), "{words}: {line}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_wrong_are_told_to_whoever_needs_one() {
+        let given: GivenNames = "web=0".parse().unwrap();
+        let registry = registry("new=6");
+        let known = Known::with(Some(&given), &registry);
+        assert!(known.cid(&"3".parse().unwrap()).is_ok());
+        assert!(matches!(
+            known.cid(&"new".parse().unwrap()),
+            Err(Unusable::Names { .. })
+        ));
+        assert_eq!(
+            known.names_of(Cid::new(6).unwrap()),
+            ["new.vsock", "6.vsock"]
+        );
+    }
+}

@@ -1,0 +1,314 @@
+//! Names that programs give to machines while those run: what is written in the files of a folder, and what of it holds.
+//!
+//! Whoever starts a machine writes a file and removes it when the machine is gone. Nobody is asked and nobody waits. Files
+//! are read in [`folder`]; the rest is pure. A line that says nothing valid is told and skipped, so that a file breaks
+//! nothing but itself; the earliest file in the order of their names holds where two give a name, as in tmpfiles.d(5).
+
+mod folder;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::endpoint::UnixName;
+use crate::invalid::Invalid;
+use crate::names::is_name;
+use crate::vsock::Cid;
+
+/// Ends the name of each of its files; what ends otherwise is nobody's, as what is being written.
+pub const ENDING: &str = ".conf";
+
+/// Where a machine is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Over vsock.
+    Cid(Cid),
+    /// Over hybrid vsock: the socket of its VMM.
+    Hybrid(UnixName),
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Location::Cid(cid) => write!(f, "CID {cid}"),
+            Location::Hybrid(socket) => socket.fmt(f),
+        }
+    }
+}
+
+/// A name with its machine, and the line that says so, from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The line.
+    pub line: usize,
+    /// The name, in lower case.
+    pub name: String,
+    /// Its machine.
+    pub location: Location,
+}
+
+/// An entry with its file.
+#[derive(Clone, Copy, Debug)]
+pub struct Placed<'a> {
+    /// The folder.
+    folder: &'a Path,
+    /// The name of the file.
+    file: &'a str,
+    /// What it says.
+    pub entry: &'a Entry,
+}
+
+impl Placed<'_> {
+    /// Returns the file.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(self.file)
+    }
+
+    /// Returns `FILE:LINE`.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.path().display(), self.entry.line)
+    }
+}
+
+/// What one file says.
+#[derive(Debug, Default)]
+struct File {
+    bytes: usize,
+    entries: Vec<Entry>,
+    /// Whole messages.
+    problems: Vec<String>,
+}
+
+/// All files of a folder as they were when each was read.
+#[derive(Debug, Default)]
+pub struct Registry {
+    folder: PathBuf,
+    files: BTreeMap<String, File>,
+    /// Of all files together.
+    bytes: usize,
+    /// What is wrong with the folder itself.
+    problem: Option<String>,
+}
+
+impl Registry {
+    /// Returns where the machine of that name is, which is in lower case and without `.vsock`.
+    pub fn location(&self, name: &str) -> Option<&Location> {
+        let mut entries = self.entries().map(|placed| placed.entry);
+        entries
+            .find(|entry| entry.name == name)
+            .map(|entry| &entry.location)
+    }
+
+    /// Returns all entries, those of the file that holds first.
+    pub fn entries(&self) -> impl Iterator<Item = Placed<'_>> {
+        self.files.iter().flat_map(move |(file, said)| {
+            said.entries.iter().map(move |entry| Placed {
+                folder: &self.folder,
+                file,
+                entry,
+            })
+        })
+    }
+
+    /// Returns the entries that hold, and those that an earlier file overrules with another machine, each with that one.
+    pub fn sorted(&self) -> (Vec<Placed<'_>>, Vec<(Placed<'_>, Placed<'_>)>) {
+        let mut first: HashMap<&str, Placed<'_>> = HashMap::new();
+        let (mut holding, mut overruled) = (Vec::new(), Vec::new());
+        for placed in self.entries() {
+            match first.get(&*placed.entry.name) {
+                None => {
+                    first.insert(&placed.entry.name, placed);
+                    holding.push(placed);
+                }
+                Some(earlier) if earlier.entry.location != placed.entry.location => {
+                    overruled.push((placed, *earlier));
+                }
+                Some(_) => {}
+            }
+        }
+        (holding, overruled)
+    }
+
+    /// Returns what is wrong, each with its file and line.
+    pub fn problems(&self) -> impl Iterator<Item = &str> {
+        let of_files = self.files.values().flat_map(|file| &file.problems);
+        self.problem.iter().chain(of_files).map(|text| &**text)
+    }
+
+    /// Takes what a file says now in the place of what it said before.
+    fn put(&mut self, name: &str, text: &str) {
+        let path = self.folder.join(name);
+        let (entries, problems) = parse(text);
+        let told = |(line, problem)| format!("{}:{line}: {problem}", path.display());
+        let file = File {
+            bytes: text.len(),
+            entries,
+            problems: problems.into_iter().map(told).collect(),
+        };
+        self.insert(name, file);
+    }
+
+    fn insert(&mut self, name: &str, file: File) {
+        self.remove(name);
+        self.bytes += file.bytes;
+        self.files.insert(name.to_owned(), file);
+    }
+
+    fn remove(&mut self, name: &str) {
+        if let Some(file) = self.files.remove(name) {
+            self.bytes -= file.bytes;
+        }
+    }
+}
+
+/// Splits the text of a file into names with their machines, and the lines that are none, with the reason.
+///
+/// Text form of a line: `web=3`, or `web=/run/web/guest.vsock`; blank, or a comment that begins with `#` or `;`.
+pub fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
+    let (mut entries, mut problems) = (Vec::new(), Vec::new());
+    let mut names = HashSet::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        let entry = read_line(line).and_then(|(name, location)| match names.insert(name.clone()) {
+            true => Ok((name, location)),
+            false => Err(Invalid::new("line", line, "the name is given twice")),
+        });
+        match entry {
+            Ok((name, location)) => entries.push(Entry {
+                line: index + 1,
+                name,
+                location,
+            }),
+            Err(problem) => problems.push((index + 1, problem.to_string())),
+        }
+    }
+    (entries, problems)
+}
+
+fn read_line(line: &str) -> Result<(String, Location), Invalid> {
+    let fail = |hint| Err(Invalid::new("line", line, hint));
+    let Some((name, machine)) = line.split_once('=') else {
+        return fail("expected NAME=CID or NAME=PATH, e.g. web=3");
+    };
+    let name = name.to_ascii_lowercase();
+    if !is_name(&name) {
+        return fail(
+            "expected NAME=CID or NAME=PATH with a NAME of letters, digits and hyphens, at least one of them a letter, \
+             that is not any, host, local or mapped",
+        );
+    }
+    if machine.starts_with('/') {
+        return UnixName::parse(machine).map(|socket| (name, Location::Hybrid(socket)));
+    }
+    match machine.parse() {
+        // Whoever may come in as `local` is said by the administrator alone.
+        Ok(Cid::LOCAL) => fail("CID 1 is this machine itself, which has its name: local"),
+        Ok(cid) => Ok((name, Location::Cid(cid))),
+        Err(_) => fail(
+            "expected a CID from 2 to 4294967294, or the path of a socket of hybrid vsock, behind `=`",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn registry(files: &[(&str, &str)]) -> Registry {
+        let mut registry = Registry {
+            folder: PathBuf::from("/names"),
+            ..Registry::default()
+        };
+        for (name, text) in files {
+            registry.put(name, text);
+        }
+        registry
+    }
+
+    #[test]
+    fn lines_are_names_with_their_machines() {
+        let text = "# c\n; c\n\n Web=3 \r\nup=host\nhy=/run/hy/guest.vsock\n";
+        let (entries, problems) = parse(text);
+        let told = |entry: &Entry| format!("{} {} {}", entry.line, entry.name, entry.location);
+        let told: Vec<String> = entries.iter().map(told).collect();
+        assert_eq!(
+            told,
+            ["4 web CID 3", "5 up CID 2", "6 hy /run/hy/guest.vsock"]
+        );
+        assert_eq!(problems, []);
+    }
+
+    #[test]
+    fn a_line_that_names_no_machine_is_told_and_the_others_are_kept() {
+        for (line, words) in [
+            ("web", "expected NAME=CID or NAME=PATH"),
+            ("=3", "with a NAME of letters"),
+            ("web =3", "with a NAME of letters"),
+            ("3=4", "with a NAME of letters"),
+            ("local=3", "with a NAME of letters"),
+            ("web=", "expected a CID"),
+            ("web= 3", "expected a CID"),
+            ("web=0", "expected a CID"),
+            ("web=4294967295", "expected a CID"),
+            ("web=@x", "expected a CID"),
+            ("web=1", "this machine itself"),
+            ("web=local", "this machine itself"),
+            ("web=/", "absolute path"),
+            ("DB=5", "twice"),
+        ] {
+            let (entries, problems) = parse(&format!("db=4\n{line}\nend=5"));
+            assert_eq!(entries.len(), 2, "{line}: {entries:?}");
+            let [(2, problem)] = &problems[..] else {
+                panic!("{line}: {problems:?}")
+            };
+            assert!(problem.contains(words), "{line}: {problem}");
+        }
+    }
+
+    #[test]
+    fn the_earliest_file_holds_and_the_other_is_known() {
+        let registry = registry(&[
+            ("b.conf", "web=4\ndb=5\nsame=7"),
+            ("a.conf", "# c\nweb=3\nsame=7"),
+        ]);
+        let cid = |name| registry.location(name).unwrap().to_string();
+        assert_eq!((cid("web"), cid("db")), ("CID 3".into(), "CID 5".into()));
+        assert_eq!(registry.location("nobody"), None);
+        let (holding, overruled) = registry.sorted();
+        let places = |placed: &[Placed<'_>]| {
+            let places = placed.iter().map(Placed::place);
+            places.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            places(&holding),
+            "/names/a.conf:2 /names/a.conf:3 /names/b.conf:2"
+        );
+        let [(overruled, earlier)] = overruled[..] else {
+            panic!("{overruled:?}")
+        };
+        assert_eq!(
+            places(&[overruled, earlier]),
+            "/names/b.conf:1 /names/a.conf:2"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_put_again_says_only_the_new() {
+        let mut registry = registry(&[("a.conf", "web=3\nx"), ("b.conf", "y")]);
+        let problems: Vec<&str> = registry.problems().collect();
+        assert!(
+            problems[0].starts_with("/names/a.conf:2: \"x\""),
+            "{problems:?}"
+        );
+        assert_eq!(problems.len(), 2);
+        registry.put("a.conf", "web=9");
+        assert_eq!(
+            registry.location("web"),
+            Some(&Location::Cid(Cid::new(9).unwrap()))
+        );
+        assert_eq!(registry.problems().count(), 1);
+    }
+}

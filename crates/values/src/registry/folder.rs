@@ -1,0 +1,172 @@
+//! The files of the registry as they are on the disk: all of them, or one again. Bounded, since any process may look.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::{ENDING, File, Registry};
+use crate::configured;
+
+/// Far above what a host has; more are not looked at.
+const FILES_MAX: usize = 4096;
+/// Of one file, which names a few machines.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+/// Of all of them.
+const BYTES_MAX: usize = 1 << 20;
+
+impl Registry {
+    /// Reads all files of a folder; one that does not exist has none. What cannot be read is a problem, and no error.
+    pub fn read(folder: &Path) -> Registry {
+        let mut registry = Registry {
+            folder: folder.to_owned(),
+            ..Registry::default()
+        };
+        match files(folder) {
+            Ok(mut files) => {
+                if files.len() > FILES_MAX {
+                    files.truncate(FILES_MAX);
+                    registry.problem = Some(format!(
+                        "{}: more than {FILES_MAX} files; the others are not read",
+                        folder.display()
+                    ));
+                }
+                files.sort_unstable();
+                files.iter().for_each(|file| registry.read_again(file));
+            }
+            Err(error) => {
+                registry.problem = Some(format!("cannot read {}: {error}", folder.display()));
+            }
+        }
+        registry
+    }
+
+    /// Reads one file again, or forgets it if it is gone. What has another name than the files of a registry is nothing.
+    pub fn read_again(&mut self, name: &str) {
+        if !is_file_name(name) {
+            return;
+        }
+        self.remove(name);
+        if self.files.len() >= FILES_MAX {
+            return;
+        }
+        let path = self.folder.join(name);
+        match configured::read(&path, FILE_BYTES_MAX) {
+            Ok(None) => {}
+            Ok(Some(text)) if self.bytes + text.len() > BYTES_MAX => {
+                let reason = format!("the files together are larger than {BYTES_MAX} bytes");
+                self.leave_out(name, &reason);
+            }
+            Ok(Some(text)) => self.put(name, &text),
+            Err(error) => self.leave_out(name, &error.to_string()),
+        }
+    }
+
+    fn leave_out(&mut self, name: &str, reason: &str) {
+        let path = self.folder.join(name);
+        let file = File {
+            problems: vec![format!("cannot read {}: {reason}", path.display())],
+            ..File::default()
+        };
+        self.insert(name, file);
+    }
+}
+
+/// A name that begins with a dot is that of a file which is still being written.
+fn is_file_name(name: &str) -> bool {
+    name.ends_with(ENDING) && !name.starts_with('.')
+}
+
+/// Returns the names of at most one file too many.
+fn files(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let name = |entry: io::Result<fs::DirEntry>| match entry {
+        Ok(entry) => entry.file_name().into_string().ok().map(Ok),
+        Err(error) => Some(Err(error)),
+    };
+    let names = entries.filter_map(name);
+    let names = names.filter(|name| name.as_ref().map_or(true, |name| is_file_name(name)));
+    names.take(FILES_MAX + 1).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_of_a_registry_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in [".web.conf", "web.conf.tmp", "web", "db.conf"] {
+            fs::write(path(name), "web=3\ndb=4\n").unwrap();
+        }
+        fs::create_dir(path("folder.conf")).unwrap();
+        symlink("/dev/zero", path("zero.conf")).unwrap();
+        symlink("nowhere", path("gone.conf")).unwrap();
+        fs::write(path("large.conf"), vec![b'#'; 65 << 10]).unwrap();
+        let registry = Registry::read(folder.path());
+        assert_eq!(registry.entries().count(), 2);
+        let problems: Vec<&str> = registry.problems().collect();
+        for (problem, words) in problems.iter().zip([
+            "folder.conf: not a regular file",
+            "large.conf: larger than 64 KiB",
+            "zero.conf: not a regular file",
+        ]) {
+            assert!(problem.ends_with(words), "{problem}");
+        }
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn a_file_is_read_again_and_forgotten_when_it_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("web.conf");
+        let mut registry = Registry::read(&folder.path().join("missing"));
+        assert_eq!(
+            (registry.entries().count(), registry.problems().count()),
+            (0, 0)
+        );
+        registry = Registry::read(folder.path());
+        for text in ["web=3", "web=5"] {
+            fs::write(&file, text).unwrap();
+            registry.read_again("web.conf");
+            let told: Vec<String> = registry
+                .entries()
+                .map(|placed| format!("{}={}", placed.entry.name, placed.entry.location))
+                .collect();
+            assert_eq!(told, [text.replace('=', "=CID ")]);
+        }
+        fs::remove_file(file).unwrap();
+        registry.read_again("web.conf");
+        assert_eq!(registry.entries().count(), 0);
+    }
+
+    #[test]
+    fn more_than_fits_is_told_and_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: String, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let filler = "#".repeat(60 << 10);
+        (0..18).for_each(|number| write(format!("{number:02}.conf"), &filler));
+        write("99.conf".to_owned(), "web=3\n");
+        let registry = Registry::read(folder.path());
+        let problems: Vec<&str> = registry.problems().collect();
+        let words = "17.conf: the files together are larger than 1048576 bytes";
+        assert!(
+            problems[0].ends_with(words) && problems.len() == 1,
+            "{problems:?}"
+        );
+        assert_eq!(registry.entries().count(), 1);
+        (100..4200).for_each(|number| write(format!("{number}.conf"), ""));
+        let registry = Registry::read(folder.path());
+        assert!(
+            registry
+                .problems()
+                .any(|text| text.ends_with("more than 4096 files; the others are not read"))
+        );
+        assert_eq!(registry.files.len(), FILES_MAX);
+    }
+}

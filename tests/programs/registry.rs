@@ -1,0 +1,157 @@
+//! The registry of names: what the programs find in files that others write and remove while machines run.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::common::own_run::OwnRun;
+use crate::common::place::{Kind, Place};
+use crate::common::program::{Finished, finish, ours};
+use crate::common::skipped;
+
+const FOLDER: &str = "/run/vsock-bridge/names.d";
+
+/// A machine with a folder for names.
+struct Machine {
+    run: OwnRun,
+    folder: PathBuf,
+}
+
+impl Machine {
+    fn new() -> Option<Machine> {
+        let Some(run) = OwnRun::new() else {
+            skipped("nothing can be mounted here");
+            return None;
+        };
+        let folder = run.service("names.d");
+        Some(Machine { run, folder })
+    }
+
+    /// Writes a file as those who start machines are told to.
+    fn write(&self, name: &str, text: &str) {
+        let unfinished = self.folder.join(format!(".{name}.new"));
+        fs::write(&unfinished, text).unwrap();
+        fs::rename(unfinished, self.folder.join(name)).unwrap();
+    }
+
+    fn finish(&self, program: &str, arguments: &[&str]) -> Finished {
+        let mut command = self.run.command(ours(program));
+        command.env("VSOCK_BRIDGE_PREFIX", "fd00::/64");
+        command.args(arguments);
+        finish(command)
+    }
+
+    fn expect(&self, arguments: &[&str], text: &str) {
+        let finished = self.finish("vsockctl", arguments);
+        assert_eq!(finished.stdout, text, "{arguments:?}: {finished:#?}");
+        assert_eq!(
+            (finished.code, finished.stderr.len()),
+            (0, 0),
+            "{finished:#?}"
+        );
+    }
+
+    /// Expects one line and 2.
+    fn expect_refusal(&self, program: &str, arguments: &[&str], words: &[&str]) {
+        let finished = self.finish(program, arguments);
+        let [line] = &finished.stderr[..] else {
+            panic!("not one line: {finished:#?}")
+        };
+        assert_eq!((finished.code, &*finished.stdout), (2, ""), "{line}");
+        for word in words {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_name_is_looked_up_as_it_holds_at_that_moment() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.expect_refusal("vsockctl", &["cid", "web"], &["\"web\"", FOLDER]);
+    for cid in ["7", "9"] {
+        machine.write("web.conf", &format!("# by a hook\nWeb={cid}\n"));
+        machine.expect(&["cid", "web.vsock"], &format!("{cid}\n"));
+        machine.expect(&["addr", "WEB"], &format!("fd00::{cid}\n"));
+    }
+    fs::remove_file(machine.folder.join("web.conf")).unwrap();
+    machine.expect_refusal("vsockctl", &["cid", "web"], &["\"web\"", FOLDER]);
+    fs::remove_dir(&machine.folder).unwrap();
+    machine.expect_refusal("vsock-connect", &["web"], &["\"web\"", FOLDER]);
+}
+
+#[test]
+fn the_administrator_and_then_the_earliest_file_have_the_word() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.write("b.conf", "web=5\ndb=6\n");
+    machine.write("a.conf", "web=4\nnonsense\n");
+    machine.expect(&["cid", "web"], "4\n");
+    machine.expect(&["cid", "db"], "6\n");
+    machine.expect(&["--names", "web=3", "cid", "web"], "3\n");
+    machine.expect(&["--names", "web=3", "cid", "db"], "6\n");
+    // What is only on its way, and what is no file of the registry.
+    fs::write(machine.folder.join(".c.conf"), "new=7\n").unwrap();
+    fs::write(machine.folder.join("c.conf~"), "new=7\n").unwrap();
+    machine.expect_refusal("vsockctl", &["cid", "new"], &["\"new\""]);
+}
+
+#[test]
+fn a_machine_of_hybrid_vsock_is_reached_by_its_name() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let vmm = Place::listening(Kind::Unix);
+    machine.write("web.conf", &format!("web={}\n", vmm.text));
+    machine.expect_refusal("vsockctl", &["addr", "web"], &["\"web\"", &vmm.text]);
+    for arguments in [["vsock/web", "4711"].as_slice(), &["vsock:web:4711"]] {
+        let connect = |arguments: &[&str]| machine.finish("vsock-connect", arguments);
+        std::thread::scope(|scope| {
+            let connecting = scope.spawn(|| connect(arguments));
+            let mut vm = vmm.accept();
+            let mut request = vec![0; b"CONNECT 4711\n".len()];
+            vm.read_exact(&mut request).unwrap();
+            assert_eq!(request, b"CONNECT 4711\n");
+            vm.write_all(b"OK 1\nhello").unwrap();
+            drop(vm);
+            let finished = connecting.join().unwrap();
+            assert_eq!(
+                (finished.code, &*finished.stdout),
+                (0, "hello"),
+                "{finished:#?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn machines_shows_each_name_with_its_line_and_what_is_wrong() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.write("a.conf", "web=3\nhy=/run/hy/guest.vsock\n");
+    machine.write("b.conf", "\nweb=4\nx=0\n");
+    let finished = machine.finish("vsockctl", &["--names", "web=3", "machines", "--json"]);
+    let [line] = &finished.stderr[..] else {
+        panic!("not one line: {finished:#?}")
+    };
+    assert!(line.contains("names.d/b.conf:3: \"x=0\""), "{line}");
+    let found: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let row = |name: &str, cid: Option<u32>, socket: Option<&str>, sources: &[&str]| json!({"name": name, "cid": cid, "socket": socket, "state": null, "sources": sources});
+    let place = |rest: &str| format!("{FOLDER}/{rest}");
+    let expected = json!([
+        row(
+            "hy",
+            None,
+            Some("/run/hy/guest.vsock"),
+            &[&place("a.conf:2")]
+        ),
+        row("web", Some(3), None, &["--names", &place("a.conf:1")]),
+        row("web", Some(4), None, &[&place("b.conf:2")]),
+    ]);
+    assert_eq!(found, expected);
+}
