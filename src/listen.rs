@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -33,7 +34,7 @@ const FIRST_FREE_PORT: u32 = 1024;
 ///
 /// Errors: a name that no machine has; [`Error::Usage`] for an address that is given twice.
 pub(crate) fn addresses(lists: &[ListenList], names: &Known<'_>) -> Result<Vec<Endpoint>> {
-    let mut found = Vec::new();
+    let mut found: Vec<Endpoint> = Vec::new();
     for given in lists.iter().flat_map(ListenList::addresses) {
         let address = match given.clone() {
             Endpoint::VsockName { name, port } => Endpoint::Vsock(VsockAddr {
@@ -42,9 +43,15 @@ pub(crate) fn addresses(lists: &[ListenList], names: &Known<'_>) -> Result<Vec<E
             }),
             address => address,
         };
-        if found.contains(&address) {
+        if let Some(before) = found.iter().find(|other| **other == address) {
+            // Slashes that stand twice say nothing.
+            let (address, before) = (address.to_string(), before.to_string());
+            let other = match before == address {
+                true => String::new(),
+                false => format!(", once as {before},"),
+            };
             return Err(Error::Usage(format!(
-                "{address} is given twice in `--listen` or VSOCK_BRIDGE_LISTEN"
+                "{address} is given twice{other} in `--listen` or VSOCK_BRIDGE_LISTEN"
             )));
         }
         found.push(address);
@@ -123,6 +130,9 @@ fn hint(address: &Endpoint, errno: Errno, before: &[Listener]) -> String {
     let hint = match address {
         Endpoint::Tcp(addr) => tcp_hint(*addr, errno, before),
         Endpoint::Vsock(addr) => vsock_hint(*addr, errno),
+        Endpoint::Unix(UnixName::Path(path)) if errno == Errno::EADDRINUSE => {
+            own_file(path, before).or_else(|| unix_hint(errno))
+        }
         _ => unix_hint(errno),
     };
     match hint {
@@ -196,6 +206,19 @@ fn privileged(port: u32) -> Option<String> {
         .then(|| "a port below 1024 needs root or CAP_NET_BIND_SERVICE".to_owned())
 }
 
+/// Says which listener of this bridge itself has made the file.
+fn own_file(path: &Path, before: &[Listener]) -> Option<String> {
+    before.iter().find_map(|listener| match listener.local() {
+        Endpoint::Unix(UnixName::Path(own)) if unix_path::is_same(own, path) => {
+            let own = own.display();
+            Some(format!(
+                "{own}, given before it, is the same file: leave one of them out"
+            ))
+        }
+        _ => None,
+    })
+}
+
 fn unix_hint(errno: Errno) -> Option<String> {
     let hint = match errno {
         Errno::EADDRINUSE => "another program listens there; if none does, remove the file",
@@ -244,6 +267,9 @@ mod tests {
             let problem = all(lists, "web=3").unwrap_err().report();
             assert!(problem.contains("is given twice"), "{problem}");
         }
+        let problem = all(&["/run/a.sock", "/run//a.sock"], "").unwrap_err();
+        let words = "/run//a.sock is given twice, once as /run/a.sock, in";
+        assert!(problem.report().contains(words), "{}", problem.report());
     }
 
     #[test]

@@ -26,6 +26,12 @@ const LOCK_ATTEMPTS: usize = 200;
 /// For how long each time.
 const LOCK_PAUSE_MS: u8 = 10;
 
+/// Returns whether both paths lead to one file.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path| fs::symlink_metadata(path).map(|file| identity(&file)).ok();
+    file(one).is_some_and(|found| file(other) == Some(found))
+}
+
 /// Returns whether a path is in one of the folders, or is one.
 pub(crate) fn is_below(path: &Path, folders: &[&str]) -> bool {
     folders.iter().any(|folder| path.starts_with(folder))

@@ -438,10 +438,19 @@ fn a_descriptor_that_cannot_be_the_socket_exits_2_with_one_line() {
         (&["--fd", "3"], "--exec"),
         (&["--fdpass", "--exec", "true"], "--fdpass"),
         (&["--exec"], "--exec"),
+        (&["--exec", "", "x"], "the name of the program is empty"),
     ] {
         let finished = finish(connect(&[&[&*listener.text], arguments].concat()));
         expect_line(&finished, 2, &[word]);
     }
+    let mut limited = command("bash");
+    let script = "ulimit -n 100; exec \"$0\" \"$1\" --fd 500 --exec true";
+    limited
+        .args(["-c", script])
+        .arg(ours("vsock-connect"))
+        .arg(&listener.text);
+    expect_line(&finish(limited), 2, &["--fd 500", "above 99", "ulimit -n"]);
+    assert!(listener.has_nobody_waiting());
     let mut shell = command("bash");
     let script = "exec 9</dev/null; exec \"$0\" \"$1\" --fd 9 --exec true";
     shell

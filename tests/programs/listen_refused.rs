@@ -114,6 +114,13 @@ fn an_address_cannot_be_listened_on_the_line_says_why() {
     refused("192.0.2.1:4450", &["no address of this machine"]);
     let long = format!("{}/{}", folder.path().display(), "x".repeat(200));
     refused(&long, &["107 bytes"]);
+    let [first, again] = ["a.sock", "x/../a.sock"].map(|name| folder.path().join(name));
+    fs::create_dir(folder.path().join("x")).unwrap();
+    let [first, again] = [&first, &again].map(|path| path.to_str().unwrap());
+    let list = format!("{first} {again}");
+    let finished = alone(&target).arguments(&["--listen", &list]).finish();
+    let same = format!("{first}, given before it, is the same file");
+    expect_line(&finished, 1, &["cannot listen on", again, &same]);
 }
 
 #[test]
@@ -187,11 +194,16 @@ fn an_address_is_none_one_line_with_the_right_form() {
         ("::1:445", "[::1]:445"),
         ("[::1]:mapped", "`mapped` is for targets"),
         ("vsock-mux:/run/vm.vsock:445", "/run/vm.vsock_445"),
-        ("./socket", "the port is missing"),
+        ("[fe80::1]:445", "link-local"),
+        ("[fe80::1%lo]:445", "link-local"),
+        ("224.0.0.1:445", "multicast"),
+        ("a.sock", "from the root on, such as /run/a.sock"),
+        ("./socket", "such as /run/socket"),
         ("unix:socket", "an absolute path or @name"),
         ("[::1]:4450,[::1]:4451", "spaces, not commas"),
         ("@a @b @a", "@a is given twice"),
         ("@a unix:@a", "@a is given twice"),
+        ("/x/a /x//a", "/x//a is given twice, once as /x/a,"),
     ] {
         let option = alone(&target).arguments(&[format!("--listen={text}")]);
         expect_line(&option.finish(), 2, &[hint]);

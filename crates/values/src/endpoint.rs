@@ -21,6 +21,10 @@ const PATH_BYTES_MAX: usize = 4095;
 /// Bytes of one name in it (NAME_MAX).
 const NAME_BYTES_MAX: usize = 255;
 
+const LINK_LOCAL: &str = "link-local addresses, which mean nothing without an interface such as %eth0, are not supported: \
+     give another address of the machine, such as [::1]:445";
+const MANY_MACHINES: &str = "connections go to one machine, not to a multicast or broadcast address; expected e.g. [::1]:445";
+
 /// An address of any family that a bridge can listen on or connect to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
@@ -256,7 +260,7 @@ fn tcp(text: &str) -> Result<Endpoint, Invalid> {
         return fail("write the IPv6 address in brackets and the port behind: [::1]:445");
     }
     if text.contains('%') {
-        return fail("zone ids are not supported; expected an address such as [::1]:445");
+        return fail(LINK_LOCAL);
     }
     let Some((host, port)) = text
         .rsplit_once(':')
@@ -264,14 +268,19 @@ fn tcp(text: &str) -> Result<Endpoint, Invalid> {
     else {
         return fail("the port is missing; expected e.g. [::1]:445, 127.0.0.1:445 or name:445");
     };
-    if let ("mapped", Ok(any)) = (port, format!("{host}:0").parse::<SocketAddr>()) {
-        return Ok(Endpoint::TcpMapped(any.ip()));
+    let address = format!("{host}:0").parse::<SocketAddr>();
+    let ip = address.ok().map(|address| address.ip());
+    if let Some(hint) = ip.and_then(of_no_machine) {
+        return fail(hint);
+    }
+    if let ("mapped", Some(ip)) = (port, ip) {
+        return Ok(Endpoint::TcpMapped(ip));
     }
     let Some(port) = decimal::<u16>(port).filter(|&port| port != 0) else {
         return fail("the port must be a number from 1 to 65535");
     };
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(Endpoint::Tcp(address));
+    if let Some(ip) = ip {
+        return Ok(Endpoint::Tcp(SocketAddr::new(ip, port)));
     }
     if !is_host_name(host) {
         return fail(
@@ -282,6 +291,16 @@ fn tcp(text: &str) -> Result<Endpoint, Invalid> {
         name: host.to_owned(),
         port,
     })
+}
+
+/// Says what is wrong with an address that is not one machine's, as the kernel would only say `Invalid argument`.
+fn of_no_machine(ip: IpAddr) -> Option<&'static str> {
+    match ip {
+        IpAddr::V6(ip) if ip.is_unicast_link_local() => Some(LINK_LOCAL),
+        IpAddr::V4(ip) if ip.is_broadcast() => Some(MANY_MACHINES),
+        ip if ip.is_multicast() => Some(MANY_MACHINES),
+        _ => None,
+    }
 }
 
 /// Letters, digits, `-`, `_` and `.` (RFC 1123 and what is met in practice), with at least one letter.
@@ -363,6 +382,11 @@ mod tests {
             "[::1]:+445",
             "[fe80::1%eth0]:445",
             "fe80::1%eth0",
+            "[fe80::1]:445",
+            "[febf::1]:mapped",
+            "[ff02::1]:445",
+            "224.0.0.1:445",
+            "255.255.255.255:mapped",
             "127.0.0.1",
             "127.0.0.1:",
             "127.0.0.1:0",
@@ -410,6 +434,7 @@ mod tests {
             "@",
             "run/x.sock",
             "./x",
+            "~/x.sock",
             "unix:",
             "unix:x",
             "unix:@",

@@ -8,9 +8,29 @@ use std::process::{Command, Stdio};
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::error::{Error, Result};
 use crate::stream::Stream;
+
+/// Checks what can be known before anybody is connected to.
+///
+/// Errors: [`Error::Usage`] for a program without a name, and for a number that this process may not have.
+pub(super) fn check(number: Option<i32>, command: &[OsString]) -> Result<()> {
+    if command.first().is_some_and(|name| name.is_empty()) {
+        let problem = "`--exec`: the name of the program is empty; was a variable of the shell?";
+        return Err(Error::Usage(problem.to_owned()));
+    }
+    // Without a limit to be found the kernel has the last word.
+    let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    match number.and_then(|number| u64::try_from(number).ok()) {
+        Some(number) if number >= limit => Err(Error::Usage(format!(
+            "`--fd {number}`: a process may have no descriptor above {} here; choose a lower one, or raise `ulimit -n`",
+            limit.saturating_sub(1)
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// Runs a program in the place of this one. The socket is its standard input and output, or its descriptor with that
 /// number, and its mode is that of a fresh one. Returns only if that fails.

@@ -96,7 +96,9 @@ pub(crate) fn address(host: &str, port: Option<&str>, prefix: Option<Prefix>) ->
     if let Some(cid) = machine_of_address(host, prefix)? {
         return Ok(Endpoint::of_machine(Machine::Cid(cid), parse_port(port)?));
     }
-    if !host.contains([':', '/', '@']) {
+    // No machine has such a name.
+    let is_path = host.ends_with(".sock") || host.ends_with(".socket");
+    if !host.contains([':', '/', '@']) && !is_path {
         return machine(host, port);
     }
     if port.is_some() {
@@ -227,6 +229,8 @@ mod tests {
             ("web:22", "write vsock:web:22 "),
             ("host:22", "write vsock:host:22 "),
             ("tcp:localhost:22", "write localhost:22"),
+            ("a.sock", "from the root on, such as /run/a.sock"),
+            ("./a", "from the root on, such as /run/a"),
         ] {
             let error = target(host, None, None, Duration::ZERO)
                 .and_then(resolve)

@@ -122,6 +122,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let hint = format!("`-p` is ssh's; write `vsock-connect {host} {port}`");
         return Err(Error::Usage(hint));
     }
+    exec::check(arguments.fd, &arguments.exec)?;
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
     let target = Target::resolve(target, &Known::now(names))?;
     let tuning = Tuning {

@@ -11,6 +11,7 @@ pub(crate) fn hint(text: &str, read: Read<'_>) -> Option<String> {
     of_scheme(text, read)
         .or_else(|| of_word(text, read))
         .or_else(|| of_number(text))
+        .or_else(|| of_path(text))
 }
 
 /// `tcp:localhost:445`, `UNIX-CONNECT:/run/x.sock`, `vsock://3:22`: socat, nginx, URLs.
@@ -64,6 +65,18 @@ fn of_number(text: &str) -> Option<String> {
     is_address.then(|| format!("write vsock:{text} for port {port} of the machine with CID {cid}"))
 }
 
+/// `a.sock`, `./a`, `run/a`: a path that depends on where one is.
+fn of_path(text: &str) -> Option<String> {
+    let path = text.strip_prefix("unix:").unwrap_or(text);
+    let is_path = path.ends_with(".sock") || path.ends_with(".socket") || path.contains('/');
+    // A name that ends so and has a port is a host's.
+    let is_relative = is_path && !path.contains(':') && !path.starts_with(['/', '@']);
+    let name = path.rsplit('/').next()?;
+    is_relative.then(|| {
+        format!("the path of a unix socket is written from the root on, such as /run/{name}")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use crate::endpoint::Endpoint;
@@ -94,6 +107,10 @@ mod tests {
             ("machine/web", "only vsock-connect"),
             ("libvirt%web", "only vsock-connect"),
             ("3:22", "write vsock:3:22"),
+            ("a.sock", "from the root on, such as /run/a.sock"),
+            ("./app.socket", "such as /run/app.socket"),
+            ("~/run/a", "such as /run/a"),
+            ("unix:run/a.sock", "such as /run/a.sock"),
         ] {
             let error = text.parse::<Endpoint>().unwrap_err().to_string();
             assert!(error.contains(words), "{text}: {error}");
