@@ -100,6 +100,29 @@ fn any_other_request_gets_its_status_whatever_follows_it() {
 }
 
 #[test]
+fn a_name_that_a_web_page_may_have_is_refused_on_loopback_alone() {
+    let Some(run) = own_run() else { return };
+    let get = |host: &str| format!("GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    for host in ["localhost:10400", "127.0.0.1", "web.vsock:10400"] {
+        let (head, _) = exchange(&run, &get(host));
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{host}: {head}");
+    }
+    let (head, text) = exchange(&run, &get("rebound.example:10400"));
+    let refusal = "HTTP/1.1 421 Misdirected Request\r\n";
+    assert!(head.starts_with(refusal), "{head}");
+    assert!(text.contains("localhost"), "{text}");
+    let (mut client, connection) = UnixStream::pair().unwrap();
+    let mut program = answer_on(&run, connection.into());
+    client.write_all(get("rebound.example").as_bytes()).unwrap();
+    let mut answer = String::new();
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    drop(client);
+    assert_eq!(program.exit_code(), 0);
+}
+
+#[test]
 fn a_request_that_comes_byte_by_byte_is_answered_over_any_family() {
     let Some(run) = own_run() else { return };
     let (mut client, connection) = UnixStream::pair().unwrap();

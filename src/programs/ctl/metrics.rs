@@ -6,6 +6,7 @@
 mod exchange;
 mod families;
 mod format;
+mod host;
 mod http;
 
 use clap::Args;

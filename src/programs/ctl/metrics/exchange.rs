@@ -34,7 +34,13 @@ pub(super) fn run() -> Result<()> {
     let Some(request) = connection.request() else {
         return Ok(());
     };
-    let response = request.format.map_or_else(Response::refusal, respond);
+    let response = match request.format {
+        Ok(_) if request.is_from_anywhere && connection.is_local() => {
+            Response::refusal(Status::MISDIRECTED)
+        }
+        Ok(format) => respond(format),
+        Err(status) => Response::refusal(status),
+    };
     connection.answer(&response.bytes(request.is_head));
     Ok(())
 }
@@ -74,6 +80,13 @@ impl Connection {
             Error::system("take the connection")(errno)
         })?;
         Ok(Connection(socket.into()))
+    }
+
+    /// Returns whether it is for this machine alone. Where the socket unit has other addresses, names are for whoever chose
+    /// them to decide; what is no TCP has none.
+    fn is_local(&self) -> bool {
+        let address = self.0.local_addr();
+        address.is_ok_and(|address| address.ip().to_canonical().is_loopback())
     }
 
     /// Reads until a request is whole, or cannot become one. None when there is nobody to be answered.

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use httparse::{EMPTY_HEADER, Header};
 
 use super::format::Format;
+use super::host;
 
 /// Bytes that a request may have up to its empty line; Prometheus sends some 400.
 pub(super) const HEAD_MAX: usize = 8192;
@@ -25,6 +26,8 @@ impl Status {
     const BAD_REQUEST: Status = Status(400, "Bad Request");
     const NOT_FOUND: Status = Status(404, "Not Found");
     const METHOD_NOT_ALLOWED: Status = Status(405, "Method Not Allowed");
+    /// For a host that is not this one (RFC 9110, section 15.5.20).
+    pub(super) const MISDIRECTED: Status = Status(421, "Misdirected Request");
     const TIMEOUT: Status = Status(408, "Request Timeout");
     const TOO_LARGE: Status = Status(431, "Request Header Fields Too Large");
     pub(super) const FAILED: Status = Status(500, "Internal Server Error");
@@ -38,6 +41,8 @@ pub(super) struct Request {
     pub format: Result<Format, Status>,
     /// Only what would stand before the body is wanted (HEAD).
     pub is_head: bool,
+    /// The host that it names may be any domain's.
+    pub is_from_anywhere: bool,
 }
 
 /// A response, but for its first line and the fields that all have.
@@ -62,8 +67,11 @@ impl Request {
             Err(httparse::Error::Version) => Err(Status::VERSION),
             Err(_) => Err(Status::BAD_REQUEST),
         };
-        let is_head = request.method == Some("HEAD");
-        Some(Request { format, is_head })
+        Some(Request {
+            format,
+            is_head: request.method == Some("HEAD"),
+            is_from_anywhere: hosts(&request).any(|host| !host::is_own(host)),
+        })
     }
 
     /// Says that it did not come in time.
@@ -71,6 +79,7 @@ impl Request {
         Request {
             format: Err(Status::TIMEOUT),
             is_head: false,
+            is_from_anywhere: false,
         }
     }
 }
@@ -79,8 +88,7 @@ impl Request {
 ///
 /// Errors: the status that says what is wrong.
 fn wanted(request: &httparse::Request<'_, '_>) -> Result<Format, Status> {
-    let is = |name: &'static str| move |field: &&Header<'_>| field.name.eq_ignore_ascii_case(name);
-    let hosts = request.headers.iter().filter(is("host")).count();
+    let hosts = fields(request, "host").count();
     // RFC 9112, section 3.2.
     if hosts > 1 || hosts == 0 && request.version == Some(1) {
         return Err(Status::BAD_REQUEST);
@@ -91,10 +99,28 @@ fn wanted(request: &httparse::Request<'_, '_>) -> Result<Format, Status> {
     let Some("GET" | "HEAD") = request.method else {
         return Err(Status::METHOD_NOT_ALLOWED);
     };
-    let accept = request.headers.iter().filter(is("accept"));
+    let accept = fields(request, "accept");
     Ok(format(
-        accept.filter_map(|field| std::str::from_utf8(field.value).ok()),
+        accept.filter_map(|value| std::str::from_utf8(value).ok()),
     ))
+}
+
+/// Returns the values of a field.
+fn fields<'a>(
+    request: &'a httparse::Request<'_, '_>,
+    name: &'static str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let is_it = move |field: &&Header<'_>| field.name.eq_ignore_ascii_case(name);
+    request
+        .headers
+        .iter()
+        .filter(is_it)
+        .map(|field| field.value)
+}
+
+/// Returns the hosts that a request names; what is no text is none.
+fn hosts<'a>(request: &'a httparse::Request<'_, '_>) -> impl Iterator<Item = &'a str> {
+    fields(request, "host").map(|value| std::str::from_utf8(value).unwrap_or_default())
 }
 
 /// Takes the path out of a target, which is a whole URL where a proxy was asked.
@@ -153,6 +179,7 @@ impl Response {
     pub(super) fn refusal(status: Status) -> Response {
         let why = match status {
             Status::NOT_FOUND => "the metrics are at /metrics",
+            Status::MISDIRECTED => "ask for localhost, an address, or a name that ends in .vsock",
             Status::FAILED => "the bridges cannot be asked; the journal of this machine says why",
             Status(_, reason) => reason,
         };
@@ -216,6 +243,7 @@ mod tests {
         let request = Some(Request {
             format: Ok(Format::Text),
             is_head: true,
+            is_from_anywhere: false,
         });
         assert_eq!(Request::read(whole.as_bytes()), request);
         let more = format!("{whole}and a body");
@@ -262,6 +290,22 @@ mod tests {
         assert_eq!(read(&unending), Some(Err(Status::TOO_LARGE)));
         let without_host = read("GET /metrics HTTP/1.1\r\n\r\n");
         assert_eq!(without_host, Some(Err(Status::BAD_REQUEST)));
+    }
+
+    #[test]
+    fn a_host_that_may_be_anybodys_is_told() {
+        for (fields, is_from_anywhere) in [
+            ("Host: [::1]:10400", false),
+            ("host: localhost", false),
+            ("Host: web.example", true),
+            ("Host:", true),
+            ("Host: \u{e4}", true),
+            ("X: y", false),
+        ] {
+            let request = format!("GET /metrics HTTP/1.1\r\n{fields}\r\n\r\n");
+            let request = Request::read(request.as_bytes()).unwrap();
+            assert_eq!(request.is_from_anywhere, is_from_anywhere, "{fields}");
+        }
     }
 
     #[test]
