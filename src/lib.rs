@@ -42,6 +42,7 @@
 //! | [`fdpass`] [`handover`] [`mux`] | streams handed on: to ssh, to the next process, to a port behind a monitor |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
 //! | [`descriptors`] [`gate`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`this_machine`] [`unix_path`] | one job each |
+//! | [`tool`] | other programs, asked a question |
 //! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 #![warn(unreachable_pub)]
@@ -72,6 +73,7 @@ mod sys;
 #[doc(hidden)]
 pub mod testing;
 mod this_machine;
+mod tool;
 mod unix_path;
 
 use vsock_bridge_values::{

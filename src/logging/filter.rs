@@ -19,7 +19,7 @@ const CRATES: [&str; 5] = [
     "vsockctl",
 ];
 /// Modules of the library.
-const MODULES: [&str; 25] = [
+const MODULES: [&str; 26] = [
     "activation",
     "clock",
     "connect",
@@ -44,6 +44,7 @@ const MODULES: [&str; 25] = [
     "sys",
     "testing",
     "this_machine",
+    "tool",
     "unix_path",
 ];
 

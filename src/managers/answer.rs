@@ -1,5 +1,6 @@
 //! What a manager answers: its machines; or one CID, or why it is none, in a line.
 
+use crate::tool::Said;
 use crate::vsock::{Cid, decimal};
 
 /// A machine that somebody manages.
@@ -46,6 +47,14 @@ pub(super) fn one_cid<'a>(
             .and_then(Cid::new)
             .ok_or_else(|| format!("{who} said \"{}\", which is no CID", shown(text))),
         _ => Err(format!("it has several CIDs: {}", shown(&texts.join(", ")))),
+    }
+}
+
+/// Returns the complaint of a tool, for a line.
+pub(super) fn problem(said: &Said, program: &str) -> String {
+    match shown(&said.complaint) {
+        none if none.is_empty() => format!("{program} said nothing"),
+        complaint => format!("{program} said \"{complaint}\""),
     }
 }
 

@@ -4,9 +4,9 @@
 
 use roxmltree::{Document, Node};
 
-use super::answer::{Answer, Managed, one_cid, shown};
-use super::tool;
+use super::answer::{Answer, Managed, one_cid, problem, shown};
 use crate::clock::Moment;
+use crate::tool;
 use crate::vsock::Cid;
 
 const TOOL: &str = "virsh";
@@ -60,7 +60,7 @@ fn exact(name: &str, deadline: Moment) -> Result<Cid, String> {
         let is_unknown = UNKNOWN.iter().any(|text| said.complaint.contains(text));
         let outcome = match said.answer.trim() {
             "" if is_unknown => Err(NONE.to_owned()),
-            "" => Err(said.problem(TOOL)),
+            "" => Err(problem(&said, TOOL)),
             xml => read(xml, name),
         };
         match outcome {
@@ -147,7 +147,7 @@ fn uuids(connection: &[&str], deadline: Moment) -> Result<Vec<String>, String> {
     if answer.is_empty() && !said.complaint.trim().is_empty() {
         return match ABSENT.iter().all(|text| said.complaint.contains(text)) {
             true => Ok(Vec::new()),
-            false => Err(said.problem(TOOL)),
+            false => Err(problem(&said, TOOL)),
         };
     }
     let is_uuid = |text: &str| {

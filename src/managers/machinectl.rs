@@ -1,8 +1,8 @@
 //! machinectl(1), which asks systemd-machined(8) over D-Bus, where it does not answer over varlink.
 
-use super::answer::{Managed, one_cid, shown};
-use super::tool;
+use super::answer::{Managed, one_cid, problem, shown};
 use crate::clock::Moment;
+use crate::tool;
 use crate::vsock::Cid;
 
 const TOOL: &str = "machinectl";
@@ -30,7 +30,7 @@ pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
         return Err("this systemd-machined knows no CIDs (systemd 256 and newer do)".to_owned());
     }
     if answer.is_empty() {
-        return Err(said.problem(TOOL));
+        return Err(problem(&said, TOOL));
     }
     let cids: Option<Vec<&str>> = answer
         .lines()
@@ -57,7 +57,7 @@ pub(super) fn machines(deadline: Moment) -> Result<Vec<Managed>, String> {
         let complaint = said.complaint.trim();
         return match complaint.is_empty() || complaint.contains(NO_BUS) {
             true => Ok(Vec::new()),
-            false => Err(said.problem(TOOL)),
+            false => Err(problem(&said, TOOL)),
         };
     }
     let question = [

@@ -7,7 +7,6 @@ mod answer;
 mod libvirt;
 mod machinectl;
 mod machined;
-mod tool;
 
 use std::fmt;
 use std::time::Duration;

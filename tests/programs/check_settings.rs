@@ -14,7 +14,7 @@ const FILE: &str = "/etc/vsock-bridge/vsock-bridge@445.conf";
 /// What systemctl says of the unit, which has these lines besides its usual ones.
 fn unit(lines: &str) -> String {
     format!(
-        "case \"$*\" in 'show '*'-- vsock-bridge@445.service') ;; *) exit 9;; esac\n\
+        "case \"$*\" in 'show '*'-- vsock-bridge@445.service vsock-bridge@445.socket') ;; *) exit 9;; esac\n\
          /bin/cat <<'END'\nId=vsock-bridge@445.service\nLoadState=loaded\n\
          EnvironmentFiles=/etc/vsock-bridge/vsock-bridge.conf (ignore_errors=yes)\n\
          EnvironmentFiles={FILE} (ignore_errors=yes)\n{lines}\nEND"
@@ -107,6 +107,35 @@ fn a_unit_that_does_not_exist_is_told_unless_it_has_a_file() {
     let said = format!("there is neither a unit vsock-bridge@445.service nor a file {FILE}");
     expect(check(None), 2, &[&said]);
     expect(check(Some("VSOCK_BRIDGE_TO=[::1]:445\n")), 0, &[]);
+}
+
+#[test]
+fn a_bridge_of_a_socket_that_is_to_listen_by_itself_as_well_is_told() {
+    let name = "vsock-bridge@445";
+    let lines = "Environment=VSOCK_BRIDGE_TO=[::1]:445";
+    let with_socket = |state: &str| {
+        let socket = format!("Id=vsock-bridge@445.socket\nLoadState={state}");
+        unit(&format!("{lines}\n\n{socket}"))
+    };
+    let settings = Some("VSOCK_BRIDGE_LISTEN=vsock::445\n");
+    let said = format!(
+        "{FILE}:1: VSOCK_BRIDGE_LISTEN is for running without systemd, and vsock-bridge@445.socket listens"
+    );
+    expect(check(name, &with_socket("loaded"), settings), 2, &[&said]);
+    expect(check(name, &with_socket("not-found"), settings), 0, &[]);
+    expect(check(name, &with_socket("loaded"), None), 0, &[]);
+}
+
+#[test]
+fn a_systemd_that_does_not_answer_is_not_waited_for() {
+    let settings = Some("VSOCK_BRIDGE_TO=[::1]:445\n");
+    let said =
+        "Environment= of vsock-bridge@445.service is left out: systemctl gave no answer in time";
+    expect(
+        check("vsock-bridge@445", "exec /bin/sleep 60", settings),
+        0,
+        &[said],
+    );
 }
 
 #[test]

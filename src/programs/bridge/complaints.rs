@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::arguments::{Arguments, NO_TARGET};
 use super::variables::{self, Variables};
+use crate::listen_list;
 use crate::programs::ctl::check::units::{self, Unasked, Unit};
 
 /// Begins each line, as in the log.
@@ -47,7 +48,7 @@ fn of_unit(name: &str) -> Vec<String> {
         )];
     }
     let mut variables = Variables::of_process(None);
-    let known = ask(&format!("{name}.service"));
+    let [known, socket] = ask(name);
     let is_known = known
         .as_ref()
         .is_none_or(|service| service.load != "not-found");
@@ -72,17 +73,29 @@ fn of_unit(name: &str) -> Vec<String> {
     if !variables.has("VSOCK_BRIDGE_TO") && !service.command.contains(" --to") {
         complaints.push(format!("{}: {NO_TARGET}", service.id));
     }
+    let socket = socket.filter(|socket| socket.load == "loaded");
+    complaints.extend(socket.and_then(|socket| listens_twice(&variables, &socket.id)));
     complaints
 }
 
-/// Asks systemd for a service; where it does not run, there are files alone.
-fn ask(service: &str) -> Option<Unit> {
-    match units::named(service) {
-        Ok(unit) => unit,
-        Err(Unasked::NoSystemd) => None,
+/// Says that a bridge whose socket systemd opens is to listen by itself as well, which no bridge can.
+pub(crate) fn listens_twice(variables: &Variables, socket: &str) -> Option<String> {
+    let name = listen_list::VARIABLE;
+    let place = Some(variables.place(name)).filter(|place| !place.is_empty())?;
+    Some(format!(
+        "{place}: {name} is for running without systemd, and {socket} listens for this bridge: take it out, and add \
+         ListenStream= to that unit for another address"
+    ))
+}
+
+/// Asks systemd for a service and its socket; where it does not run, there are files alone.
+fn ask(name: &str) -> [Option<Unit>; 2] {
+    match units::with_socket(name) {
+        Ok(units) => units,
+        Err(Unasked::NoSystemd) => [None, None],
         Err(Unasked::Failed(problem)) => {
-            eprintln!("{PROGRAM}: Environment= of {service} is left out: {problem}");
-            None
+            eprintln!("{PROGRAM}: Environment= of {name}.service is left out: {problem}");
+            [None, None]
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The body of vsock-bridge: sockets from systemd or its own, settings, loop.
 
 pub(crate) mod arguments;
-mod complaints;
+pub(crate) mod complaints;
 mod config;
 pub(crate) mod variables;
 

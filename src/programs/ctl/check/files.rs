@@ -9,6 +9,7 @@ use super::settings::services;
 use super::units::Unit;
 use crate::config_file;
 use crate::prefix;
+use crate::programs::bridge::complaints;
 use crate::programs::bridge::variables::{FOLDER, Variables};
 
 /// Returns a line for each wrong setting, or one for all files if there are any.
@@ -20,6 +21,7 @@ pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
         .flat_map(|path| look(path, is_in_use(path, units)))
         .collect();
     findings.extend(services(units).flat_map(of_unit));
+    findings.extend(services(units).filter_map(listens_twice));
     let idle = paths.iter().filter(|path| !is_in_use(path, units));
     findings.extend(idle.flat_map(|path| together_idle(path, units)));
     for finding in services(units).flat_map(together) {
@@ -42,6 +44,7 @@ pub(super) fn keep_down(service: &Unit) -> bool {
     !of_unit(service).is_empty()
         || files.filter(|path| path.exists()).any(is_wrong)
         || !together(service).is_empty()
+        || listens_twice(service).is_some()
 }
 
 fn files_in(folder: &Path) -> BTreeSet<PathBuf> {
@@ -80,6 +83,16 @@ fn of_unit(service: &Unit) -> Vec<Finding> {
     let variables = Variables::of_environment(&service.environment, &service.id);
     let finding = |problem| Finding::new(Level::Fail, "settings", problem);
     variables.problems().into_iter().map(finding).collect()
+}
+
+/// Tells of a service in use that is to listen beside its socket.
+fn listens_twice(service: &Unit) -> Option<Finding> {
+    let mut variables = Variables::of_environment(&service.environment, &service.id);
+    // What cannot be read has its line.
+    let _ = (service.environment_files.iter()).try_for_each(|path| variables.read(path));
+    let socket = service.id.replace(".service", ".socket");
+    let problem = complaints::listens_twice(&variables, &socket)?;
+    Some(Finding::new(Level::Fail, "settings", problem))
 }
 
 /// Tells what the settings of a service in use come to, such as names of machines that nobody has: each alone is valid.

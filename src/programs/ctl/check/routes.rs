@@ -31,6 +31,11 @@ pub(super) fn check(
     };
     let own = own.map(|cid| prefix.address(cid.unwrap_or(Cid::LOCAL)));
     let clash = clash(*prefix, origin, state, is_used, units);
+    // Looked at between two moments of a start, nothing is wrong yet; the start has a time limit.
+    let is_starting = |unit: &Unit| unit.id == PREFIX_SERVICE && unit.active == "activating";
+    if state.clash.is_none() && units.iter().any(is_starting) {
+        return vec![clash, Finding::ok("route", "is just being added")];
+    }
     let route = route(*prefix, state, is_used);
     if state.has_route {
         vec![clash, route, address(*prefix, state, own, is_used)]
@@ -106,6 +111,7 @@ fn address(prefix: Prefix, state: &State, own: Option<Ipv6Addr>, is_used: &Use) 
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::slice::from_ref;
 
     use super::super::prefix::Generated;
     use super::super::prefix::tests::{SOCKET, USED, expect, good, p, with_state};
@@ -163,6 +169,23 @@ mod tests {
             "systemctl restart vsock-bridge-prefix.service",
         );
         assert_eq!(faults(&facts, &Use::NOTHING), []);
+    }
+
+    #[test]
+    fn what_is_just_being_added_is_no_fault() {
+        let starting = Unit {
+            active: "activating".into(),
+            ..active(PREFIX_SERVICE)
+        };
+        for has_route in [false, true] {
+            let facts = with_state(|state| {
+                state.has_route = has_route;
+                state.addresses.clear();
+            });
+            let findings = check(&facts, &USED, Some(Cid::new(3)), from_ref(&starting));
+            assert!(findings.iter().all(|one| one.level == Level::Ok));
+            assert!(!faults(&facts, &USED).is_empty());
+        }
     }
 
     #[test]

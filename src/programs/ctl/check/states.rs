@@ -1,10 +1,10 @@
 //! Whether the units that are in use are well.
 
-use std::process::{Command, Stdio};
-
 use super::finding::{Finding, Level};
 use super::settings::configuration;
-use super::units::{METRICS, PREFIX_SERVICE, Unit};
+use super::units::{ANSWER_TIME, METRICS, PREFIX_SERVICE, Unit};
+use crate::clock::Moment;
+use crate::tool;
 
 /// Of what a unit said, in letters.
 const REASON_MAX: usize = 300;
@@ -30,16 +30,11 @@ pub(super) fn check(
 
 /// Asks the journal for the last error of a unit that says more than that it has failed; only who may read it hears.
 pub(super) fn last_error(unit: &Unit) -> Option<String> {
-    let output = Command::new("journalctl")
-        .args(["--boot", "--quiet", "--no-pager", "--output=cat"])
-        .args(["--priority=err", "--lines=20", "--unit"])
-        .arg(&unit.id)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output();
-    let said = output.ok()?.stdout;
-    last_reason(&String::from_utf8_lossy(&said), &unit.id)
+    let question = ["--boot", "--quiet", "--no-pager", "--output=cat"];
+    let lines = ["--priority=err", "--lines=20", "--unit", &unit.id];
+    let deadline = Moment::now() + ANSWER_TIME;
+    let said = tool::ask("journalctl", &[question, lines].concat(), deadline);
+    last_reason(&said.ok()??.answer, &unit.id)
 }
 
 /// Finds the last line that is none of systemd's about the job.

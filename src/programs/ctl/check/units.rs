@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::rights::Identity;
 use super::sandbox::Sandbox;
+use crate::clock::Moment;
+use crate::tool;
 
 /// Ours, and sshd's of whoever brings them.
 const PATTERNS: [&str; 2] = ["vsock-bridge*", "sshd-vsock*"];
@@ -15,6 +17,9 @@ pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
 /// Answers Prometheus; the socket unit of no bridge.
 pub(crate) const METRICS: &str = "vsock-bridge-metrics";
+const TOOL: &str = "systemctl";
+/// For systemd to answer: one that is stuck is a thing to be told, and not to wait for.
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
     User,Group,SupplementaryGroups,ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny";
@@ -165,35 +170,43 @@ pub(crate) fn gather() -> Result<Vec<Unit>, Unasked> {
     show(&[&PATTERNS[..], &[SSHD_INSTANCE]].concat())
 }
 
-/// Asks systemd for one unit, which it loads for that; one that does not exist is `not-found`.
-pub(crate) fn named(id: &str) -> Result<Option<Unit>, Unasked> {
-    Ok(show(&[id])?.pop())
+/// Asks systemd for a service and the socket of its name, which it loads for that; what does not exist is `not-found`.
+pub(crate) fn with_socket(name: &str) -> Result<[Option<Unit>; 2], Unasked> {
+    let ids = ["service", "socket"].map(|kind| format!("{name}.{kind}"));
+    let mut units = show(&[&ids[0], &ids[1]])?;
+    // One that has another name besides is told by that, but its kind stays.
+    Ok(["service", "socket"].map(|kind| {
+        let place = units.iter().position(|unit| unit.is("", kind));
+        place.map(|place| units.remove(place))
+    }))
 }
 
 fn show(units: &[&str]) -> Result<Vec<Unit>, Unasked> {
     if !has_systemd() {
         return Err(Unasked::NoSystemd);
     }
-    let output = Command::new("systemctl")
-        .args([
-            "show",
-            "--all",
-            "--no-pager",
-            "--property",
-            PROPERTIES,
-            "--",
-        ])
-        .args(units)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| Unasked::Failed(format!("systemctl cannot be run: {error}")))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let problem = format!("systemctl failed: {}", said.trim());
-        return Err(Unasked::Failed(problem));
+    let question = [
+        "show",
+        "--all",
+        "--no-pager",
+        "--property",
+        PROPERTIES,
+        "--",
+    ];
+    let deadline = Moment::now() + ANSWER_TIME;
+    let said = match tool::ask(TOOL, &[&question, units].concat(), deadline) {
+        Ok(Some(said)) => said,
+        Ok(None) => return Err(Unasked::Failed(format!("{TOOL} is not there"))),
+        Err(problem) => return Err(Unasked::Failed(problem)),
+    };
+    // Each unit that is asked for by name has an answer, even one that does not exist.
+    match said.answer.trim().is_empty() {
+        true => Err(Unasked::Failed(format!(
+            "{TOOL} failed: {}",
+            said.complaint.trim()
+        ))),
+        false => Ok(parse(&said.answer)),
     }
-    Ok(parse(&String::from_utf8_lossy(&output.stdout)))
 }
 
 /// Reads blocks of `NAME=VALUE` with an empty line between them.

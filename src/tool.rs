@@ -7,7 +7,6 @@ use std::process::{Child, Command, Stdio};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::answer::shown;
 use crate::clock::Moment;
 
 /// More than any answer; a program that says more is not the one that was meant.
@@ -15,25 +14,17 @@ const ANSWER_MAX: usize = 1 << 20;
 
 /// What a program said.
 #[derive(Debug)]
-pub(super) struct Said {
+pub(crate) struct Said {
     /// On stdout.
-    pub answer: String,
+    pub(crate) answer: String,
     /// On stderr.
-    pub complaint: String,
-}
-
-impl Said {
-    /// Returns its complaint, for a line.
-    pub(super) fn problem(&self, program: &str) -> String {
-        match shown(&self.complaint) {
-            none if none.is_empty() => format!("{program} said nothing"),
-            complaint => format!("{program} said \"{complaint}\""),
-        }
-    }
+    pub(crate) complaint: String,
 }
 
 /// Asks a program; none if there is no such program.
-pub(super) fn ask(
+///
+/// Errors: why it was not heard to its end, in a line that begins with its name.
+pub(crate) fn ask(
     program: &str,
     arguments: &[&str],
     deadline: Moment,
