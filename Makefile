@@ -53,6 +53,7 @@ ALIASES = $(filter-out $(patsubst man/%.8,%,$(PAGES)),$(UNIT_NAMES))
 described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,$(if $(filter vsock-bridge-metrics%,$(1)),vsockctl,vsock-bridge))
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
+	755:$(RELEASE)/vsock-notify:$(LIBEXECDIR)/vsock-bridge/vsock-notify \
 	755:$(RELEASE)/vsock-connect:$(BINDIR)/vsock-connect \
 	755:$(RELEASE)/vsockctl:$(BINDIR)/vsockctl \
 	755:$(RELEASE)/vsock-bridge-generator:$(GENERATORDIR)/vsock-bridge-generator \
@@ -142,7 +143,7 @@ static: ## build the programs without shared libraries, by the Rust target for m
 	@[ -d "$$(rustc --print target-libdir --target $(STATIC_TARGET))" ] || \
 		{ echo "rustup target add $(STATIC_TARGET)" && rustup target add $(STATIC_TARGET); } || \
 		{ echo "make static: this Rust cannot build for $(STATIC_TARGET): install Rust by rustup" >&2; exit 1; }
-	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin vsock-bridge --bin vsock-connect --bin vsockctl
+	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin vsock-bridge --bin vsock-connect --bin vsock-notify --bin vsockctl
 
 dist: ## make the tarball of a release, with the source of every crate
 	@packaging/dist

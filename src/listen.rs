@@ -10,8 +10,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockaddrIn, SockaddrIn6, UnixAddr, VsockAddr as SockaddrVsock,
-    listen as listen_on, setsockopt, sockopt,
+    AddressFamily, Backlog, SockType, SockaddrIn, SockaddrIn6, UnixAddr,
+    VsockAddr as SockaddrVsock, listen as listen_on, setsockopt, sockopt,
 };
 use nix::sys::stat::Mode;
 
@@ -28,7 +28,7 @@ use crate::unix_path::{self, Made};
 use crate::vsock::VsockAddr;
 
 /// Ports below need a privilege, of TCP as of vsock (LAST_RESERVED_PORT in net/vmw_vsock/af_vsock.c).
-const FIRST_FREE_PORT: u32 = 1024;
+pub(crate) const FIRST_FREE_PORT: u32 = 1024;
 
 /// Returns the addresses of all lists, the names of machines looked up.
 ///
@@ -70,24 +70,41 @@ pub(crate) fn open(
 ) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let listener = open_one(&address, mode, routed).map_err(|source| Error::Listen {
-            hint: hint(&address, source, &listeners),
-            address: Box::new(address),
-            source,
-        })?;
+        let listener = bound(&address, SockType::Stream, mode, routed);
+        let listener = listener.map_err(|source| failed(address, source, &listeners))?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-fn open_one(address: &Endpoint, mode: Mode, routed: Option<Prefix>) -> Result<Listener, Errno> {
+/// Listens on one address, with sockets of that type.
+///
+/// Errors: [`Error::Listen`].
+pub(crate) fn open_one(address: Endpoint, kind: SockType, mode: Mode) -> Result<Listener> {
+    bound(&address, kind, mode, None).map_err(|source| failed(address, source, &[]))
+}
+
+fn failed(address: Endpoint, source: Errno, before: &[Listener]) -> Error {
+    Error::Listen {
+        hint: hint(&address, source, before),
+        address: Box::new(address),
+        source,
+    }
+}
+
+fn bound(
+    address: &Endpoint,
+    of_type: SockType,
+    mode: Mode,
+    routed: Option<Prefix>,
+) -> Result<Listener, Errno> {
     let (family, kind) = match address {
         Endpoint::Tcp(SocketAddr::V4(_)) => (AddressFamily::Inet, Family::Tcp),
         Endpoint::Tcp(SocketAddr::V6(_)) => (AddressFamily::Inet6, Family::Tcp),
         Endpoint::Vsock(_) => (AddressFamily::Vsock, Family::Vsock),
         _ => (AddressFamily::Unix, Family::Unix),
     };
-    let socket: OwnedFd = sys::stream_socket(family)?;
+    let socket: OwnedFd = sys::connected_socket(family, of_type)?;
     if kind == Family::Tcp {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }

@@ -95,7 +95,7 @@ pub(crate) fn lingering(status: &str, time: Duration) {
 }
 
 /// Where to send to: `/path` or `@name` (sd_notify(3)).
-const VARIABLE: &str = "NOTIFY_SOCKET";
+pub(crate) const VARIABLE: &str = "NOTIFY_SOCKET";
 /// How long systemd may take to read what was sent to it, before somebody else is served.
 pub(crate) const BARRIER_TIME: u16 = 5000;
 
@@ -174,8 +174,19 @@ pub(crate) fn forget(name: &str) {
     send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-/// Sends one message to whoever listens; nothing when nobody does. sd_notify itself knows no abstract names.
+/// Sends what another machine has said, in lines, as the word of this process.
+pub(crate) fn pass_on(lines: &str) -> Result<(), Errno> {
+    transmit_lines(lines, &[])
+}
+
+/// Sends one message to whoever listens; nothing when nobody does.
 fn transmit(messages: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let lines: String = messages.iter().map(|line| format!("{line}\n")).collect();
+    transmit_lines(&lines, descriptors)
+}
+
+/// sd_notify itself knows no abstract names.
+fn transmit_lines(lines: &str, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let Some(name) = std::env::var_os(VARIABLE) else {
         return Ok(());
     };
@@ -185,7 +196,6 @@ fn transmit(messages: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> Res
         [b'@', name @ ..] => sys::connect(socket.as_fd(), &UnixAddr::new_abstract(name)?)?,
         _ => unix_path::connect(socket.as_fd(), Path::new(&name))?,
     }
-    let lines: String = messages.iter().map(|line| format!("{line}\n")).collect();
     sys::send_packet_in_time(socket.as_fd(), lines.as_bytes(), descriptors)
 }
 

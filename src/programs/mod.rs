@@ -6,5 +6,6 @@ pub mod command_line;
 pub mod connect;
 pub mod ctl;
 pub mod generator;
+pub mod notify;
 pub(crate) mod options;
 mod pace;

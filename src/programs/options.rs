@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use log::Level;
+use nix::sys::stat::Mode;
 
 use crate::error::{Error, Result};
 use crate::mux;
@@ -153,6 +154,20 @@ pub(crate) fn parse_positive(text: &str) -> Result<Duration> {
     }
 }
 
+/// Reads the permissions of a file, in octal.
+pub(crate) fn parse_mode(text: &str) -> Result<Mode> {
+    let digits = text.strip_prefix('0').unwrap_or(text);
+    let is_octal = digits.len() == 3 && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
+    is_octal
+        .then(|| u32::from_str_radix(digits, 8).ok())
+        .flatten()
+        .map(Mode::from_bits_truncate)
+        .ok_or_else(|| {
+            let hint = "expected three octal digits for user, group and others, e.g. 0660";
+            Error::invalid("mode", text, hint)
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,5 +229,25 @@ mod tests {
         assert_eq!("infinity".parse::<TimeLimit>().unwrap(), TimeLimit(None));
         assert!(parse_positive("0s").is_err());
         assert!(parse_positive_limit("0s").is_err());
+    }
+
+    #[test]
+    fn permissions_are_three_octal_digits() {
+        assert_eq!(parse_mode("0660").unwrap().bits(), 0o660);
+        assert_eq!(parse_mode("600").unwrap().bits(), 0o600);
+        for text in [
+            "",
+            "0",
+            "66",
+            "0o660",
+            "0888",
+            "01777",
+            "1777",
+            "+660",
+            "u=rw",
+            "rw-rw----",
+        ] {
+            assert!(parse_mode(text).is_err(), "{text:?}");
+        }
     }
 }

@@ -10,10 +10,12 @@ mod count;
 mod mapping;
 mod packet;
 mod passed;
+mod process;
 mod socket;
 
 pub use count::*;
 pub(crate) use mapping::*;
 pub use packet::*;
 pub(crate) use passed::*;
+pub(crate) use process::*;
 pub(crate) use socket::*;

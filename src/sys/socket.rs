@@ -58,9 +58,14 @@ pub(crate) fn accept(
 
 /// Makes a non-blocking, close-on-exec stream socket.
 pub(crate) fn stream_socket(family: AddressFamily) -> Result<OwnedFd, Errno> {
+    connected_socket(family, SockType::Stream)
+}
+
+/// Makes a non-blocking, close-on-exec socket of a type that connects.
+pub(crate) fn connected_socket(family: AddressFamily, kind: SockType) -> Result<OwnedFd, Errno> {
     socket::socket(
         family,
-        SockType::Stream,
+        kind,
         SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC,
         None,
     )

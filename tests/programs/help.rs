@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::common::program::{Finished, command, finish, ours};
 
-const PROGRAMS: [&str; 4] = [
+const PROGRAMS: [&str; 5] = [
     "vsock-bridge",
     "vsock-connect",
+    "vsock-notify",
     "vsockctl",
     "vsock-bridge-generator",
 ];

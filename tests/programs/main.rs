@@ -44,6 +44,7 @@ mod names;
 mod notifications;
 mod peers;
 mod proxy_protocol;
+mod ready_machines;
 mod recorded_figures;
 mod registry;
 mod relay_aborts;

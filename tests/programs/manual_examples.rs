@@ -126,6 +126,10 @@ fn write_unit(path: &Path, text: &str) {
     let text = text
         .replace("@LIBEXECDIR@/vsock-bridge/vsock-bridge", &bridge)
         .replace("/usr/libexec/vsock-bridge/vsock-bridge", &bridge)
+        .replace(
+            "/usr/libexec/vsock-bridge/vsock-notify",
+            &ours("vsock-notify"),
+        )
         .replace("@BINDIR@/vsockctl", &ours("vsockctl"));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();

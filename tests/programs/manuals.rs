@@ -12,9 +12,10 @@ use vsock_bridge::logging::{self, event};
 use vsock_bridge_values::{names, port_list, prefix};
 
 /// The programs with their pages.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("vsock-bridge", "vsock-bridge.8"),
     ("vsock-connect", "vsock-connect.1"),
+    ("vsock-notify", "vsock-notify.8"),
     ("vsockctl", "vsockctl.8"),
     ("vsock-bridge-generator", "vsock-bridge-generator.8"),
 ];

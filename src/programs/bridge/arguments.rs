@@ -13,7 +13,7 @@ use crate::connect::Source;
 use crate::error::{Error, Result};
 use crate::listen_list::{self, ListenList};
 use crate::programs::options::{
-    Beyond, Machines, TimeLimit, parse_positive, parse_positive_limit, parse_time,
+    Beyond, Machines, TimeLimit, parse_mode, parse_positive, parse_positive_limit, parse_time,
 };
 use crate::proxy_protocol;
 use crate::target_list::TargetList;
@@ -233,20 +233,6 @@ fn parse_limit(text: &str) -> Result<usize> {
         .ok_or_else(|| Error::invalid("limit", text, hint))
 }
 
-/// Reads the permissions of a file, in octal.
-fn parse_mode(text: &str) -> Result<Mode> {
-    let digits = text.strip_prefix('0').unwrap_or(text);
-    let is_octal = digits.len() == 3 && digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit));
-    is_octal
-        .then(|| u32::from_str_radix(digits, 8).ok())
-        .flatten()
-        .map(Mode::from_bits_truncate)
-        .ok_or_else(|| {
-            let hint = "expected three octal digits for user, group and others, e.g. 0660";
-            Error::invalid("mode", text, hint)
-        })
-}
-
 /// Reads a switch as systemd.syntax(7) has it.
 fn parse_switch(text: &str) -> Result<bool> {
     match text {
@@ -294,22 +280,6 @@ mod tests {
         assert_eq!(parse_buffer("65536").unwrap(), 65536);
         for text in ["", "0", "1k", "1GiB", "-1MiB", "x"] {
             assert!(parse_buffer(text).is_err(), "{text:?}");
-        }
-        assert_eq!(parse_mode("0660").unwrap().bits(), 0o660);
-        assert_eq!(parse_mode("600").unwrap().bits(), 0o600);
-        for text in [
-            "",
-            "0",
-            "66",
-            "0o660",
-            "0888",
-            "01777",
-            "1777",
-            "+660",
-            "u=rw",
-            "rw-rw----",
-        ] {
-            assert!(parse_mode(text).is_err(), "{text:?}");
         }
         assert_eq!(parse_limit("4096").unwrap(), 4096);
         assert_eq!(parse_limit("infinity").unwrap(), usize::MAX);

@@ -5,6 +5,7 @@ pub mod connect;
 pub mod content;
 pub mod examples;
 pub mod exposition;
+pub mod notifications;
 pub mod own_etc;
 pub mod own_run;
 pub mod pair;
