@@ -110,6 +110,12 @@ pub enum Error {
         /// What the other end sent instead of `OK`.
         problem: String,
     },
+    /// What a peer of the gateway has asked for, and no rule allows.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// What a peer has sent to the gateway, and is no request that can be served.
+    #[error("bad request: {0}")]
+    Request(String),
     /// Each machine has a target of its own, and that peer has none.
     #[error("no target is given for {0}")]
     NoTarget(String),

@@ -65,13 +65,15 @@ pub(crate) enum Refusal {
     Full(usize),
     /// `--max-connections-per-peer` of this peer are open.
     PeerFull(usize),
+    /// No rule of the gateway lets it go where it asks to.
+    NoRule,
     /// As many are open of all peers that cannot be told apart.
     UnknownFull(usize),
 }
 
 impl Refusal {
     /// By what refusals are counted. The place is that in the ledger, so a new one comes last.
-    pub(crate) const REASONS: [&str; 7] = [
+    pub(crate) const REASONS: [&str; 8] = [
         "not_allowed",
         "local",
         "no_machine",
@@ -79,6 +81,7 @@ impl Refusal {
         "max_connections",
         "max_connections_per_peer",
         "no_target",
+        "no_rule",
     ];
 
     /// Returns the place of its reason.
@@ -91,6 +94,7 @@ impl Refusal {
             Refusal::Full(_) => 4,
             Refusal::PeerFull(_) | Refusal::UnknownFull(_) => 5,
             Refusal::NoTarget => 6,
+            Refusal::NoRule => 7,
         }
     }
 }
@@ -105,6 +109,7 @@ impl fmt::Display for Refusal {
                 allow_list::VARIABLE
             ),
             Refusal::NoTarget => write!(f, "VSOCK_BRIDGE_TO has no target for it"),
+            Refusal::NoRule => write!(f, "no rule lets it go there"),
             Refusal::NoMachine => write!(f, "its CID names no machine"),
             Refusal::Foreign => write!(f, "it reached the prefix from another machine"),
             Refusal::Full(limit) => write!(f, "the limit --max-connections={limit} is reached"),

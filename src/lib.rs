@@ -41,8 +41,8 @@
 //! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |
 //! | [`fdpass`] [`handover`] [`mux`] | streams handed on: to ssh, to the next process, to a port behind a monitor |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
-//! | [`descriptors`] [`gate`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`this_machine`] [`unix_path`] | one job each |
-//! | [`tool`] | other programs, asked a question |
+//! | [`descriptors`] [`gate`] [`gateway`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`this_machine`] [`unix_path`] | one job each |
+//! | [`tool`] [`waker`] | other programs, asked a question; what wakes a thread |
 //! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 #![warn(unreachable_pub)]
@@ -56,6 +56,7 @@ mod fdpass;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod gateway;
 mod handover;
 mod listen;
 pub mod logging;
@@ -75,8 +76,9 @@ pub mod testing;
 mod this_machine;
 mod tool;
 mod unix_path;
+mod waker;
 
 use vsock_bridge_values::{
-    allow_list, config_file, configured, endpoint, invalid, known, listen_list, names, port_list,
-    prefix, registry, replace, target_list, unusable, vsock,
+    allow_list, asked, config_file, configured, endpoint, gateway_rules, invalid, known,
+    listen_list, names, port_list, prefix, registry, replace, target_list, unusable, vsock,
 };

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::socket::{Shutdown, SockaddrStorage, getsockopt, setsockopt, sockopt};
 use nix::sys::stat::Mode;
+use nix::unistd::{read, write};
 
 use crate::endpoint::Endpoint;
 use crate::packets::Packets;
@@ -257,6 +258,39 @@ impl Stream {
             Output::Separate(output) => Ok(output.as_fd()),
             Output::Closed => Err(Errno::EPIPE),
         }
+    }
+
+    /// Looks at what has arrived and leaves it there; none at the end.
+    pub(crate) fn peek(&self, bytes: &mut [u8]) -> Result<usize, Errno> {
+        sys::peek(self.input(), bytes)
+    }
+
+    /// Reads so many bytes that nobody wants any more; `EAGAIN` if there are fewer, and at the end.
+    pub(crate) fn discard(&self, mut count: usize) -> Result<(), Errno> {
+        let mut bytes = [0; 4096];
+        while count > 0 {
+            let most = count.min(bytes.len());
+            match read(self.input(), &mut bytes[..most]) {
+                Ok(0) => return Err(Errno::EAGAIN),
+                Ok(taken) => count -= taken,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a few bytes to a socket that has room, since nothing was written before; `EAGAIN` if it has not.
+    pub(crate) fn write_at_once(&self, bytes: &[u8]) -> Result<(), Errno> {
+        match write(self.output()?, bytes)? {
+            count if count == bytes.len() => Ok(()),
+            _ => Err(Errno::EAGAIN),
+        }
+    }
+
+    /// Tells the other end of a socket that no more bytes will come, before it is closed.
+    pub(crate) fn finish_output(&self) -> Result<(), Errno> {
+        sys::shutdown(self.output()?, Shutdown::Write)
     }
 
     /// Tells the other end that no more bytes will come.

@@ -40,7 +40,8 @@ pub(crate) enum Readiness {
 pub(crate) struct Attempt {
     /// The number of the target.
     target: usize,
-    /// Those of this attempt, where they are not those of the target: of a mapped one, or of a name that leads elsewhere.
+    /// Those of this attempt, where they are not those of the target: of a mapped one, of a gateway, or of a name that leads
+    /// elsewhere.
     addresses: Option<Arc<[Address]>>,
     source: Option<IpAddr>,
     /// None where each attempt has a target of its own, so that others are not to be waited for.
@@ -96,22 +97,19 @@ enum Step {
 }
 
 impl Attempt {
-    /// Begins with the first address; `mapped` is the only one of a mapped target.
+    /// Begins with the first address; `own` are those of this attempt alone, for which others are not to be waited.
     pub(super) fn new(
         dialer: &Dialer,
         target: usize,
-        mapped: Option<Address>,
+        own: Option<Arc<[Address]>>,
         source: Option<IpAddr>,
-        caller: Caller,
+        caller: Option<Caller>,
         now: Moment,
     ) -> Attempt {
         Attempt {
             target,
-            caller: mapped.is_none().then_some(caller),
-            addresses: match mapped {
-                Some(address) => Some([address].into()),
-                None => dialer.targets.get(target).renewed(),
-            },
+            caller: caller.filter(|_| own.is_none()),
+            addresses: own.or_else(|| dialer.targets.get(target).renewed()),
             source,
             place: None,
             started: now,
@@ -127,7 +125,7 @@ impl Attempt {
 
     /// Returns whether a line each way comes before the stream.
     pub(crate) fn is_mux(&self, dialer: &Dialer) -> bool {
-        self.target(dialer).is_mux()
+        matches!(self.address(dialer), Address::Mux(..))
     }
 
     /// Returns the stream to watch for readiness.

@@ -6,6 +6,7 @@
 mod address;
 mod attempt;
 pub(crate) mod circle;
+mod errand;
 mod own_cid;
 mod queue;
 mod renewal;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use address::Address;
 pub(crate) use address::Source;
 pub(crate) use attempt::{Attempt, Readiness};
+pub(crate) use errand::Errand;
 pub(crate) use queue::{Caller, Queues};
 pub(crate) use target::Target;
 pub(crate) use targets::{Targets, machines};
@@ -27,6 +29,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::gateway::Gateway;
 use crate::mux;
 use crate::peer::{self, Destination, Peer};
 use crate::prefix::Prefix;
@@ -39,6 +42,8 @@ use crate::vsock::{Cid, VsockAddr, VsockPort};
 pub(crate) struct Dialer {
     /// Where they go.
     pub targets: Targets,
+    /// Who may go where, if peers say where they want to go.
+    pub gateway: Option<Gateway>,
     /// The prefix that maps CIDs and addresses, if one is known.
     pub prefix: Option<Prefix>,
     /// Bound of one round through all addresses.
@@ -64,6 +69,7 @@ impl Dialer {
                 addresses: Vec::new(),
                 renewal: None,
             }),
+            gateway: None,
             mux_answer: mux::Answer::default(),
             proxy_protocol: None,
             prefix: None,
@@ -105,12 +111,19 @@ impl Dialer {
         let number = number.ok_or_else(|| Error::NoTarget(peer.to_string()))?;
         let target = self.targets.get(number);
         let mapped = match target.endpoint {
-            Endpoint::VsockMapped(port) => Some(self.map(destination, port)?),
+            Endpoint::VsockMapped(port) => Some([self.map(destination, port)?].into()),
             _ => None,
         };
         let source = self.source_address(target.source, peer);
         let caller = caller(number);
-        Ok(Attempt::new(self, number, mapped, source, caller, now))
+        Ok(Attempt::new(
+            self,
+            number,
+            mapped,
+            source,
+            Some(caller),
+            now,
+        ))
     }
 
     /// Returns what the target is told of a peer before its first byte; nothing without PROXY protocol.

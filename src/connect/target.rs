@@ -19,7 +19,7 @@ pub(crate) struct Target {
     pub endpoint: Endpoint,
     /// The source address of connections to it.
     pub source: Source,
-    /// In the order in which they are tried; none for a mapped target, which each connection has anew.
+    /// In the order in which they are tried; none for a mapped target and a gateway, which each connection has anew.
     pub(super) addresses: Vec<Address>,
     /// Where the name leads by now, if it is one that a resolver knows.
     pub(super) renewal: Option<Arc<Renewal>>,
@@ -49,7 +49,7 @@ impl Target {
                     .map(Address::Tcp)
                     .collect()
             }
-            Endpoint::VsockMapped(_) => Vec::new(),
+            Endpoint::VsockMapped(_) | Endpoint::Gateway => Vec::new(),
             Endpoint::TcpMapped(_) => {
                 let hint = "there is no listener whose port could be taken";
                 return Err(Error::invalid("target", &endpoint.to_string(), hint));
@@ -75,14 +75,14 @@ impl Target {
         matches!(self.endpoint, Endpoint::VsockMapped(_))
     }
 
-    /// Returns whether it is reached over vsock.
-    pub(crate) fn is_vsock(&self) -> bool {
-        self.is_mapped() || matches!(self.endpoint, Endpoint::Vsock(_))
+    /// Returns whether each peer says where it wants to go.
+    pub(crate) fn is_gateway(&self) -> bool {
+        self.endpoint == Endpoint::Gateway
     }
 
-    /// Returns whether a line each way comes before the stream.
-    pub(super) fn is_mux(&self) -> bool {
-        matches!(self.endpoint, Endpoint::Mux { .. })
+    /// Returns whether it is reached over vsock.
+    pub(crate) fn is_vsock(&self) -> bool {
+        self.is_mapped() || self.is_gateway() || matches!(self.endpoint, Endpoint::Vsock(_))
     }
 
     /// Returns whether it is a TCP service of this machine, reached over IPv6.
@@ -112,6 +112,12 @@ impl Target {
     ///
     /// Errors: [`Error::Usage`].
     pub(super) fn check(&self) -> Result<()> {
+        if let (Source::Address(_), true) = (self.source, self.is_gateway()) {
+            return Err(Error::Usage(
+                "`--source` of a gateway is `none` or `mapped`, with which services of this machine see who it is"
+                    .to_owned(),
+            ));
+        }
         let has_use = self.source == Source::Kernel || !self.is_mapped();
         match has_use
             && self

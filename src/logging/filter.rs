@@ -19,7 +19,7 @@ const CRATES: [&str; 5] = [
     "vsockctl",
 ];
 /// Modules of the library.
-const MODULES: [&str; 26] = [
+const MODULES: [&str; 28] = [
     "activation",
     "clock",
     "connect",
@@ -28,6 +28,7 @@ const MODULES: [&str; 26] = [
     "fdpass",
     "fuzzing",
     "gate",
+    "gateway",
     "handover",
     "listen",
     "logging",
@@ -46,6 +47,7 @@ const MODULES: [&str; 26] = [
     "this_machine",
     "tool",
     "unix_path",
+    "waker",
 ];
 
 /// Returns the filter for env_logger, and a line for each part that is wrong.

@@ -27,7 +27,7 @@ const CONNECTS: usize = 32;
 const CONNECT_TIME: usize = 63;
 
 /// Why a target was not reached, as it is counted. The place is that in the ledger, so a new one comes last.
-const FAILURES: [&str; 11] = [
+const FAILURES: [&str; 13] = [
     "refused",
     "timeout",
     "missing",
@@ -39,6 +39,8 @@ const FAILURES: [&str; 11] = [
     "unmapped",
     "source",
     "other",
+    "request",
+    "name",
 ];
 
 /// Seconds: those that Prometheus takes where nothing is said, and two below, as most targets are on this machine.
@@ -178,11 +180,13 @@ fn failure(error: &Error) -> usize {
         Error::Unmapped { .. } => 8,
         Error::Source { .. } | Error::NoRoute { .. } => 9,
         Error::System { source, .. } => system(*source),
+        Error::Request(_) => 11,
+        Error::Resolve { .. } | Error::Lookup { .. } => 12,
         _ => OTHER,
     }
 }
 
-const OTHER: usize = FAILURES.len() - 1;
+const OTHER: usize = 10;
 
 fn system(errno: Errno) -> usize {
     match errno {

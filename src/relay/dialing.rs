@@ -35,8 +35,13 @@ pub(crate) struct Dialing {
 impl Dialing {
     /// Begins to wait for the attempt.
     pub(crate) fn new(peer: Stream, attempt: Attempt, now: Moment) -> Dialing {
+        Dialing::asked(End::new(peer), attempt, now)
+    }
+
+    /// Begins to wait for the attempt on behalf of a peer that was heard before.
+    pub(crate) fn asked(peer: End<Stream>, attempt: Attempt, now: Moment) -> Dialing {
         Dialing {
-            peer: End::new(peer),
+            peer,
             attempt,
             seen: EpollFlags::empty(),
             grace: Some(now + GRACE),

@@ -30,7 +30,7 @@ use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
-use crate::gate::Gate;
+use crate::gate::{Gate, Refusal};
 use crate::handover::Store;
 use crate::notify::{self, Notifier};
 use crate::peer::Peer;
@@ -118,6 +118,7 @@ impl Loop {
             }
         }
         let worker = Worker::new(Arc::new(dialer), store, settings.limits, false)?;
+        Loop::watch_names(&worker)?;
         let listeners = Listeners::new(listeners, worker.epoll())?;
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let threads = Threads::new(settings.limits, processors)?;
@@ -144,6 +145,16 @@ impl Loop {
             found_nobody: false,
             may_lack_options: true,
         })
+    }
+
+    /// Learns when names were looked up for peers of the gateway.
+    fn watch_names(worker: &Worker) -> Result<()> {
+        let event = EpollEvent::new(EpollFlags::EPOLLIN, Token::Names.pack());
+        match &worker.dialer().gateway {
+            Some(gateway) => (worker.epoll().add(gateway.resolver.waker(), event))
+                .map_err(Error::system("watch the resolver")),
+            None => Ok(()),
+        }
     }
 
     /// Lets SIGTERM and SIGINT end the loop in good order.
@@ -222,8 +233,12 @@ impl Loop {
             self.gate.leave(&closed.peer);
         }
         self.reporter.closed(closed, self.worker.dialer(), now);
-        if let Err(error) = &closed.result {
-            counters::count_failure(self.worker.store(), error);
+        match &closed.result {
+            Err(Error::NotAllowed(_)) => {
+                counters::count_refusal(self.worker.store(), &Refusal::NoRule);
+            }
+            Err(error) => counters::count_failure(self.worker.store(), error),
+            Ok(_) => {}
         }
         self.reporter.totals.write(self.worker.store());
         self.idle_since = now;
@@ -288,6 +303,11 @@ impl Host for Loop {
                 // What ended a moment ago is among the open ones no more, and must be in the totals.
                 self.report_closed(now);
                 self.inspect(now);
+            }
+            Token::Names => {
+                let gateway = self.worker.dialer().gateway.as_ref();
+                let answered = gateway.map(|gateway| gateway.resolver.answered());
+                self.worker.call(answered.unwrap_or_default());
             }
             Token::Listener(index) => {
                 self.found_nobody = false;

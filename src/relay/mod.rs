@@ -8,6 +8,7 @@
 //!
 //! | phase | what has happened | what may be read | what may be written | what is owed |
 //! | --- | --- | --- | --- | --- |
+//! | [`Asking`](asking) | the gate let a peer of the gateway in, which says where it wants to go | what it has sent, but nothing is taken | answers to its request | a request before the request time, and a name before the connect timeout, else a refusal |
 //! | [`Dialing`](dialing) | the gate let the peer in; its target is being connected | nothing; an end or error of the peer is noted | nothing | an answer of the target before the connect timeout, else a reset |
 //! | Relaying, flow [`Open`](flow::State::Open), nothing held | the source may send | from the source, if the sink has room | – | – |
 //! | … `Open`, bytes held | a read gave more than the sink took | nothing more | what is held, when there is room | these bytes |
@@ -48,6 +49,7 @@
 //! - Nothing below [`event_loop`] knows of listeners, signals or the gate; nothing below [`worker`] knows of epoll's
 //!   instance; [`flow`] and [`connection`] know neither sockets nor a clock (the tests have a model of the kernel for them).
 
+pub(crate) mod asking;
 pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod counters;
@@ -76,7 +78,6 @@ pub(crate) mod signals;
 mod thread_loop;
 pub(crate) mod threads;
 pub(crate) mod token;
-pub(crate) mod waker;
 pub(crate) mod wire;
 pub(crate) mod worker;
 

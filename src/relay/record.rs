@@ -22,6 +22,8 @@ const ACTIVE: usize = 4;
 const DELIVERED: [usize; 2] = [5, 6];
 pub(super) const STATES: usize = 7;
 const ERRORS: usize = 8;
+/// Of a peer without a target, whether it was answered already.
+const GREETED: usize = 5;
 
 /// Writes down who it is.
 pub(crate) fn write_peer(words: Words<'_>, peer: &Peer, started: Moment) {
@@ -29,6 +31,16 @@ pub(crate) fn write_peer(words: Words<'_>, peer: &Peer, started: Moment) {
         words.set(number, word);
     }
     words.set(STARTED, started.nanoseconds());
+}
+
+/// Writes down whether a peer that has no target yet was answered: what it was told it must not be told again.
+pub(crate) fn write_greeted(words: Words<'_>, has_greeted: bool) {
+    words.set(GREETED, has_greeted.into());
+}
+
+/// Reads what [`write_greeted`] wrote.
+pub(super) fn read_greeted(words: Words<'_>) -> bool {
+    words.get(GREETED) == 1
 }
 
 /// Writes down how far it has come.

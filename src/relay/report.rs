@@ -111,7 +111,21 @@ impl Reporter {
                 self.totals.last = Some(*ending);
                 self.ended(closed, *ending, dialer, now);
             }
+            Err(Error::NotAllowed(reason)) => self.not_allowed(closed, reason, dialer, now),
             Err(error) => self.unreachable(closed, error, dialer, now),
+        }
+    }
+
+    /// Reports a peer of the gateway that no rule lets go where it asks to.
+    fn not_allowed(&mut self, closed: &Closed, reason: &str, dialer: &Dialer, now: Moment) {
+        self.totals.refused += 1;
+        if let Some(left_out) = admit(&mut self.refusals, event::PEER_REFUSED, now) {
+            let Closed { peer, target, .. } = closed;
+            let mut fields = fields(*peer, target.as_ref(), dialer);
+            fields.extend(errand_fields(closed));
+            fields.push(("reason", reason.to_owned()));
+            let message = format_args!("{peer} refused: {reason}{left_out}");
+            event::PEER_REFUSED.log(fields, message);
         }
     }
 
@@ -141,6 +155,7 @@ impl Reporter {
         let Closed { peer, target, .. } = closed;
         let (inbound, outbound) = (closed.inbound_bytes, closed.outbound_bytes);
         let mut fields = fields(*peer, target.as_ref(), dialer);
+        fields.extend(errand_fields(closed));
         fields.extend([
             ("inbound_bytes", inbound.to_string()),
             ("outbound_bytes", outbound.to_string()),
@@ -150,7 +165,7 @@ impl Reporter {
         let duration = closed.duration;
         let message = format_args!(
             "{} {ending}: {inbound} bytes in, {outbound} bytes out, {duration:.3?}{left_out}",
-            way(peer, target)
+            way(closed)
         );
         event.log(fields, message);
     }
@@ -161,8 +176,9 @@ impl Reporter {
         if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
             let Closed { peer, target, .. } = closed;
             let mut fields = fields(*peer, target.as_ref(), dialer);
+            fields.extend(errand_fields(closed));
             fields.push(("reason", report.clone()));
-            let way = way(peer, target);
+            let way = way(closed);
             let message = format_args!("{way} closed: {report}{left_out}");
             event::TARGET_UNREACHABLE.log(fields, message);
         }
@@ -186,11 +202,29 @@ fn admit(limit: &mut RateLimit, event: event::Event, now: Moment) -> Option<Stri
 }
 
 /// Returns from whom and to where, if that is known.
-fn way(peer: &Peer, target: &Option<Endpoint>) -> String {
-    match target {
-        Some(target) => format!("{peer} to {target}"),
-        None => peer.to_string(),
+fn way(closed: &Closed) -> String {
+    let peer = closed.peer;
+    let Some(target) = &closed.target else {
+        return peer.to_string();
+    };
+    let of_errand = errand_fields(closed).into_iter().map(|(_, value)| value);
+    match &of_errand.collect::<Vec<_>>()[..] {
+        [] => format!("{peer} to {target}"),
+        all => format!("{peer} to {target} ({})", all.join(", ")),
     }
+}
+
+/// Returns by which rule a peer of the gateway went, and which address it was.
+fn errand_fields(closed: &Closed) -> Fields {
+    let Some(errand) = &closed.errand else {
+        return Vec::new();
+    };
+    let address = errand
+        .address
+        .as_ref()
+        .map(|address| ("address", address.to_string()));
+    let rule = errand.rule.as_ref().map(|rule| ("rule", rule.to_string()));
+    address.into_iter().chain(rule).collect()
 }
 
 /// Returns who connected, in the parts that one searches for, and where to.

@@ -11,8 +11,8 @@ use super::connection::Connection;
 use super::end::End;
 use super::flow::{Flow, Held, State};
 use super::pipes::Pipe;
-use super::record::{Record, read_peer};
-use super::session::Session;
+use super::record::{Record, read_greeted, read_peer};
+use super::session::{Arrival, Session};
 use crate::handover::{Inherited, Kept, Owner, Store};
 use crate::peer::{Family, Peer};
 use crate::stream::{Stream, Tuning};
@@ -24,7 +24,7 @@ pub(crate) enum Restored {
     /// It goes on where it was.
     Relaying(Box<Session>),
     /// Its target is to be connected.
-    Connecting(Stream, Peer),
+    Connecting(Arrival),
 }
 
 /// Makes sessions of what another process has left; of one that cannot be gone on with, it tells what is wrong with it.
@@ -75,7 +75,12 @@ fn restore_connection(
 /// It is kept anew, as a connection, when its target is connected.
 fn restore_peer(store: &Store, kept: Kept, streams: Vec<Stream>) -> Result<Restored, String> {
     match (read_peer(kept.words()), <[Stream; 1]>::try_from(streams)) {
-        (Some((peer, _)), Ok([stream])) => Ok(Restored::Connecting(stream, peer)),
+        (Some((peer, _)), Ok([stream])) => Ok(Restored::Connecting(Arrival {
+            destination: stream.destination(),
+            stream,
+            peer,
+            has_greeted: read_greeted(kept.words()),
+        })),
         (None, Ok(stream)) => abort(store, kept, stream.into(), UNREADABLE),
         (_, Err(streams)) => abort(store, kept, streams, MISSING),
     }

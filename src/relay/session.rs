@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
+use super::asking::{self, Asking};
 use super::closing::Closing;
 use super::connection::{Connection, Limits, Stage};
 use super::counters;
@@ -20,9 +21,10 @@ use super::record;
 use super::shared::Shared;
 use super::token::Side;
 use crate::clock::Moment;
-use crate::connect::{Caller, Dialer};
+use crate::connect::{Attempt, Caller, Dialer, Errand};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::gateway::step::Form;
 use crate::handover::{Kept, Kind, Store, Words};
 use crate::peer::{Destination, Peer, endpoint};
 use crate::stream::{Stream, Tuning};
@@ -31,6 +33,19 @@ use crate::sys;
 /// Fits into one segment of every network that carries IPv6 (RFC 8200, section 5), whatever the options of TCP: a header
 /// and a first request that fits beside it reach the target together, where a server may answer the first of two alone.
 const SEGMENT_BYTES: usize = 1024;
+
+/// A peer that was let in.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// Its socket.
+    pub stream: Stream,
+    /// Who it is.
+    pub peer: Peer,
+    /// Where it connected to.
+    pub destination: Destination,
+    /// The gateway of the process before has answered its greeting.
+    pub has_greeted: bool,
+}
 
 /// One peer and how far it has come.
 #[derive(Debug)]
@@ -45,11 +60,15 @@ pub(crate) struct Session {
     pub has_keepalive: bool,
     /// What the next process finds of it, if that is to have it.
     kept: Option<Kept>,
+    /// What it has asked for, if it is the gateway's, and was not taken over from another process.
+    errand: Option<Box<Errand>>,
     phase: Phase,
 }
 
 #[derive(Debug)]
 enum Phase {
+    /// It says where it wants to go.
+    Asking(Box<Asking>),
     /// The target is being connected.
     Dialing(Box<Dialing>),
     /// Bytes are relayed.
@@ -73,6 +92,8 @@ pub(crate) struct Closed {
     pub outbound_bytes: u64,
     /// From accept to close.
     pub duration: Duration,
+    /// What it has asked for, if it is the gateway's.
+    pub errand: Option<Box<Errand>>,
 }
 
 impl Closed {
@@ -90,6 +111,7 @@ impl Closed {
             inbound_bytes: 0,
             outbound_bytes: 0,
             duration,
+            errand: None,
         }
     }
 }
@@ -102,18 +124,31 @@ impl Session {
             is_queued: false,
             has_keepalive: false,
             kept: None,
+            errand: None,
             phase,
         }
     }
 
-    /// Begins to connect to the target on behalf of a peer, who is aborted if that cannot even begin.
-    pub(crate) fn dial(
-        stream: Stream,
-        peer: Peer,
-        destination: Destination,
+    /// Begins to connect to the target on behalf of a peer, who is aborted if that cannot even begin; or to wait for what it
+    /// asks of the gateway.
+    pub(crate) fn begin(
+        arrival: Arrival,
         (dialer, caller): (&Dialer, impl FnOnce(usize) -> Caller),
         now: Moment,
     ) -> Result<Session> {
+        let Arrival {
+            stream,
+            peer,
+            destination,
+            has_greeted,
+        } = arrival;
+        if let Some(target) = dialer.gateway_for(&peer, destination) {
+            let stream = dialer.tuning.limit_writes(stream, peer.cid());
+            let who = (dialer.gateway.as_ref()).and_then(|gateway| gateway.who(&peer, destination));
+            let name = caller(target).name;
+            let asking = Asking::new(stream, target, who, name, has_greeted, now);
+            return Ok(Session::new(peer, Phase::Asking(Box::new(asking)), now));
+        }
         match dialer.dial(&peer, destination, caller, now) {
             Ok(attempt) => {
                 let stream = dialer.tuning.limit_writes(stream, peer.cid());
@@ -170,11 +205,23 @@ impl Session {
                 let descriptors = [peer_end.wire.input(), target.wire.input()];
                 self.kept = Some(store.keep(Kind::Connection, write, &descriptors)?);
             }
+            (None, Phase::Asking(asking)) => {
+                let write = |words: Words<'_>| {
+                    record::write_peer(words, peer, started);
+                    record::write_greeted(words, asking.has_greeted());
+                };
+                self.kept = Some(store.keep(Kind::Peer, write, &[asking.peer().input()])?);
+            }
             (None, Phase::Dialing(dialing)) => {
-                let write = |words: Words<'_>| record::write_peer(words, peer, started);
+                let is_socks = |errand: &Errand| errand.form == Form::Socks;
+                let has_greeted = self.errand.as_deref().is_some_and(is_socks);
+                let write = |words: Words<'_>| {
+                    record::write_peer(words, peer, started);
+                    record::write_greeted(words, has_greeted);
+                };
                 self.kept = Some(store.keep(Kind::Peer, write, &[dialing.peer().input()])?);
             }
-            (Some(_), Phase::Dialing(_)) | (_, Phase::Between) => {}
+            (Some(_), Phase::Asking(_) | Phase::Dialing(_)) | (_, Phase::Between) => {}
         }
         Ok(())
     }
@@ -204,6 +251,7 @@ impl Session {
     pub(crate) fn on_events(&mut self, side: Side, events: EpollFlags) {
         details::event(&self.peer, side, events);
         match &mut self.phase {
+            Phase::Asking(asking) => asking.on_events(side, events),
             Phase::Dialing(dialing) => dialing.on_events(side, events),
             Phase::Relaying(connection) => connection.on_events(side, events),
             Phase::Between => {}
@@ -218,16 +266,40 @@ impl Session {
         now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> ControlFlow<Result<Ending>, Turn> {
+        if let Phase::Asking(asking) = &mut self.phase {
+            match asking.advance(dialer, &self.peer, &mut self.errand, now)? {
+                Some(attempt) => self.asked(attempt, now),
+                None => return ControlFlow::Continue(Turn::Waiting),
+            }
+        }
         if let Phase::Dialing(dialing) = &mut self.phase {
-            let Some(target) = dialing.advance(dialer, now, watch)? else {
+            let step = dialing.advance(dialer, now, watch);
+            if let (ControlFlow::Break(Err(error)), Some(errand)) = (&step, &self.errand) {
+                asking::dismiss(dialing.peer(), &errand.form.failed(error));
+            }
+            let Some(target) = step? else {
                 return ControlFlow::Continue(Turn::Waiting);
             };
+            if let Some(errand) = &mut self.errand {
+                errand.address = reached(&target);
+                if let Err(errno) = asking::accept(dialing.peer(), errand) {
+                    target.abort();
+                    return ControlFlow::Break(Ok(Ending::Broken(Side::Peer, errno)));
+                }
+            }
             if let Err(errno) = self.connected(target, dialer, shared.store(), now) {
                 let error = Error::system("get memory for a header")(errno);
                 return ControlFlow::Break(Err(error));
             }
         }
         self.relay_on(shared, now).map_break(Ok)
+    }
+
+    /// It is known what to connect to.
+    fn asked(&mut self, attempt: Attempt, now: Moment) {
+        if let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Between) {
+            self.phase = Phase::Dialing(Box::new(asking.into_dialing(attempt, now)));
+        }
     }
 
     /// The target is reached. The order matters to a kill: the header is in a buffer first, then the connection is kept with
@@ -286,9 +358,15 @@ impl Session {
         self.has_keepalive = true;
     }
 
+    /// Returns what it has asked the gateway for.
+    pub(crate) fn errand(&self) -> Option<&Errand> {
+        self.errand.as_deref()
+    }
+
     /// Returns where the peer connected to.
     pub(crate) fn destination(&self) -> Destination {
         let stream = match &self.phase {
+            Phase::Asking(asking) => asking.peer(),
             Phase::Dialing(dialing) => dialing.peer(),
             Phase::Relaying(connection) => &connection.ends().0.wire,
             Phase::Between => return Destination::Unnamed,
@@ -317,14 +395,13 @@ impl Session {
 
     /// Returns where it is connected to, as the socket has it.
     pub(crate) fn reached(&self) -> Option<Endpoint> {
-        let target = &self.connection()?.ends().1.wire;
-        let address = sys::peer_address(target.input()).ok()?;
-        endpoint(&address)
+        reached(&self.connection()?.ends().1.wire)
     }
 
     /// Returns when it must be looked at even if nothing became ready.
     pub(crate) fn deadline(&self, limits: &Limits) -> Option<Moment> {
         match &self.phase {
+            Phase::Asking(asking) => Some(asking.deadline()),
             Phase::Dialing(dialing) => dialing.deadline(),
             Phase::Relaying(connection) => connection.deadline(limits),
             Phase::Between => None,
@@ -342,6 +419,7 @@ impl Session {
         now: Moment,
     ) -> (Closed, Option<Closing>) {
         let mut closed = Closed::new(self.peer, target, result, now - self.started);
+        closed.errand = self.errand;
         let Phase::Relaying(connection) = self.phase else {
             return (closed, None);
         };
@@ -357,6 +435,11 @@ impl Session {
     }
 }
 
+fn reached(target: &Stream) -> Option<Endpoint> {
+    let address = sys::peer_address(target.input()).ok()?;
+    endpoint(&address)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -364,6 +447,6 @@ mod tests {
     #[test]
     fn a_connection_costs_little_memory() {
         // Two descriptors, its place in the table, and nothing on the heap besides, while it is idle.
-        assert_eq!(size_of::<Session>(), 184);
+        assert_eq!(size_of::<Session>(), 192);
     }
 }

@@ -8,9 +8,9 @@ use super::inspection::Entry;
 use super::round::{self, Host};
 use super::session::{Closed, Session};
 use super::token::Token;
-use super::waker::Waker;
 use super::worker::Worker;
 use crate::clock::Moment;
+use crate::waker::Waker;
 
 /// What a thread is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,12 +25,12 @@ use super::session::Session;
 pub(crate) use super::thread_loop::{Job, Return};
 use super::thread_loop::{Request, ThreadLoop};
 use super::token::Token;
-use super::waker::Waker;
 use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::handover::Store;
+use crate::waker::Waker;
 
 /// The most threads for connections that move much. Each of them fills a processor, of which machines have work of their own.
 const BULK_MAX: usize = 8;

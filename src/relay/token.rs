@@ -52,6 +52,8 @@ pub(crate) enum Token {
     Waker,
     /// Somebody wants to know what goes on.
     Inspection,
+    /// Names were looked up.
+    Names,
     /// A listener, by its place, has a connection.
     Listener(u32),
     /// One side of a session is ready.
@@ -67,7 +69,8 @@ impl Token {
             Token::Signal => 0,
             Token::Waker => 1,
             Token::Inspection => 2,
-            Token::Listener(index) => u64::from(index) + 3,
+            Token::Names => 3,
+            Token::Listener(index) => u64::from(index) + 4,
             Token::Session(key, side) => {
                 SESSION
                     | u64::from(key.serial) << 32
@@ -84,7 +87,8 @@ impl Token {
                 0 => Token::Signal,
                 1 => Token::Waker,
                 2 => Token::Inspection,
-                _ => Token::Listener((bits - 3) as u32),
+                3 => Token::Names,
+                _ => Token::Listener((bits - 4) as u32),
             };
         }
         let key = Key {
@@ -123,6 +127,7 @@ mod tests {
             Token::Signal,
             Token::Waker,
             Token::Inspection,
+            Token::Names,
             Token::Listener(0),
             Token::Listener(9),
         ];

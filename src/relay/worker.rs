@@ -16,7 +16,7 @@ use super::end::Interest;
 use super::ending::Ending;
 use super::flow::Turn;
 use super::inspection::Entry;
-use super::session::{Closed, Session};
+use super::session::{Arrival, Closed, Session};
 use super::sessions::Sessions;
 use super::shared::Shared;
 use super::token::{Key, Side, Token};
@@ -25,7 +25,7 @@ use crate::connect::{Caller, Dialer, Queues};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::Store;
-use crate::peer::{Destination, Peer};
+use crate::peer::Destination;
 use crate::stream::Stream;
 
 /// A connection of that age gets TCP keepalive towards its target, and is looked at for a dead end as often. Most are over
@@ -109,25 +109,20 @@ impl Worker {
     }
 
     /// Begins to connect to the target on behalf of a peer.
-    pub(crate) fn begin(
-        &mut self,
-        stream: Stream,
-        peer: Peer,
-        destination: Destination,
-        now: Moment,
-    ) {
+    pub(crate) fn begin(&mut self, arrival: Arrival, now: Moment) {
+        let (peer, destination) = (arrival.peer, arrival.destination);
         let key = self.sessions.next_key();
-        let interest = Interest::connected(stream.family());
-        let session = match interest.add(&self.epoll, &stream, Token::Session(key, Side::Peer)) {
+        let (stream, token) = (&arrival.stream, Token::Session(key, Side::Peer));
+        let session = match Interest::connected(stream.family()).add(&self.epoll, stream, token) {
             Ok(()) => {
                 let caller = |target: usize| Caller {
                     queue: self.queues.of(target),
                     name: Token::Session(key, Side::Target).pack(),
                 };
-                Session::dial(stream, peer, destination, (&self.dialer, caller), now)
+                Session::begin(arrival, (&self.dialer, caller), now)
             }
             Err(error) => {
-                stream.abort();
+                arrival.stream.abort();
                 Err(error)
             }
         };
@@ -193,11 +188,8 @@ impl Worker {
             self.check_old(now);
         }
         // One for each round while room is short, so that a target with much room for them delays nobody else.
-        for called in self.queues.take_called() {
-            if let Token::Session(key, _) = Token::unpack(called) {
-                self.sessions.queue(key);
-            }
-        }
+        let called = self.queues.take_called();
+        self.call(called);
         self.trim_pipes(now);
         self.close_kept();
     }
@@ -230,6 +222,15 @@ impl Worker {
         // Rounded up, so that the deadline has passed at the wake-up.
         let left = (next - now).as_micros();
         EpollTimeout::try_from(left.div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
+    }
+
+    /// Gives those their turn whose answers have come.
+    pub(crate) fn call(&mut self, names: Vec<u64>) {
+        for name in names {
+            if let Token::Session(key, _) = Token::unpack(name) {
+                self.sessions.queue(key);
+            }
+        }
     }
 
     pub(crate) fn take_closed(&mut self) -> impl Iterator<Item = Closed> + use<> {
@@ -400,13 +401,18 @@ impl Worker {
 
     /// Returns where a session goes. Its peer's socket is asked where that has connected to, if it follows from that.
     fn target_of(&self, session: &Session) -> Option<Endpoint> {
+        if let Some(errand) = session.errand() {
+            return Some(errand.asked.clone());
+        }
         let destination = match self.dialer.targets.follow_destination() {
             true => session.destination(),
             false => Destination::Unnamed,
         };
         // There is none for what an earlier process has connected, with other settings.
         let target = self.dialer.target_of(&session.peer, destination);
-        target.or_else(|| session.reached())
+        let asked = target.as_ref() == Some(&Endpoint::Gateway);
+        let reached = (asked || target.is_none()).then(|| session.reached());
+        reached.flatten().or(target)
     }
 
     fn check_later(&mut self, now: Moment) {
@@ -453,7 +459,7 @@ mod tests {
     use nix::sys::epoll::EpollEvent;
 
     use super::*;
-    use crate::peer::Family;
+    use crate::peer::{Family, Peer};
     use crate::relay::token::Token;
 
     /// Lets the worker go on until nothing is reported; tells how many events there were.

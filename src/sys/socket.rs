@@ -112,6 +112,12 @@ pub(crate) fn is_listening(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     socket::getsockopt(&socket, socket::sockopt::AcceptConn)
 }
 
+/// Reads what has arrived at a socket and leaves it there.
+pub(crate) fn peek(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    socket::recv(socket.as_raw_fd(), bytes, flags)
+}
+
 /// Returns whether the other end of a stream takes nothing more: a send of no bytes says so, and else does nothing.
 pub(crate) fn refuses_bytes(socket: BorrowedFd<'_>) -> bool {
     let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;

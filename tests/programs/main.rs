@@ -21,6 +21,7 @@ mod documents;
 mod fault_injection;
 mod findings;
 mod fuzz_corpus;
+mod gateway;
 mod generator;
 mod gone_peers;
 mod help;

@@ -68,6 +68,24 @@ fn settings_are_accepted() {
 }
 
 #[test]
+fn rules_are_accepted() {
+    let folder = own_folder();
+    let path = folder.path().join("gateway.conf");
+    let mut count = 0;
+    for rules in displays().into_iter().filter(Display::is_rules) {
+        count += 1;
+        fs::write(&path, rules.lines.join("\n")).unwrap();
+        let finished = Bridge::to("gateway")
+            .variable("VSOCK_BRIDGE_RULES", &path)
+            .variable("VSOCK_BRIDGE_NAMES", "web=3 db=4 cache=5 build=6")
+            .arguments(&["--check"])
+            .finish();
+        assert_eq!((finished.code, &finished.stderr[..]), (0, &[][..]));
+    }
+    assert!(count > 0);
+}
+
+#[test]
 fn units_pass_verification() {
     if command("systemd-analyze")
         .arg("--version")
@@ -268,6 +286,7 @@ fn each_example_is_run() {
         } else {
             let is_run =
                 display.is_settings() || display.is_unit() || display.is_ssh_configuration();
+            let is_run = is_run || display.is_rules();
             let is_run = is_run || is_in_a_case(&display.lines[0]);
             assert!(is_run, "no test has {display:#?}");
         }

@@ -44,6 +44,16 @@ impl AllowList {
     ///
     /// Errors: those of [`Known::cid`].
     pub fn resolve(&self, names: &Known<'_>) -> Result<AllowedCids, Unusable> {
+        let (allowed, unknown) = self.resolve_known(names);
+        match unknown.into_iter().next() {
+            Some(problem) => Err(problem),
+            None => Ok(allowed),
+        }
+    }
+
+    /// Looks the names up, and leaves those out that lead to no machine; gives why.
+    pub fn resolve_known(&self, names: &Known<'_>) -> (AllowedCids, Vec<Unusable>) {
+        let mut unknown = Vec::new();
         let mut allowed = AllowedCids {
             list: self.text.clone(),
             is_any: false,
@@ -54,13 +64,14 @@ impl AllowList {
             match item {
                 Item::Any => allowed.is_any = true,
                 Item::Range(range) => allowed.ranges.push(range.clone()),
-                Item::Machine(machine) => match names.cid(machine)? {
-                    Cid::LOCAL => allowed.has_local = true,
-                    cid => allowed.ranges.push(cid..=cid),
+                Item::Machine(machine) => match names.cid(machine) {
+                    Ok(Cid::LOCAL) => allowed.has_local = true,
+                    Ok(cid) => allowed.ranges.push(cid..=cid),
+                    Err(problem) => unknown.push(problem),
                 },
             }
         }
-        Ok(allowed)
+        (allowed, unknown)
     }
 }
 

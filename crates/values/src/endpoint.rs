@@ -52,6 +52,8 @@ pub enum Endpoint {
     VsockMapped(Option<VsockPort>),
     /// `/run/x.sock`, `@name`, each also with `unix:` before it
     Unix(UnixName),
+    /// `gateway`: each peer says where it wants to go
+    Gateway,
     /// `vsock-mux:/run/vm.vsock:445`: hybrid vsock of Firecracker, Cloud Hypervisor and vhost-device-vsock
     Mux {
         /// The VMM's socket.
@@ -180,6 +182,7 @@ impl fmt::Display for Endpoint {
             Endpoint::VsockName { name, port } => write!(f, "vsock:{name}:{port}"),
             Endpoint::VsockMapped(None) => write!(f, "vsock:mapped"),
             Endpoint::VsockMapped(Some(port)) => write!(f, "vsock:mapped:{port}"),
+            Endpoint::Gateway => write!(f, "gateway"),
             Endpoint::Unix(name) => name.fmt(f),
             Endpoint::Mux { path, port } => write!(f, "vsock-mux:{path}:{port}"),
         }
@@ -203,6 +206,7 @@ fn read(text: &str) -> Result<Endpoint, Invalid> {
         return UnixName::parse(text).map(Endpoint::Unix);
     }
     match text.split_once(':') {
+        None if text == "gateway" => Ok(Endpoint::Gateway),
         Some(("vsock", rest)) => vsock(text, rest),
         Some(("vsock-mux", rest)) => mux(text, rest),
         Some(("unix", rest)) => unix(rest),
@@ -304,7 +308,7 @@ fn of_no_machine(ip: IpAddr) -> Option<&'static str> {
 }
 
 /// Letters, digits, `-`, `_` and `.` (RFC 1123 and what is met in practice), with at least one letter.
-fn is_host_name(text: &str) -> bool {
+pub(crate) fn is_host_name(text: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')
@@ -340,6 +344,7 @@ mod tests {
             "vsock:web:445",
             "vsock:mapped",
             "vsock:mapped:445",
+            "gateway",
             "/run/x.sock",
             "@name",
             "@with:colon",

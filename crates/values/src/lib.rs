@@ -8,13 +8,13 @@
 //!
 //! | modules | what they are |
 //! | --- | --- |
-//! | [`target_list`] | where connections go: one place, or one for each machine |
+//! | [`gateway_rules`] [`target_list`] | who may go where through the gateway; where connections go: one place, or one for each machine |
 //! | [`allow_list`] [`host_names`] | a list of machines, its names looked up; machines that are named as hosts |
 //! | [`known`] | where names are looked up |
 //! | [`registry`] | names that programs give to machines while those run |
 //! | [`configured`] | where prefix and names come from; the only file that reads and writes files of settings |
 //! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
-//! | [`listen_list`] | where a bridge listens by itself |
+//! | [`asked`] [`listen_list`] | where a peer of the gateway asks to be taken; where a bridge listens by itself |
 //! | [`endpoint`] | every address form |
 //! | [`names`] [`prefix`] [`port_list`] | names of machines; CID ↔ address; ports of one bridge |
 //! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
@@ -22,9 +22,11 @@
 #![warn(unreachable_pub)]
 
 pub mod allow_list;
+pub mod asked;
 pub mod config_file;
 pub mod configured;
 pub mod endpoint;
+pub mod gateway_rules;
 mod host_names;
 pub mod invalid;
 pub mod known;

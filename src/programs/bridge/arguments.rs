@@ -1,6 +1,7 @@
 //! The options of vsock-bridge, each of which is an environment variable as well.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,7 +12,10 @@ use nix::sys::stat::Mode;
 use crate::allow_list::{self, AllowList};
 use crate::connect::Source;
 use crate::error::{Error, Result};
+use crate::gateway::rules;
+use crate::gateway_rules;
 use crate::listen_list::{self, ListenList};
+use crate::names::Machine;
 use crate::programs::options::{
     Beyond, Machines, TimeLimit, parse_mode, parse_positive, parse_positive_limit, parse_time,
 };
@@ -29,7 +33,7 @@ takes a log filter, such as debug.
 
 Targets: [::1]:445  127.0.0.1:445  name:445  [::1]:mapped  /run/x.sock  @name
          vsock:2:445  vsock:web:445  vsock:mapped  vsock:mapped:445
-         unix:/run/x.sock  vsock-mux:/run/vm.vsock:445
+         unix:/run/x.sock  vsock-mux:/run/vm.vsock:445  gateway
 Listen:  vsock::445 (any CID)  vsock:local:445  [::1]:445  127.0.0.1:445
          /run/x.sock  @name
 Times:   500ms  5s  5 (the same)  10min  1h 30min  infinity
@@ -105,6 +109,17 @@ pub struct Arguments {
     /// A target that refuses is tried again for that time before its peer is closed.
     #[arg(long, env = "VSOCK_BRIDGE_CONNECT_RETRY", value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     pub(crate) connect_retry: Duration,
+    /// Who may go where through the gateway.
+    ///
+    /// The file with the rules of --to gateway, see gateway.conf(5). [default: /etc/vsock-bridge/gateway.conf and
+    /// gateway.conf.d/*.conf]
+    #[arg(long, env = gateway_rules::VARIABLE, value_name = "FILE")]
+    pub(crate) rules: Option<PathBuf>,
+    /// Who the peers of a unix listener are to the gateway.
+    ///
+    /// The machine behind the socket of a hybrid vsock, by which --to gateway knows whose rules hold.
+    #[arg(long, env = "VSOCK_BRIDGE_MACHINE", value_name = "MACHINE")]
+    pub(crate) machine: Option<Machine>,
     /// What is behind vsock, and behind what stands for it.
     #[command(flatten)]
     pub(crate) beyond: Beyond,
@@ -197,6 +212,16 @@ pub struct Arguments {
     /// Given once, warnings and errors are logged, given twice, errors alone.
     #[arg(short, long, action = ArgAction::Count)]
     pub quiet: u8,
+}
+
+impl Arguments {
+    /// Returns where the rules of the gateway are written.
+    pub(crate) fn rules(&self) -> rules::Source {
+        match &self.rules {
+            Some(path) => rules::Source::File(path.clone()),
+            None => rules::Source::Usual,
+        }
+    }
 }
 
 /// `--source` as written.

@@ -8,6 +8,8 @@ use crate::connect::{Dialer, Source, Target, Targets};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
+use crate::gateway::Gateway;
+use crate::gateway::rules::{RuleFiles, in_words};
 use crate::known::Known;
 use crate::names::GivenNames;
 use crate::prefix::Prefix;
@@ -59,14 +61,18 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     for target in targets.iter_mut() {
         target.source = match arguments.source {
             Some(SourceArgument(source)) => source,
-            None if has_vsock && target.is_ipv6_loopback() => Source::Mapped,
+            None if has_vsock && (target.is_ipv6_loopback() || target.is_gateway()) => {
+                Source::Mapped
+            }
             None => Source::Kernel,
         };
     }
     let is_mapped = |target: &Target| target.source == Source::Mapped || target.is_mapped();
     let is_told = has_vsock && arguments.proxy_protocol.is_some();
     let needs_prefix = is_told || targets.iter().any(is_mapped);
+    let has_gateway = targets.iter().any(Target::is_gateway);
     let dialer = Dialer {
+        gateway: has_gateway.then(|| gateway(arguments)).transpose()?,
         prefix: find_prefix(arguments.machines.prefix, needs_prefix)?,
         tuning: tuning(arguments, has_vsock || targets.iter().any(Target::is_vsock)),
         targets,
@@ -77,6 +83,24 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     };
     dialer.check()?;
     Ok(dialer)
+}
+
+/// Reads the rules, and the names that are in them.
+fn gateway(arguments: &Arguments) -> Result<Gateway> {
+    let names = arguments.machines.names.clone();
+    let known = Known::now(names.as_ref());
+    let machine = arguments.machine.as_ref();
+    let machine = machine.map(|machine| known.cid(machine)).transpose()?;
+    let files = RuleFiles::read(arguments.rules(), names.clone())?;
+    let rules = files.current();
+    match rules.count() {
+        0 => log::warn!(
+            "nobody gets anywhere: there is no rule in {}; add one, such as `web db:5432`, which holds at once",
+            rules.files()
+        ),
+        count => log::info!("{} of {}", in_words(count), rules.files()),
+    }
+    Gateway::new(files, names, machine)
 }
 
 fn tuning(arguments: &Arguments, has_vsock: bool) -> Tuning {

@@ -18,6 +18,7 @@ use crate::connect::{Dialer, Target, has_local_route};
 use crate::descriptors::{self, Shares};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::gateway::Gateway;
 use crate::handover::{self, Inherited, Store};
 use crate::known::Known;
 use crate::listen;
@@ -212,6 +213,18 @@ fn tell(listener: &Listener, settings: &Settings) {
             log::info!("bridging {local} to {target}, open to {allowed}");
         }
         _ => log::info!("bridging {local} to {target}"),
+    }
+    let gateway = settings.dialer.gateway.as_ref();
+    let is_unknown = |gateway: &Gateway| match listener.family() {
+        Family::Vsock => false,
+        Family::Unix => !gateway.knows_unix_peers(),
+        Family::Tcp | Family::File => true,
+    };
+    if gateway.is_some_and(is_unknown) {
+        log::warn!(
+            "whoever comes to {local} gets nowhere, since no machine is known there: listen on vsock, or on the unix \
+             socket of one machine and name it by VSOCK_BRIDGE_MACHINE"
+        );
     }
 }
 

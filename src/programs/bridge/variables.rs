@@ -198,7 +198,9 @@ impl Variables {
         let allowed = allowed.map(|problem| say(allow_list::VARIABLE, problem.into()));
         let listen = listen::addresses(&arguments.listen, names).err();
         let listen = listen.map(|problem| say(listen_list::VARIABLE, problem));
-        target.into_iter().chain(allowed).chain(listen).collect()
+        let rules = wrong_rules(arguments);
+        let others = target.into_iter().chain(allowed).chain(listen);
+        others.chain(rules).collect()
     }
 
     /// Returns where a variable is written, or nothing.
@@ -221,6 +223,19 @@ impl Variables {
         let words = [String::new()].into_iter().chain(last.into_values());
         let command = Arguments::command().mut_args(|argument| argument.env(Resettable::Reset));
         Arguments::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
+}
+
+/// Returns what is wrong with the rules of a gateway, one line each.
+fn wrong_rules(arguments: &Arguments) -> Vec<String> {
+    let targets = arguments.to.as_ref();
+    let is_gateway = |endpoint: &Endpoint| *endpoint == Endpoint::Gateway;
+    if !targets.is_some_and(|targets| targets.endpoints().any(is_gateway)) {
+        return Vec::new();
+    }
+    match arguments.rules().read(arguments.machines.names.as_ref()) {
+        Ok((_, unknown)) => unknown,
+        Err(problems) => problems,
     }
 }
 

@@ -131,6 +131,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         vsock_packets: (arguments.beyond).packets(target.is_vsock(), log::Level::Debug),
     };
     let dialer = Dialer {
+        gateway: None,
         targets: Targets::common(target),
         prefix: None,
         timeout: arguments.connect_timeout,

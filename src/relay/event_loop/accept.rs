@@ -10,6 +10,7 @@ use crate::endpoint::Endpoint;
 use crate::gate::Refusal;
 use crate::peer::{Destination, Family, Peer};
 use crate::relay::listeners::Accepted;
+use crate::relay::session::Arrival;
 use crate::relay::{counters, details};
 use crate::stream::{Listener, Stream};
 
@@ -69,7 +70,13 @@ impl Loop {
                     log::warn!("{near}");
                 }
                 details::accepted(&peer, destination, self.worker.dialer());
-                self.worker.begin(stream, peer, destination, now);
+                let arrival = Arrival {
+                    stream,
+                    peer,
+                    destination,
+                    has_greeted: false,
+                };
+                self.worker.begin(arrival, now);
             }
             Err(refusal) => {
                 stream.abort();

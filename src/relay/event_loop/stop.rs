@@ -70,10 +70,9 @@ impl Loop {
                 self.gate.enter_again(&session.peer);
                 self.worker.adopt(*session, now);
             }
-            Restored::Connecting(stream, peer) => {
-                self.gate.enter_again(&peer);
-                let destination = stream.destination();
-                self.worker.begin(stream, peer, destination, now);
+            Restored::Connecting(arrival) => {
+                self.gate.enter_again(&arrival.peer);
+                self.worker.begin(arrival, now);
             }
         }
     }

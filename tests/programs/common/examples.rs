@@ -83,7 +83,13 @@ impl Display {
     /// The settings of a bridge or of all.
     pub fn is_settings(&self) -> bool {
         let file = self.file.as_deref().unwrap_or_default();
-        file.starts_with("/etc/vsock-bridge/") && !self.is_session()
+        file.starts_with("/etc/vsock-bridge/") && !self.is_session() && !self.is_rules()
+    }
+
+    /// Rules of the gateway.
+    pub fn is_rules(&self) -> bool {
+        let file = self.file.as_deref().unwrap_or_default();
+        file.starts_with("/etc/vsock-bridge/gateway.conf")
     }
 
     /// A unit, or what is added to one.

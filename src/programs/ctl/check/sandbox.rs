@@ -48,7 +48,7 @@ impl Sandbox {
                 Some("AF_VSOCK")
             }
             // Of a family that only the resolver knows.
-            Endpoint::TcpName { .. } => None,
+            Endpoint::TcpName { .. } | Endpoint::Gateway => None,
         };
         let family = family.filter(|family| !self.allows_family(family));
         let family = family.map(|family| format!("RestrictAddressFamilies={family}"));

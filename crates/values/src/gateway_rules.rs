@@ -1,0 +1,303 @@
+//! Who may go where through the gateway: the lines of its rule files.
+//!
+//! A line is `WHO WHERE...`. There is no rule against anybody: what no line allows is refused. Pure but for the names of
+//! machines, which are looked up where the names are given.
+
+mod goal;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use goal::Goal;
+
+use crate::allow_list::{AllowList, AllowedCids};
+use crate::endpoint::Endpoint;
+use crate::known::Known;
+use crate::registry::Location;
+use crate::unusable::Unusable;
+use crate::vsock::{Cid, VsockAddr};
+
+/// The name of the variable that names another file.
+pub const VARIABLE: &str = "VSOCK_BRIDGE_RULES";
+/// Where the rules are where that is not set.
+pub const PATH: &str = "/etc/vsock-bridge/gateway.conf";
+/// More of them, in `*.conf`.
+pub const FOLDER: &str = "/etc/vsock-bridge/gateway.conf.d";
+
+/// A peer as rules know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Who {
+    /// Another machine.
+    Machine(Cid),
+    /// A process of this machine.
+    Local,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The line, from 1.
+    pub line: usize,
+    who: AllowList,
+    goals: Vec<Goal>,
+}
+
+/// One line with the names of machines looked up.
+#[derive(Clone, Debug)]
+pub struct ResolvedRule {
+    /// `FILE:LINE`.
+    pub place: Arc<str>,
+    who: AllowedCids,
+    goals: Vec<Goal>,
+}
+
+/// Reads all lines; what is wrong with one is told with its number, from 1.
+pub fn parse(text: &str) -> (Vec<Rule>, Vec<(usize, String)>) {
+    let (mut rules, mut problems) = (Vec::new(), Vec::new());
+    for (index, line) in text.lines().enumerate() {
+        match read_line(without_comment(line), index + 1) {
+            Ok(rule) => rules.extend(rule),
+            Err(problem) => problems.push((index + 1, problem)),
+        }
+    }
+    (rules, problems)
+}
+
+/// A comment begins a line, or stands behind a space.
+fn without_comment(line: &str) -> &str {
+    let starts = line.match_indices('#').map(|(at, _)| at);
+    let is_comment = |&at: &usize| line[..at].is_empty() || line[..at].ends_with([' ', '\t']);
+    starts
+        .clone()
+        .find(is_comment)
+        .map_or(line, |at| &line[..at])
+}
+
+fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
+    let mut words = line.split_whitespace();
+    let Some(who) = words.next() else {
+        return Ok(None);
+    };
+    let who: AllowList = who.parse().map_err(|error| format!("{error}"))?;
+    let goals: Vec<Goal> = words.map(Goal::read).collect::<Result<_, _>>()?;
+    match goals.is_empty() {
+        false => Ok(Some(Rule {
+            line: number,
+            who,
+            goals,
+        })),
+        true => Err(format!(
+            "where {} may go is missing; expected e.g. {0} db:5432 mirror.example.net:443",
+            who.text()
+        )),
+    }
+}
+
+impl Rule {
+    /// Looks the names of machines up. `place`: where the rule stands, for people. What names no machine, as one that does
+    /// not run, is left out; why is told besides.
+    pub fn resolve(self, place: Arc<str>, names: &Known<'_>) -> (ResolvedRule, Vec<Unusable>) {
+        let (who, mut unknown) = self.who.resolve_known(names);
+        let mut goals = Vec::new();
+        for goal in self.goals {
+            match goal.resolve(names) {
+                Ok(goal) => goals.push(goal),
+                Err(problem) => unknown.push(problem),
+            }
+        }
+        (ResolvedRule { place, who, goals }, unknown)
+    }
+}
+
+impl ResolvedRule {
+    /// Returns whether it is for a peer.
+    pub fn is_for(&self, who: Who) -> bool {
+        match who {
+            Who::Machine(cid) => self.who.contains(cid),
+            Who::Local => self.who.contains_local(),
+        }
+    }
+
+    /// Returns whether it lets a peer go there. A machine is asked for by its location, not by its name.
+    pub fn allows(&self, who: Who, asked: &Endpoint) -> bool {
+        let has = |goal: &Goal| match asked {
+            Endpoint::Tcp(addr) => goal.has_address(addr.ip(), addr.port()),
+            Endpoint::TcpName { name, port } => goal.has_name(name, *port),
+            Endpoint::Vsock(VsockAddr {
+                cid: Some(cid),
+                port,
+            }) => goal.has_machine(&Location::Cid(*cid), *port),
+            Endpoint::Mux { path, port } => {
+                goal.has_machine(&Location::Hybrid(path.clone()), *port)
+            }
+            _ => false,
+        };
+        self.is_for(who) && self.goals.iter().any(has)
+    }
+
+    /// Returns whether it names an address as an address.
+    pub fn names_address(&self, who: Who, ip: IpAddr, port: u16) -> bool {
+        self.is_for(who) && self.goals.iter().any(|goal| goal.has_address(ip, port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asked;
+    use crate::names::GivenNames;
+    use crate::registry::Registry;
+
+    const NAMES: &str = "web=3 db=4 build=7";
+
+    /// Looks up in those alone, and in a registry with one machine.
+    fn with_names<T>(look: impl FnOnce(&Known<'_>) -> T) -> T {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.conf"), "hy=/run/hy.vsock\n").unwrap();
+        let (given, registry): (GivenNames, _) =
+            (NAMES.parse().unwrap(), Registry::read(folder.path()));
+        look(&Known::with(Some(&given), &registry))
+    }
+
+    fn rules(text: &str) -> Vec<ResolvedRule> {
+        let (rules, problems) = parse(text);
+        assert_eq!(problems, [], "{text}");
+        let rule = |rule: Rule| {
+            let place = format!("x:{}", rule.line);
+            let (rule, unknown) = with_names(|names| rule.resolve(place.into(), names));
+            assert!(unknown.is_empty(), "{unknown:?}");
+            rule
+        };
+        rules.into_iter().map(rule).collect()
+    }
+
+    /// The line of the first rule that allows it; as the gateway does, with machines by their CIDs.
+    fn allowed(rules: &[ResolvedRule], who: u32, text: &str) -> Option<String> {
+        let who = match who {
+            1 => Who::Local,
+            cid => Who::Machine(Cid::new(cid).unwrap()),
+        };
+        let asked = match asked::authority(text).unwrap() {
+            Endpoint::VsockName { name, port } => {
+                with_names(|names| names.endpoint(&name, port)).ok()?
+            }
+            other => other,
+        };
+        let found = rules.iter().find(|rule| rule.allows(who, &asked))?;
+        Some(found.place.to_string())
+    }
+
+    #[test]
+    fn who_may_go_where() {
+        let rules = rules(
+            "# who where\n\
+             web          db:5432 hy:1 cache.example.net:6379   # a comment\n\
+             3,100-200    mirror.example.net:80,443 *.example.org:443,8000-8010\n\
+             \n\
+             build\t10.1.0.0/16:* [2001:db8::/32]:22 192.0.2.7:80\n\
+             any          host:53\n\
+             any,local    20-29:22\n\
+             9            *.vsock:22 Mirror.Example.COM.:1\n",
+        );
+        for (who, asked, place) in [
+            (3, "db.vsock:5432", Some("x:2")),
+            (3, "4.vsock:5432", Some("x:2")),
+            (3, "hy.vsock:1", Some("x:2")),
+            (3, "hy.vsock:2", None),
+            (9, "hy.vsock:22", None),
+            (3, "db.vsock:5433", None),
+            (3, "db:5432", None),
+            (3, "unknown.vsock:5432", None),
+            (7, "db.vsock:5432", None),
+            (3, "cache.example.net:6379", Some("x:2")),
+            (3, "mirror.example.net:443", Some("x:3")),
+            (150, "MIRROR.example.net.:80", Some("x:3")),
+            (201, "mirror.example.net:80", None),
+            (3, "mirror.example.net:81", None),
+            (3, "a.mirror.example.net:80", None),
+            (3, "a.b.example.org:8005", Some("x:3")),
+            (3, "example.org:443", None),
+            (3, "badexample.org:443", None),
+            (7, "10.1.255.1:65535", Some("x:5")),
+            (7, "[::ffff:10.1.0.1]:1", Some("x:5")),
+            (7, "10.2.0.1:80", None),
+            (7, "[2001:db8:1::1]:22", Some("x:5")),
+            (7, "[2001:db9::1]:22", None),
+            (7, "192.0.2.7:80", Some("x:5")),
+            (7, "192.0.2.8:80", None),
+            (77, "host.vsock:53", Some("x:6")),
+            (1, "host.vsock:53", None),
+            (1, "25.vsock:22", Some("x:7")),
+            (5, "30.vsock:22", None),
+            (9, "30.vsock:22", Some("x:8")),
+            (9, "host.vsock:22", None),
+            (9, "mirror.example.com:1", Some("x:8")),
+        ] {
+            let found = allowed(&rules, who, asked);
+            assert_eq!(found.as_deref(), place, "{who} to {asked}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        for (line, words) in [
+            ("web", "where web may go is missing"),
+            ("web #db:1", "where web may go is missing"),
+            ("we,,b db:1", "list of machines"),
+            ("web db", "the port is missing: write db:PORT"),
+            ("web db:", "ports"),
+            ("web db:0", "ports"),
+            ("web db:70000", "ports"),
+            ("web db:90-80", "ports"),
+            ("web db:80,", "ports"),
+            ("web *:22", "*.vsock:22"),
+            ("web *.com:443", "two labels"),
+            ("web a.*.example.org:443", "at the front"),
+            ("web *a.example.org:443", "at the front"),
+            ("web *.*.example.org:443", "at the front"),
+            ("web https://example.org/:443", "write example.org:443"),
+            ("web http://example.org", "write example.org:80"),
+            ("web 10.1.2.3/16:*", "10.1.0.0/16"),
+            ("web 10.1.0.0/33:*", "0 to 32"),
+            ("web 10.1.0.0:*/16", "ports"),
+            ("web [2001:db8::1/32]:22", "[2001:db8::/32]"),
+            ("web [2001:db8::]/32:22", "[2001:db8::/32]:PORT"),
+            ("web [2001:db8::/129]:22", "0 to 128"),
+            ("web 2001:db8::1:22", "in brackets"),
+            ("web [::ffff:10.0.0.1]:22", "write 10.0.0.1"),
+            ("web [fe80::1%eth0]:22", "zone ids"),
+            ("web 127.1:80", "nor the name"),
+            ("web 0x7f.1:80", "nor the name"),
+            ("web bücher.example:80", "xn--"),
+            ("web 1-5:22", "from 3"),
+            ("web local:22", "host:PORT"),
+            ("web 1:22", "host:PORT"),
+            ("web 9-5:22", "nor the name"),
+            ("web vsock:4:22", "write 4:22"),
+            ("web db:1 as-pear", "the port is missing"),
+        ] {
+            let (rules, problems) = parse(&format!("# first\n{line}\n"));
+            assert_eq!(rules, [], "{line}");
+            let [(2, problem)] = &problems[..] else {
+                panic!("{line}: {problems:?}")
+            };
+            assert!(problem.contains(words), "{line}: {problem}");
+        }
+    }
+
+    #[test]
+    fn a_machine_that_nobody_knows_is_told_and_left_out() {
+        for (text, count) in [
+            ("wbe db:1", 1),
+            ("web bd:1", 1),
+            ("hy,web 4:1 bd.vsock:1 dd:1", 3),
+        ] {
+            let (mut rules, _) = parse(text);
+            let rule = rules.remove(0);
+            let (rule, unknown) = with_names(|names| rule.resolve("x:1".into(), names));
+            assert_eq!(unknown.len(), count, "{text}");
+            let found = allowed(&[rule], 3, "4.vsock:1");
+            assert_eq!(found.is_some(), text.starts_with("hy"), "{text}");
+        }
+    }
+}

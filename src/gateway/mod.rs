@@ -1,0 +1,308 @@
+//! The gateway: each peer says where it wants to go, and the rules decide.
+//!
+//! What a peer has asked for is [read](request) without a byte of it being taken, the [rules] find who may go there, a name
+//! is looked up by a [resolver] of the machine's own, and a [guard] looks at every address that comes back. Nothing here
+//! moves bytes or connects.
+
+pub(crate) mod guard;
+mod http;
+pub(crate) mod reply;
+pub(crate) mod request;
+pub(crate) mod resolver;
+pub(crate) mod rules;
+mod socks;
+pub(crate) mod step;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use crate::endpoint::Endpoint;
+use crate::error::Result;
+use crate::gateway_rules::Who;
+use crate::known::Known;
+use crate::names::GivenNames;
+use crate::peer::{Destination, Peer};
+use crate::vsock::{Cid, VsockAddr};
+use resolver::Resolver;
+use rules::RuleFiles;
+
+/// What all connections of a gateway share.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    /// Who may go where.
+    pub rules: RuleFiles,
+    /// What looks names of hosts up.
+    pub resolver: Resolver,
+    names: Option<GivenNames>,
+    /// Who comes through a unix listener.
+    machine: Option<Cid>,
+}
+
+/// Where a peer may go, and by which rule.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    /// `FILE:LINE`.
+    pub rule: Arc<str>,
+    /// How to get there.
+    pub way: Way,
+}
+
+/// How to get to what was asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// That is the place.
+    Direct(Endpoint),
+    /// A service of this machine itself.
+    Here(Endpoint),
+    /// A name is to be looked up first.
+    Named(String, u16),
+}
+
+impl Gateway {
+    /// Begins with the rules of these files. `machine`: who the peers of a unix listener are.
+    pub(crate) fn new(
+        rules: RuleFiles,
+        names: Option<GivenNames>,
+        machine: Option<Cid>,
+    ) -> Result<Gateway> {
+        Ok(Gateway {
+            rules,
+            resolver: Resolver::new()?,
+            names,
+            machine,
+        })
+    }
+
+    /// Returns whether peers of a unix listener are somebody.
+    pub(crate) fn knows_unix_peers(&self) -> bool {
+        self.machine.is_some()
+    }
+
+    /// Returns who a peer is that came to `destination`, if it is a machine.
+    pub(crate) fn who(&self, peer: &Peer, destination: Destination) -> Option<Who> {
+        match peer {
+            Peer::Vsock(addr) => addr.cid.map(|cid| match destination.is_own(cid) {
+                true => Who::Local,
+                false => Who::Machine(cid),
+            }),
+            Peer::Unix(_) => self.machine.map(Who::Machine),
+            Peer::Tcp(..) | Peer::Stdio => None,
+        }
+    }
+
+    /// Finds the rule that lets a peer go where it asks to.
+    ///
+    /// Errors: why none does, in a line.
+    pub(crate) fn decide(&self, who: Option<Who>, asked: &Endpoint) -> Result<Allowed, String> {
+        let Some(who) = who else {
+            return Err(
+                "it came over unix or TCP, where no machine is known; --machine names the one behind a unix listener"
+                    .to_owned(),
+            );
+        };
+        let rules = self.rules.current();
+        let found = self.located(asked).and_then(|asked| {
+            let rule = rules.find(who, &asked)?;
+            Some(Allowed {
+                rule: rule.place.clone(),
+                way: way(&asked)?,
+            })
+        });
+        found.ok_or_else(|| {
+            format!(
+                "no rule of {} lets {} reach {asked}",
+                rules.files(),
+                name(who)
+            )
+        })
+    }
+
+    /// Keeps those addresses of a name that are outside, or that a rule names. `is_own`: whether one is this machine's.
+    ///
+    /// Errors: what is wrong with one of them, if none is left.
+    pub(crate) fn vet(
+        &self,
+        who: Who,
+        found: Vec<SocketAddr>,
+        is_own: impl Fn(IpAddr) -> bool,
+    ) -> Result<Vec<SocketAddr>, String> {
+        let rules = self.rules.current();
+        let mut problem = "no address".to_owned();
+        let mut outside = Vec::new();
+        for addr in found {
+            let ip = addr.ip().to_canonical();
+            let kind = guard::kind(ip).or_else(|| is_own(ip).then_some("this machine's own"));
+            match kind.filter(|_| !rules.names_address(who, ip, addr.port())) {
+                None => outside.push(SocketAddr::new(ip, addr.port())),
+                Some(kind) => {
+                    let files = rules.files();
+                    problem = format!("{ip}, which is {kind}, and no rule of {files} names it");
+                }
+            }
+        }
+        match outside.is_empty() {
+            false => Ok(outside),
+            true => Err(problem),
+        }
+    }
+
+    /// Says where a machine is; none if nobody has the name.
+    fn located(&self, asked: &Endpoint) -> Option<Endpoint> {
+        match asked {
+            Endpoint::VsockName { name, port } => {
+                let names = Known::now(self.names.as_ref());
+                names.endpoint(name, *port).ok()
+            }
+            other => Some(other.clone()),
+        }
+    }
+}
+
+/// The host is asked for by its services, which listen on loopback.
+fn way(asked: &Endpoint) -> Option<Way> {
+    Some(match asked {
+        Endpoint::Vsock(VsockAddr {
+            cid: Some(Cid::HOST),
+            port,
+        }) => {
+            let port = u16::try_from(port.number()).ok()?;
+            Way::Here(Endpoint::Tcp((Ipv6Addr::LOCALHOST, port).into()))
+        }
+        Endpoint::TcpName { name, port } => Way::Named(name.clone(), *port),
+        other => Way::Direct(other.clone()),
+    })
+}
+
+/// Returns the words for a peer.
+pub(crate) fn name(who: Who) -> String {
+    match who {
+        Who::Machine(cid) => format!("CID {cid}"),
+        Who::Local => "this machine itself".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::asked;
+
+    fn gateway(rules: &str, machine: Option<u32>) -> Gateway {
+        let names: GivenNames = "web=3 db=4".parse().unwrap();
+        let rules = RuleFiles::of_text(rules, &names);
+        Gateway::new(rules, Some(names), machine.and_then(Cid::new)).unwrap()
+    }
+
+    fn guest(number: u32) -> Option<Who> {
+        Cid::new(number).map(Who::Machine)
+    }
+
+    #[test]
+    fn a_rule_leads_to_a_way() {
+        let gateway = gateway(
+            "web db:5432 host:53 mirror.example.net:443 10.0.0.0/8:1",
+            None,
+        );
+        for (asked, way) in [
+            ("db.vsock:5432", "Direct(vsock:4:5432)"),
+            ("4.vsock:5432", "Direct(vsock:4:5432)"),
+            ("host.vsock:53", "Here([::1]:53)"),
+            ("mirror.example.net:443", "Named(mirror.example.net:443)"),
+            ("10.1.2.3:1", "Direct(10.1.2.3:1)"),
+        ] {
+            let asked = asked::authority(asked).unwrap();
+            let allowed = gateway.decide(guest(3), &asked).unwrap();
+            assert_eq!(&*allowed.rule, "gateway.conf:1");
+            let found = match allowed.way {
+                Way::Direct(endpoint) => format!("Direct({endpoint})"),
+                Way::Here(endpoint) => format!("Here({endpoint})"),
+                Way::Named(name, port) => format!("Named({name}:{port})"),
+            };
+            assert_eq!(found, way);
+            let refusal = gateway.decide(guest(5), &asked).unwrap_err();
+            let words = format!("no rule of gateway.conf lets CID 5 reach {asked}");
+            assert_eq!(refusal, words);
+        }
+        for asked in [
+            "nobody.vsock:5432",
+            "local.vsock:53",
+            "db.vsock:1",
+            "[::1]:53",
+        ] {
+            let asked = asked::authority(asked).unwrap();
+            assert!(gateway.decide(guest(3), &asked).is_err(), "{asked}");
+        }
+    }
+
+    #[test]
+    fn who_cannot_be_told_is_nobody() {
+        let asked = asked::authority("host.vsock:53").unwrap();
+        let (unix, tcp) = (
+            Peer::Unix(Some(0)),
+            Peer::Tcp(Ipv6Addr::LOCALHOST.into(), 1),
+        );
+        let named = gateway("any host:53", Some(9));
+        let unnamed = gateway("any,local host:53", None);
+        for (gateway, peer, who) in [
+            (&named, unix, guest(9)),
+            (&named, tcp, None),
+            (&unnamed, unix, None),
+            (&unnamed, Peer::Stdio, None),
+        ] {
+            let found = gateway.who(&peer, Destination::Unnamed);
+            assert_eq!(found, who, "{peer}");
+            assert_eq!(gateway.decide(found, &asked).is_ok(), who.is_some());
+        }
+        let vsock = |cid| {
+            Peer::Vsock(VsockAddr {
+                cid: Cid::new(cid),
+                port: 1u16.into(),
+            })
+        };
+        let nowhere = Destination::Unnamed;
+        assert_eq!(unnamed.who(&vsock(1), nowhere), Some(Who::Local));
+        assert_eq!(unnamed.who(&vsock(3), nowhere), guest(3));
+    }
+
+    #[test]
+    fn a_name_leads_inside_only_where_a_rule_names_the_address() {
+        let gateway = gateway(
+            "web *.example.net:80 10.1.0.0/16:80 169.254.169.254:81",
+            None,
+        );
+        let vet = |list: &str| {
+            let found = list
+                .split(' ')
+                .map(|ip| SocketAddr::new(ip.parse().unwrap(), 80));
+            let own: IpAddr = "203.0.113.9".parse().unwrap();
+            gateway.vet(Who::Machine(Cid::new(3).unwrap()), found.collect(), |ip| {
+                ip == own
+            })
+        };
+        let kept = |list: &str| {
+            let kept = vet(list).unwrap_or_default();
+            kept.iter()
+                .map(|addr| addr.ip().to_string())
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(kept("192.0.2.1 2001:db8::1"), "192.0.2.1 2001:db8::1");
+        assert_eq!(
+            kept("127.0.0.1 192.0.2.1 10.1.2.3 10.2.0.1"),
+            "192.0.2.1 10.1.2.3"
+        );
+        for list in [
+            "127.0.0.1",
+            "169.254.169.254",
+            "203.0.113.9",
+            "::ffff:127.0.0.1",
+            "10.2.0.1 ::1",
+        ] {
+            assert!(vet(list).is_err(), "{list}");
+        }
+        let problem = vet("169.254.169.254").unwrap_err();
+        assert_eq!(
+            problem,
+            "169.254.169.254, which is link-local, and no rule of gateway.conf names it"
+        );
+    }
+}

@@ -1,0 +1,466 @@
+//! The rule files of a gateway, read at the start and again when they have changed.
+//!
+//! Whether they have is asked of the kernel before each decision, which costs a few calls: so a change holds from the next
+//! request on, and nothing can be missed. Files with an error change nothing.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::configured;
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::gateway_rules::{self, ResolvedRule, Who};
+use crate::known::Known;
+use crate::names::{self, GivenNames, Names};
+use crate::unusable::Unusable;
+
+/// Lines with problems that are told at once.
+const TOLD_MAX: usize = 5;
+/// Files in the folder, and bytes of all together, far above what anybody writes by hand.
+const FILES_MAX: usize = 1000;
+const BYTES_MAX: usize = 4 << 20;
+/// Letters that may be wrong in the name of a machine that is still known for what was meant.
+const SLIPS_MAX: usize = 2;
+
+/// Rules that hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Rules {
+    rules: Vec<ResolvedRule>,
+    files: Arc<str>,
+}
+
+impl Rules {
+    /// Returns the first rule that lets a peer go there.
+    pub(crate) fn find(&self, who: Who, asked: &Endpoint) -> Option<&ResolvedRule> {
+        self.rules.iter().find(|rule| rule.allows(who, asked))
+    }
+
+    /// Returns whether a rule names an address for a peer as an address.
+    pub(crate) fn names_address(&self, who: Who, ip: IpAddr, port: u16) -> bool {
+        self.rules
+            .iter()
+            .any(|rule| rule.names_address(who, ip, port))
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Returns where they stand, in words.
+    pub(crate) fn files(&self) -> &str {
+        &self.files
+    }
+}
+
+/// Where the rules are written.
+#[derive(Clone, Debug)]
+pub(crate) enum Source {
+    /// [`gateway_rules::PATH`] and [`gateway_rules::FOLDER`]; there may be neither.
+    Usual,
+    /// One file.
+    File(PathBuf),
+}
+
+/// The files, and what was last read from them.
+#[derive(Debug)]
+pub(crate) struct RuleFiles {
+    source: Source,
+    names: Option<GivenNames>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    rules: Arc<Rules>,
+    /// How the files were when they were read.
+    seen: Vec<Seen>,
+}
+
+/// A file as it was at a moment: which one, its size, and when it was last changed.
+type Seen = (PathBuf, Option<(u64, u64, u64, [i64; 4])>);
+
+impl RuleFiles {
+    /// Reads them.
+    ///
+    /// Errors: all that is wrong with them, in one line.
+    pub(crate) fn read(source: Source, names: Option<GivenNames>) -> Result<RuleFiles> {
+        let seen = source.seen();
+        let read = source.read(names.as_ref());
+        let (rules, unknown) = read.map_err(|problems| Error::Usage(in_a_line(&problems)))?;
+        warn_of(&unknown);
+        let state = State {
+            rules: Arc::new(rules),
+            seen,
+        };
+        Ok(RuleFiles {
+            source,
+            names,
+            state: Mutex::new(state),
+        })
+    }
+
+    /// Returns the rules that hold now.
+    pub(crate) fn current(&self) -> Arc<Rules> {
+        // Whoever panicked has left nothing half done in it.
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.source.seen();
+        if seen != state.seen {
+            state.seen = seen;
+            match self.source.read(self.names.as_ref()) {
+                Ok((rules, unknown)) => {
+                    let count = in_words(rules.count());
+                    log::info!("{count} of {} from now on", rules.files());
+                    warn_of(&unknown);
+                    state.rules = Arc::new(rules);
+                }
+                Err(problems) => log::warn!(
+                    "{}; the rules that held before still hold, {}",
+                    in_a_line(&problems),
+                    in_words(state.rules.count())
+                ),
+            }
+        }
+        state.rules.clone()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_text(text: &str, names: &GivenNames) -> RuleFiles {
+        let mut reading = Reading::new(Some(names));
+        reading.add(Path::new("gateway.conf"), text);
+        let rules = Rules {
+            rules: reading.rules,
+            files: "gateway.conf".into(),
+        };
+        // What cannot be there is at all times as it was.
+        let source = Source::File(PathBuf::new());
+        let state = State {
+            rules: Arc::new(rules),
+            seen: source.seen(),
+        };
+        RuleFiles {
+            source,
+            names: Some(names.clone()),
+            state: Mutex::new(state),
+        }
+    }
+}
+
+/// Says which machines of rules nobody knows: they may yet be started, or the name is misspelt.
+fn warn_of(unknown: &[String]) {
+    if !unknown.is_empty() {
+        log::warn!("{}; left out until then", in_a_line(unknown));
+    }
+}
+
+/// Returns a number of rules.
+pub(crate) fn in_words(count: usize) -> String {
+    match count {
+        0 => "no rule".to_owned(),
+        1 => "1 rule".to_owned(),
+        _ => format!("{count} rules"),
+    }
+}
+
+fn in_a_line(problems: &[String]) -> String {
+    let told = problems.iter().take(TOLD_MAX).cloned().collect::<Vec<_>>();
+    match problems.len().saturating_sub(TOLD_MAX) {
+        0 => told.join("; "),
+        more => format!("{}; {more} more", told.join("; ")),
+    }
+}
+
+impl Source {
+    /// Returns the files in the order in which they are read.
+    fn files(&self) -> Vec<PathBuf> {
+        match self {
+            Source::File(path) => vec![path.clone()],
+            Source::Usual => {
+                let mut files: Vec<PathBuf> = configured_in(Path::new(gateway_rules::FOLDER));
+                files.sort_unstable();
+                files.insert(0, PathBuf::from(gateway_rules::PATH));
+                files
+            }
+        }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        let look = |path: PathBuf| {
+            let seen = fs::metadata(&path).ok().map(|file| {
+                let times = [
+                    file.mtime(),
+                    file.mtime_nsec(),
+                    file.ctime(),
+                    file.ctime_nsec(),
+                ];
+                (file.dev(), file.ino(), file.size(), times)
+            });
+            (path, seen)
+        };
+        // Who a name of the registry is, changes with that.
+        let registry = configured_in(Path::new(names::REGISTRY));
+        self.files().into_iter().chain(registry).map(look).collect()
+    }
+
+    /// Reads all files. Gives what names no machine besides, one line each, which is left out.
+    ///
+    /// Errors: what is wrong with them, one line each.
+    pub(crate) fn read(
+        &self,
+        names: Option<&GivenNames>,
+    ) -> Result<(Rules, Vec<String>), Vec<String>> {
+        let mut reading = Reading::new(names);
+        let files = self.files();
+        if files.len() > FILES_MAX {
+            return Err(vec![format!(
+                "{}: more than {FILES_MAX} files",
+                gateway_rules::FOLDER
+            )]);
+        }
+        for path in files {
+            match configured::text(&path) {
+                Ok(text) => reading.add(&path, &text),
+                Err(error) => reading.problems.push(Error::from(error).report()),
+            }
+        }
+        if let Source::File(path) = self {
+            if let Err(error) = fs::metadata(path) {
+                reading.problems = vec![Error::file("read", path)(error).report()];
+            }
+        }
+        match reading.problems.is_empty() {
+            true => {
+                let rules = Rules {
+                    rules: reading.rules,
+                    files: self.in_words().into(),
+                };
+                Ok((rules, reading.unknown))
+            }
+            false => Err(reading.problems),
+        }
+    }
+
+    fn in_words(&self) -> String {
+        match self {
+            Source::Usual => gateway_rules::PATH.to_owned(),
+            Source::File(path) => path.display().to_string(),
+        }
+    }
+}
+
+fn configured_in(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    paths
+        .filter(|path| path.extension().is_some_and(|end| end == "conf"))
+        .collect()
+}
+
+/// Rules and problems of files that are read one after the other.
+struct Reading<'a> {
+    given: Option<&'a GivenNames>,
+    names: Known<'a>,
+    rules: Vec<ResolvedRule>,
+    /// Lines about machines that nobody knows.
+    unknown: Vec<String>,
+    problems: Vec<String>,
+    bytes: usize,
+}
+
+impl Reading<'_> {
+    fn new(given: Option<&GivenNames>) -> Reading<'_> {
+        Reading {
+            given,
+            names: Known::now(given),
+            rules: Vec::new(),
+            unknown: Vec::new(),
+            problems: Vec::new(),
+            bytes: 0,
+        }
+    }
+
+    fn add(&mut self, path: &Path, text: &str) {
+        let path = path.display();
+        self.bytes += text.len();
+        if self.bytes > BYTES_MAX {
+            self.problems
+                .push(format!("{path}: all rules together are larger than 4 MiB"));
+            return;
+        }
+        let (rules, problems) = gateway_rules::parse(text);
+        let problems = problems.into_iter();
+        self.problems
+            .extend(problems.map(|(line, problem)| format!("{path}:{line}: {problem}")));
+        for rule in rules {
+            let place: Arc<str> = format!("{path}:{}", rule.line).into();
+            let (rule, unknown) = rule.resolve(place.clone(), &self.names);
+            self.rules.push(rule);
+            for error in unknown {
+                let problem = format!("{place}: {}", self.explain(&error));
+                self.unknown.push(problem);
+            }
+        }
+    }
+
+    /// Names the machine that may be meant, and how a host of one label is written.
+    fn explain(&self, error: &Unusable) -> String {
+        let Unusable::UnknownMachine { name } = error else {
+            return error.to_string();
+        };
+        let names = match self.given {
+            Some(given) => given.names().ok().cloned(),
+            None => Names::read().ok(),
+        };
+        match names.as_ref().and_then(|names| meant(name, names)) {
+            Some(meant) => format!("no machine is named {name:?}, did you mean {meant}?"),
+            None => format!("{error}; a host that a resolver knows is written with a dot"),
+        }
+    }
+}
+
+/// Finds the name that differs in the fewest letters, and few.
+fn meant<'a>(name: &str, names: &'a Names) -> Option<&'a str> {
+    let known = names.given().map(|(known, _)| known).chain(["host"]);
+    let near = known.map(|known| (strsim::osa_distance(known, name), known));
+    near.filter(|&(slips, known)| slips <= SLIPS_MAX.min(known.len() / 2))
+        .min()
+        .map(|(_, known)| known)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::vsock::Cid;
+
+    fn names() -> Option<GivenNames> {
+        "web=3 db=4".parse().ok()
+    }
+
+    fn web() -> Who {
+        Who::Machine(Cid::new(3).unwrap())
+    }
+
+    fn place(rules: &Rules, asked: &str) -> Option<String> {
+        let asked = asked.parse().unwrap();
+        Some(
+            rules
+                .find(web(), &asked)?
+                .place
+                .rsplit('/')
+                .next()
+                .unwrap()
+                .to_owned(),
+        )
+    }
+
+    #[test]
+    fn a_change_holds_from_the_next_question_on_and_an_error_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        fs::write(&path, "web db:1\n").unwrap();
+        let files = RuleFiles::read(Source::File(path.clone()), names()).unwrap();
+        assert_eq!(
+            place(&files.current(), "vsock:4:1").as_deref(),
+            Some("rules:1")
+        );
+        fs::write(&path, "# other\nweb db:2\n").unwrap();
+        assert_eq!(place(&files.current(), "vsock:4:1"), None);
+        assert_eq!(
+            place(&files.current(), "vsock:4:2").as_deref(),
+            Some("rules:2")
+        );
+        for text in ["web db:3\nweb db:x\n", "web db\n"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(
+                place(&files.current(), "vsock:4:2").as_deref(),
+                Some("rules:2")
+            );
+            assert_eq!(place(&files.current(), "vsock:4:3"), None);
+        }
+        fs::remove_file(&path).unwrap();
+        assert_eq!(
+            place(&files.current(), "vsock:4:2").as_deref(),
+            Some("rules:2")
+        );
+        // As an editor does, or a program that writes beside and renames.
+        let other = folder.path().join("other");
+        fs::write(&other, "web db:5\n").unwrap();
+        fs::rename(&other, &path).unwrap();
+        assert_eq!(
+            place(&files.current(), "vsock:4:5").as_deref(),
+            Some("rules:1")
+        );
+        fs::write(&other, "web db:6\n").unwrap();
+        fs::remove_file(&path).unwrap();
+        symlink(&other, &path).unwrap();
+        assert_eq!(
+            place(&files.current(), "vsock:4:6").as_deref(),
+            Some("rules:1")
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_one_line_with_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        let problem = |text: &str| {
+            fs::write(&path, text).unwrap();
+            let read = RuleFiles::read(Source::File(path.clone()), names());
+            let line = read.unwrap_err().report();
+            assert_eq!(line.lines().count(), 1, "{line}");
+            line.replace(&*path.to_string_lossy(), "rules")
+        };
+        for (text, words) in [
+            (
+                "web db\n",
+                "rules:1: \"db\" is not a valid destination: the port is missing",
+            ),
+            (&"x\n".repeat(9), "; 4 more"),
+            (&"#".repeat(1 << 21), "larger than 1024 KiB"),
+        ] {
+            let line = problem(text);
+            assert!(line.contains(words), "{line}");
+        }
+        fs::remove_file(&path).unwrap();
+        for path in [path, folder.path().to_owned()] {
+            let read = RuleFiles::read(Source::File(path), names());
+            assert!(read.is_err());
+        }
+    }
+
+    #[test]
+    fn a_machine_that_nobody_knows_is_told_and_the_rest_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        fs::write(&path, "wbe,web db:1 xyzzy:1\n").unwrap();
+        let (rules, unknown) = (Source::File(path).read(names().as_ref())).unwrap();
+        assert_eq!(place(&rules, "vsock:4:1").as_deref(), Some("rules:1"));
+        for (line, words) in unknown.iter().zip([
+            "rules:1: no machine is named \"wbe\", did you mean web?",
+            "rules:1: no machine is named \"xyzzy\": give its CID",
+        ]) {
+            assert!(line.contains(words), "{line}");
+        }
+        assert_eq!(unknown.len(), 2);
+    }
+
+    #[test]
+    fn many_rules_are_read_and_asked_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        let lines: String = (1..=60_000).map(|n| format!("9 4:{}\n", n)).collect();
+        fs::write(&path, lines + "web db:1\n").unwrap();
+        let files = RuleFiles::read(Source::File(path), names()).unwrap();
+        assert_eq!(
+            place(&files.current(), "vsock:4:1").as_deref(),
+            Some("rules:60001")
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! A peer of the gateway that says where it wants to go, until it is known what to connect to.
+//!
+//! Nothing is taken from its socket before the target is reached: so the request is still there for the next process, and
+//! what is behind it is never anybody's but the target's.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::epoll::EpollFlags;
+
+use super::dialing::Dialing;
+use super::end::End;
+use super::ending::Ending;
+use super::token::Side;
+use crate::clock::Moment;
+use crate::connect::{Attempt, Dialer, Errand};
+use crate::error::{Error, Result};
+use crate::gateway::request;
+use crate::gateway::resolver::Question;
+use crate::gateway::step::{REQUEST_MAX, Request, Step};
+use crate::gateway::{Allowed, Gateway, Way, reply};
+use crate::gateway_rules::Who;
+use crate::peer::Peer;
+use crate::stream::Stream;
+
+/// Within that time a request must be complete.
+const REQUEST_TIME: Duration = Duration::from_secs(5);
+
+/// The peer's end, and how far its request has come.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    peer: End<Stream>,
+    /// The number of the target that is the gateway.
+    target: usize,
+    who: Option<Who>,
+    /// As whom it waits for the resolver.
+    name: u64,
+    /// The greeting, which is still in the socket, was answered.
+    has_greeted: bool,
+    question: Option<Arc<Question>>,
+    deadline: Moment,
+}
+
+/// What a step comes to: the attempt to reach the target once that is known; or the end of it.
+type Progress<T> = ControlFlow<Result<Ending>, T>;
+
+impl Asking {
+    /// Begins to wait for the request. `has_greeted`: the process before has answered the greeting.
+    pub(crate) fn new(
+        peer: Stream,
+        target: usize,
+        who: Option<Who>,
+        name: u64,
+        has_greeted: bool,
+        now: Moment,
+    ) -> Asking {
+        Asking {
+            peer: End::new(peer),
+            target,
+            who,
+            name,
+            has_greeted,
+            question: None,
+            deadline: now + REQUEST_TIME,
+        }
+    }
+
+    pub(crate) fn peer(&self) -> &Stream {
+        &self.peer.wire
+    }
+
+    pub(crate) fn has_greeted(&self) -> bool {
+        self.has_greeted
+    }
+
+    /// Takes over what epoll reported of the peer; there is no target yet.
+    pub(crate) fn on_events(&mut self, side: Side, events: EpollFlags) {
+        if side == Side::Peer {
+            self.peer.on_events(events);
+        }
+    }
+
+    /// Returns when it must be looked at even if nothing became ready.
+    pub(crate) fn deadline(&self) -> Moment {
+        self.deadline
+    }
+
+    /// Goes on as far as possible; gives how the target is to be reached, once that is known. `errand` is what was asked for
+    /// as soon as that is known, whatever becomes of it.
+    pub(crate) fn advance(
+        &mut self,
+        dialer: &Dialer,
+        name: &Peer,
+        errand: &mut Option<Box<Errand>>,
+        now: Moment,
+    ) -> Progress<Option<Attempt>> {
+        if self.peer.has_failed {
+            let errno = self.peer.wire.take_error().unwrap_or(Errno::ECONNRESET);
+            return broken(errno);
+        }
+        let Some(gateway) = &dialer.gateway else {
+            return ControlFlow::Break(Err(Error::NoTarget(name.to_string())));
+        };
+        let attempt = match &self.question {
+            Some(_) => self.found(dialer, errand, now),
+            None => match self.request(now)? {
+                Some(request) => {
+                    let errand = errand.insert(Box::new(Errand::new(request)));
+                    self.decide((dialer, gateway), name, errand, now)
+                }
+                None => return ControlFlow::Continue(None),
+            },
+        };
+        match (attempt, errand) {
+            (Ok(attempt), _) => ControlFlow::Continue(attempt),
+            (Err(error), Some(errand)) => {
+                dismiss(&self.peer.wire, &errand.form.failed(&error));
+                ControlFlow::Break(Err(error))
+            }
+            (Err(error), None) => ControlFlow::Break(Err(error)),
+        }
+    }
+
+    /// Becomes the attempt to reach the target.
+    pub(crate) fn into_dialing(self, attempt: Attempt, now: Moment) -> Dialing {
+        Dialing::asked(self.peer, attempt, now)
+    }
+
+    /// Looks at what the peer has sent so far.
+    fn request(&mut self, now: Moment) -> Progress<Option<Request>> {
+        let mut bytes = [0; REQUEST_MAX];
+        let count = match self.peer.wire.peek(&mut bytes) {
+            Ok(0) => return broken(Errno::EPIPE),
+            Ok(count) => count,
+            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(errno) => return broken(errno),
+        };
+        let bytes = &bytes[..count];
+        let mut step = request::read(bytes, self.has_greeted);
+        if step == Step::Greeting {
+            if let Err(errno) = self.peer.wire.write_at_once(&reply::METHOD) {
+                return broken(errno);
+            }
+            self.has_greeted = true;
+            step = request::read(bytes, true);
+        }
+        if step == Step::Incomplete {
+            step = match (self.peer.is_ended, now >= self.deadline) {
+                (true, _) => request::unfinished(bytes, "the peer has ended in the middle of it"),
+                (false, true) => request::unfinished(bytes, "it was not complete within 5s"),
+                (false, false) => return ControlFlow::Continue(None),
+            };
+        }
+        match step {
+            Step::Asked(request) => ControlFlow::Continue(Some(request)),
+            Step::Wrong { reply, problem } => {
+                dismiss(&self.peer.wire, &reply);
+                ControlFlow::Break(Err(Error::Request(problem)))
+            }
+            Step::Incomplete | Step::Greeting => ControlFlow::Continue(None),
+        }
+    }
+
+    /// Asks the rules; begins to look the name up if it is one.
+    fn decide(
+        &mut self,
+        (dialer, gateway): (&Dialer, &Gateway),
+        name: &Peer,
+        errand: &mut Errand,
+        now: Moment,
+    ) -> Result<Option<Attempt>> {
+        let decided = gateway.decide(self.who, &errand.asked);
+        let (Allowed { rule, way }, who) = match (decided, self.who) {
+            (Ok(allowed), Some(who)) => (allowed, who),
+            (Ok(_), None) => return Err(Error::NotAllowed("nobody has asked".to_owned())),
+            (Err(reason), _) => return Err(Error::NotAllowed(reason)),
+        };
+        errand.rule = Some(rule);
+        match way {
+            Way::Direct(endpoint) => Ok(Some(dialer.run(self.target, name, &endpoint, false, now))),
+            Way::Here(endpoint) => Ok(Some(dialer.run(self.target, name, &endpoint, true, now))),
+            Way::Named(host, port) => {
+                let question = gateway.resolver.ask(who, &host, port, self.name);
+                let busy = || Error::Lookup {
+                    host,
+                    problem: "too many names are being looked up for this machine".to_owned(),
+                };
+                self.question = Some(question.ok_or_else(busy)?);
+                self.deadline = now + dialer.timeout;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks whether the resolver has answered.
+    fn found(
+        &mut self,
+        dialer: &Dialer,
+        errand: &Option<Box<Errand>>,
+        now: Moment,
+    ) -> Result<Option<Attempt>> {
+        let (Some(question), Some(who), Some(errand)) = (&self.question, self.who, errand) else {
+            return Ok(None);
+        };
+        match question.take_answer() {
+            Some(Ok(found)) => {
+                let asked = (&errand.asked, found);
+                dialer.run_to_found(self.target, who, asked, now).map(Some)
+            }
+            Some(Err(source)) => Err(Error::Resolve {
+                name: errand.asked.to_string(),
+                source,
+            }),
+            None if now >= self.deadline => Err(Error::Lookup {
+                host: errand.asked.to_string(),
+                problem: format!(
+                    "no answer of a resolver within {}",
+                    humantime::format_duration(dialer.timeout)
+                ),
+            }),
+            None => Ok(None),
+        }
+    }
+}
+
+fn broken<T>(errno: Errno) -> Progress<T> {
+    ControlFlow::Break(Ok(Ending::Broken(Side::Peer, errno)))
+}
+
+/// Tells a peer that its target is reached: takes its request out of the socket, and answers it in one write.
+///
+/// Errors: the peer does not even take that.
+pub(crate) fn accept(peer: &Stream, errand: &Errand) -> std::result::Result<(), Errno> {
+    peer.discard(errand.length)?;
+    peer.write_at_once(&errand.form.connected())
+}
+
+/// Bytes of a peer that was told no which are read so that its answer arrives.
+const DISCARD_MAX: usize = 256 << 10;
+
+/// Tells a peer no, and lets it have that before the end. Without an answer it is reset.
+pub(crate) fn dismiss(peer: &Stream, reply: &[u8]) {
+    // TCP sends a reset at the close of a socket with unread bytes, which may overtake the answer.
+    let is_told = peer.write_at_once(reply).is_ok() && !reply.is_empty();
+    if is_told && peer.discard(DISCARD_MAX) == Err(Errno::EAGAIN) {
+        peer.reset_on_close(false);
+        // A peer that has gone needs none.
+        let _ = peer.finish_output();
+    }
+}
