@@ -14,6 +14,7 @@ FISHDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 systemd_dir = $(patsubst /lib/%,/usr/lib/%,$(or $(shell pkg-config --variable=$(1) systemd 2>/dev/null),$(2)))
 
 UNITDIR ?= $(call systemd_dir,systemdsystemunitdir,/usr/lib/systemd/system)
+USERUNITDIR ?= $(call systemd_dir,systemduserunitdir,/usr/lib/systemd/user)
 GENERATORDIR ?= $(call systemd_dir,systemdsystemgeneratordir,/usr/lib/systemd/system-generators)
 SYSUSERSDIR ?= $(call systemd_dir,sysusersdir,/usr/lib/sysusers.d)
 TMPFILESDIR ?= $(call systemd_dir,tmpfilesdir,/usr/lib/tmpfiles.d)
@@ -22,6 +23,7 @@ MODULESLOADDIR ?= $(call systemd_dir,modulesloaddir,/usr/lib/modules-load.d)
 PRESETDIR ?= $(call systemd_dir,systemdsystempresetdir,/usr/lib/systemd/system-preset)
 # Asked once, not at each use.
 UNITDIR := $(UNITDIR)
+USERUNITDIR := $(USERUNITDIR)
 GENERATORDIR := $(GENERATORDIR)
 SYSUSERSDIR := $(SYSUSERSDIR)
 TMPFILESDIR := $(TMPFILESDIR)
@@ -45,6 +47,8 @@ endif
 
 # The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in.
 UNITS = $(wildcard units/*.socket units/*.path units/*.service units/*.service.in)
+# For `systemctl --user`; their names are those of units of the machine, and so are their pages.
+USER_UNITS = $(wildcard units/user/*.socket units/user/*.service.in)
 UNIT_DROPINS = $(wildcard units/*.d/*.conf units/*.d/*.conf.in)
 PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
 # A unit without a page of its own has one that leads to where it is described.
@@ -58,6 +62,7 @@ FILES = \
 	755:$(RELEASE)/vsockctl:$(BINDIR)/vsockctl \
 	755:$(RELEASE)/vsock-bridge-generator:$(GENERATORDIR)/vsock-bridge-generator \
 	$(foreach unit,$(UNITS),644:$(unit):$(UNITDIR)/$(patsubst units/%,%,$(unit:.in=))) \
+	$(foreach unit,$(USER_UNITS),644:$(unit):$(USERUNITDIR)/$(patsubst units/user/%,%,$(unit:.in=))) \
 	$(foreach dropin,$(UNIT_DROPINS),644:$(dropin):$(UNITDIR)/$(patsubst units/%,%,$(dropin:.in=))) \
 	644:packaging/sysusers.d/vsock-bridge.conf:$(SYSUSERSDIR)/vsock-bridge.conf \
 	644:packaging/tmpfiles.d/vsock-bridge.conf:$(TMPFILESDIR)/vsock-bridge.conf \

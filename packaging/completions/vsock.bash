@@ -35,7 +35,7 @@ _vsockctl() {
     ' hosts') choices='--write --remove --resolved' ;;
     ' rules') choices='--load --unload' ;;
     ' check') choices='--json' ;;
-    ' list'*) choices="--json --no-legend --watch $(_vsock_bridges)" ;;
+    ' list'*) choices="--user --json --no-legend --watch $(_vsock_bridges)" ;;
     ' metrics') choices='--openmetrics --http' ;;
     ' machines') choices='--json --no-legend' ;;
     ' help') choices='addr cid prefix hosts rules check list machines metrics' ;;

@@ -43,6 +43,7 @@ complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l load -d 'Load the
 complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l unload -d 'Remove the rules'
 complete -c vsockctl -n '__fish_seen_subcommand_from check' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l json -d 'As JSON'
+complete -c vsockctl -n '__fish_seen_subcommand_from list' -l user -d 'Your own'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l no-legend -d 'Without titles'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again each second'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -a '(__vsockctl_bridges)'

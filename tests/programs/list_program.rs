@@ -6,14 +6,17 @@ use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::common::eventually;
+use crate::common::bridge::Bridge;
 use crate::common::own_run::OwnRun;
+use crate::common::place::{Kind, Place};
 use crate::common::program::{Program, command, finish, ours};
 use crate::common::served::{expect_output, own_run, serve, vsockctl};
 use crate::common::skipped;
+use crate::common::{eventually, own_folder};
 use serde_json::Value;
 
 #[test]
@@ -35,6 +38,56 @@ fn a_bridge_whose_control_path_is_longer_than_an_address_is_listed() {
 
 fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
+}
+
+#[test]
+fn bridges_of_a_user_are_below_the_users_own_folder() {
+    let Some(run) = own_run() else { return };
+    let _of_the_machine = serve(&run, "a@1");
+    let folder = own_folder();
+    let place = folder.path().join("vsock-bridge/b@2");
+    fs::create_dir_all(&place).unwrap();
+    let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
+    let bridge = Bridge::to(&target.text).listener(&listener);
+    let mut bridge = bridge.variable("RUNTIME_DIRECTORY", place).start();
+    bridge.wait_for_line("bridging");
+    let list = |folder: Option<&Path>| {
+        let mut vsockctl = run.command(ours("vsockctl"));
+        vsockctl.args(["list", "--user", "--no-legend"]);
+        vsockctl.envs(folder.map(|folder| ("XDG_RUNTIME_DIR", folder)));
+        finish(vsockctl)
+    };
+    let listed = expect_output(list(Some(folder.path())));
+    assert!(
+        listed.starts_with("b@2 ") && !listed.contains("a@1"),
+        "{listed}"
+    );
+    let none = list(Some(Path::new("/nonexistent")));
+    assert!(none.stderr[0].contains("you have no bridge"), "{none:#?}");
+    let unknown = list(None);
+    assert_eq!(unknown.code, 2, "{unknown:#?}");
+    assert!(
+        unknown.stderr[0].contains("XDG_RUNTIME_DIR is not set"),
+        "{unknown:#?}"
+    );
+}
+
+#[test]
+fn settings_of_a_user_are_told_with_their_own_place() {
+    let folder = own_folder();
+    let file = folder.path().join("a@1.conf");
+    fs::write(&file, "VSOCK_BRIDGE_SUORCE=none\n").unwrap();
+    let place = folder.path().join("run/a@1");
+    fs::create_dir_all(&place).unwrap();
+    let listener = Place::listening(Kind::Tcp6);
+    let bridge = Bridge::to("[::1]:9").listener(&listener);
+    let bridge = bridge.variable("VSOCK_BRIDGE_SUORCE", "none");
+    let bridge = bridge.variable("RUNTIME_DIRECTORY", place);
+    let finished = bridge
+        .variable("CONFIGURATION_DIRECTORY", folder.path())
+        .finish();
+    let said = format!("{}:1: VSOCK_BRIDGE_SUORCE", file.display());
+    assert!(finished.stderr[0].contains(&said), "{finished:#?}");
 }
 
 #[test]

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use crate::activation::Activation;
 use crate::allow_list;
-use crate::config_file;
 use crate::connect::circle::Place;
 use crate::connect::{Dialer, Target, has_local_route};
 use crate::descriptors::{self, Shares};
@@ -233,7 +232,7 @@ fn warn_of_fence(settings: &Settings, variables: &Variables, locals: &[Endpoint]
     let list = settings.gate.allowed.list();
     let is_common = variables
         .place(allow_list::VARIABLE)
-        .starts_with(config_file::PATH);
+        .starts_with(&*variables::common_file().to_string_lossy());
     if !is_common && lets_everybody_in(list, locals) {
         log::warn!(
             "{}={list} has no effect: it is for vsock, which no listener of this bridge is; whoever reaches them comes in",

@@ -29,6 +29,8 @@ use crate::target_list::TargetList;
 const OURS: &str = "VSOCK_BRIDGE_";
 /// Has a file for each unit, and one for all of them.
 pub(crate) const FOLDER: &str = "/etc/vsock-bridge";
+/// The folder in its place for the service of a user (ConfigurationDirectory=, systemd.exec(5)).
+const OF_USER: &str = "CONFIGURATION_DIRECTORY";
 /// Letters that may be wrong in a name that is still known for what was meant.
 const SLIPS_MAX: usize = 3;
 
@@ -254,12 +256,26 @@ fn check_names(targets: &TargetList, names: &Known<'_>) -> Result<()> {
 
 /// Returns the files that a unit reads, in the order in which they overrule each other.
 pub(super) fn files(unit: &str) -> [PathBuf; 2] {
-    [PathBuf::from(config_file::PATH), own_file(unit)]
+    [common_file(), own_file(unit)]
+}
+
+/// Returns the file of all units.
+pub(super) fn common_file() -> PathBuf {
+    folder().join("vsock-bridge.conf")
 }
 
 /// Returns the file of a unit, which is named without `.service`.
 pub(super) fn own_file(unit: &str) -> PathBuf {
-    Path::new(FOLDER).join(format!("{unit}.conf"))
+    folder().join(format!("{unit}.conf"))
+}
+
+/// Returns the folder with the files.
+fn folder() -> PathBuf {
+    let given = env::var(OF_USER).unwrap_or_default();
+    match given.split(':').next() {
+        Some("") | None => PathBuf::from(FOLDER),
+        Some(folder) => PathBuf::from(folder),
+    }
 }
 
 /// Returns the option of each variable.
@@ -297,7 +313,8 @@ fn wrong_ports(value: &str, place: &str) -> Option<String> {
         .filter_map(|kind| place.strip_prefix(&format!("{FOLDER}/{kind}")))
         // Without a name of an instance it is the file of no unit.
         .any(|instance| !instance.starts_with(".conf:"));
-    if place.starts_with(FOLDER) && !is_read {
+    let is_in_folder = place.starts_with(&*folder().to_string_lossy());
+    if is_in_folder && !is_read {
         return Some(format!(
             "{NAME} has no effect here: it is for the file of an instance, such as {FOLDER}/vsock-bridge@8000.conf"
         ));

@@ -8,12 +8,12 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fs, thread};
+use std::{env, fs, thread};
 
 use nix::sys::socket::AddressFamily;
 
 use super::bridge::{Activity, Bridge};
-use super::check::units;
+use super::check::units::{self, Manager};
 use super::sockets;
 use super::wanted::{self, is_wanted};
 use crate::clock::Moment;
@@ -21,8 +21,10 @@ use crate::error::{Error, Result};
 use crate::relay::inspection::{SOCKET_NAME, Snapshot};
 use crate::{sys, unix_path};
 
-/// The folders of all services, see RuntimeDirectory= in their units.
+/// The folders of all services of the machine, see RuntimeDirectory= in their units.
 const FOLDER: &str = "/run/vsock-bridge";
+/// Where systemd has that of a user's services (RuntimeDirectory=, systemd.exec(5)).
+const OF_USER: &str = "XDG_RUNTIME_DIR";
 /// For a whole answer. A bridge waits two seconds for a thread that is stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Until a bridge is asked again that has closed without an answer.
@@ -85,14 +87,15 @@ pub(super) fn complain(mut errors: Vec<Error>) -> Result<()> {
 
 /// Asks the bridges that are meant, all at once; without `units`, all of them.
 ///
-/// Errors: [`Error::Control`] when not even their folder can be read.
-pub(super) fn survey(units: &[wanted::Unit]) -> Result<Survey> {
-    let mut names = names()?;
+/// Errors: [`Error::Control`] when not even their folder can be read; [`Error::Usage`] for a user who has none.
+pub(super) fn survey(manager: Manager, units: &[wanted::Unit]) -> Result<Survey> {
+    let folder = folder(manager)?;
+    let mut names = names(&folder)?;
     names.retain(|name| is_wanted(units, name));
-    let answers = answers(&names);
+    let answers = answers(&folder, &names);
     let mut survey = Survey::default();
     for (name, answer) in names.into_iter().zip(answers) {
-        let path = path(&name);
+        let path = path(&folder, &name);
         match answer {
             Ok(snapshot) => survey.bridges.push(Bridge {
                 name,
@@ -106,7 +109,7 @@ pub(super) fn survey(units: &[wanted::Unit]) -> Result<Survey> {
             }),
         }
     }
-    add_silent(&mut survey, units);
+    add_silent(&mut survey, manager, units);
     Ok(survey)
 }
 
@@ -121,15 +124,15 @@ fn is_gone(unread: &Unread) -> bool {
 
 /// Asks one bridge, by the name of its units without suffix; none if it has no process that answers this user.
 pub(super) fn snapshot(name: &str) -> Option<Snapshot> {
-    ask(&path(name)).ok()
+    ask(&path(Path::new(FOLDER), name)).ok()
 }
 
 /// Asks each in a thread of its own, so that one which does not answer delays no other.
-fn answers(names: &[String]) -> Vec<io::Result<Snapshot>> {
+fn answers(folder: &Path, names: &[String]) -> Vec<io::Result<Snapshot>> {
     thread::scope(|scope| {
         let threads: Vec<_> = names
             .iter()
-            .map(|name| thread::Builder::new().spawn_scoped(scope, || ask(&path(name))))
+            .map(|name| thread::Builder::new().spawn_scoped(scope, || ask(&path(folder, name))))
             .collect();
         let panicked = |_| Err(ErrorKind::Other.into());
         threads
@@ -140,8 +143,8 @@ fn answers(names: &[String]) -> Vec<io::Result<Snapshot>> {
 }
 
 /// Adds those that only systemd knows of, where it can be asked.
-fn add_silent(survey: &mut Survey, wanted: &[wanted::Unit]) {
-    let units = units::gather().unwrap_or_else(|problem| {
+fn add_silent(survey: &mut Survey, manager: Manager, wanted: &[wanted::Unit]) {
+    let units = units::gather(manager).unwrap_or_else(|problem| {
         log::debug!("bridges that wait are not shown: {problem}");
         Vec::new()
     });
@@ -161,12 +164,25 @@ fn add_silent(survey: &mut Survey, wanted: &[wanted::Unit]) {
         .sort_by(|one, other| one.name.cmp(&other.name));
 }
 
+/// Returns the folder of the folders of all services.
+fn folder(manager: Manager) -> Result<PathBuf> {
+    match manager {
+        Manager::System => Ok(PathBuf::from(FOLDER)),
+        Manager::User => match env::var_os(OF_USER) {
+            Some(folder) => Ok(Path::new(&folder).join("vsock-bridge")),
+            None => Err(Error::Usage(format!(
+                "{OF_USER} is not set, so that your bridges cannot be found: log in by ssh, or by `machinectl shell USER@`"
+            ))),
+        },
+    }
+}
+
 /// Returns the names of all services that have a folder.
-fn names() -> Result<Vec<String>> {
-    let entries = match fs::read_dir(FOLDER) {
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(failure(FOLDER.into(), source)),
+        Err(source) => return Err(failure(folder.to_owned(), source)),
     };
     // What is no UTF-8 is no name of a unit.
     let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
@@ -175,8 +191,8 @@ fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn path(name: &str) -> PathBuf {
-    Path::new(FOLDER).join(name).join(SOCKET_NAME)
+fn path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name).join(SOCKET_NAME)
 }
 
 fn failure(path: PathBuf, source: io::Error) -> Error {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::bridges::{Survey, complain, survey};
-use super::check::units;
+use super::check::units::{self, Manager};
 use super::output;
 use super::overview::overview;
 use super::picture;
@@ -21,6 +21,8 @@ const NO_BRIDGES: &str =
 /// Where systemd makes no folder for the control socket of a bridge.
 const NO_BRIDGES_WITHOUT_SYSTEMD: &str = "no bridge is there that has a folder below /run/vsock-bridge as RUNTIME_DIRECTORY; \
      see `--listen` in vsock-bridge(8)";
+const NO_BRIDGES_OF_USER: &str = "you have no bridge; `systemctl --user start vsock-bridge@4450.socket` starts the one of port 4450, and \
+     `vsockctl list` shows those of the machine";
 const NONE_MATCHES: &str = "no bridge matches; `vsockctl list` shows all that run or wait";
 
 /// Which bridges are shown, and how.
@@ -31,6 +33,11 @@ pub(crate) struct Arguments {
     /// Names such as vsock-bridge@445, with or without .socket or .service, or patterns such as 'vsock-bridge@*'.
     #[arg(value_name = "UNIT")]
     units: Vec<wanted::Unit>,
+    /// Show those of your own `systemctl --user`.
+    ///
+    /// Shows your bridges in place of those of the machine.
+    #[arg(long)]
+    user: bool,
     /// Print JSON.
     ///
     /// Prints an array of objects instead of tables.
@@ -55,6 +62,15 @@ pub(crate) struct Arguments {
     watch: Option<Duration>,
 }
 
+impl Arguments {
+    fn manager(&self) -> Manager {
+        match self.user {
+            true => Manager::User,
+            false => Manager::System,
+        }
+    }
+}
+
 /// Prints the bridges.
 ///
 /// Errors: one is not there or could not be asked, after the others are printed; or nothing can be written.
@@ -62,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(interval) = arguments.watch {
         return watch(arguments, interval);
     }
-    let survey = survey(&arguments.units)?;
+    let survey = survey(arguments.manager(), &arguments.units)?;
     let is_read = output::print(&text(arguments, &survey)?)?;
     let is_empty = survey.is_empty();
     let errors = survey.errors(&arguments.units);
@@ -79,7 +95,7 @@ fn watch(arguments: &Arguments, interval: Duration) -> Result<()> {
     }
     let mut gap = "";
     loop {
-        let survey = survey(&arguments.units)?;
+        let survey = survey(arguments.manager(), &arguments.units)?;
         let text = text(arguments, &survey)?;
         let is_read = match output::terminal() {
             Some((_, height)) => {
@@ -116,6 +132,7 @@ fn notes(arguments: &Arguments, survey: Survey) -> String {
 
 fn nothing(arguments: &Arguments) -> &'static str {
     match arguments.units[..] {
+        [] if arguments.user => NO_BRIDGES_OF_USER,
         [] if units::has_systemd() => NO_BRIDGES,
         [] => NO_BRIDGES_WITHOUT_SYSTEMD,
         _ => NONE_MATCHES,

@@ -12,6 +12,7 @@ mod http;
 use clap::Args;
 
 use super::bridges::{complain, survey};
+use super::check::units::Manager;
 use super::output;
 use crate::error::Result;
 use families::families;
@@ -44,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         true => Format::OpenMetrics,
         false => Format::Text,
     };
-    let survey = survey(&[])?;
+    let survey = survey(Manager::System, &[])?;
     output::write(&format.text(&families(&survey)))?;
     complain(survey.errors(&[]))
 }

@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::prefix::Prefix;
 
 use finding::{Finding, Level};
-use units::{Unasked, Unit, Use};
+use units::{Manager, Unasked, Unit, Use};
 
 /// How the findings are shown.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ pub(crate) struct Arguments {
 /// Errors: [`Error::Checks`] when something has failed, [`Error::Output`].
 pub(crate) fn run(arguments: &Arguments, is_quiet: bool, given: Option<Prefix>) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
-    let mut findings = match units::gather() {
+    let mut findings = match units::gather(Manager::System) {
         Ok(units) => look(given, is_root, &units, None),
         Err(problem) => look(given, is_root, &[], Some(&problem)),
     };

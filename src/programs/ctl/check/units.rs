@@ -24,6 +24,15 @@ const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
     User,Group,SupplementaryGroups,ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny";
 
+/// Whose units are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Manager {
+    /// The machine's.
+    System,
+    /// Those of the user who asks, `systemctl --user`.
+    User,
+}
+
 /// One loaded unit, as `systemctl show` tells it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Unit {
@@ -166,14 +175,14 @@ pub(crate) fn has_systemd() -> bool {
 }
 
 /// Asks systemd for all our loaded units.
-pub(crate) fn gather() -> Result<Vec<Unit>, Unasked> {
-    show(&[&PATTERNS[..], &[SSHD_INSTANCE]].concat())
+pub(crate) fn gather(manager: Manager) -> Result<Vec<Unit>, Unasked> {
+    show(manager, &[&PATTERNS[..], &[SSHD_INSTANCE]].concat())
 }
 
 /// Asks systemd for a service and the socket of its name, which it loads for that; what does not exist is `not-found`.
 pub(crate) fn with_socket(name: &str) -> Result<[Option<Unit>; 2], Unasked> {
     let ids = ["service", "socket"].map(|kind| format!("{name}.{kind}"));
-    let mut units = show(&[&ids[0], &ids[1]])?;
+    let mut units = show(Manager::System, &[&ids[0], &ids[1]])?;
     // One that has another name besides is told by that, but its kind stays.
     Ok(["service", "socket"].map(|kind| {
         let place = units.iter().position(|unit| unit.is("", kind));
@@ -181,10 +190,14 @@ pub(crate) fn with_socket(name: &str) -> Result<[Option<Unit>; 2], Unasked> {
     }))
 }
 
-fn show(units: &[&str]) -> Result<Vec<Unit>, Unasked> {
+fn show(manager: Manager, units: &[&str]) -> Result<Vec<Unit>, Unasked> {
     if !has_systemd() {
         return Err(Unasked::NoSystemd);
     }
+    let whose: &[&str] = match manager {
+        Manager::System => &[],
+        Manager::User => &["--user"],
+    };
     let question = [
         "show",
         "--all",
@@ -194,7 +207,7 @@ fn show(units: &[&str]) -> Result<Vec<Unit>, Unasked> {
         "--",
     ];
     let deadline = Moment::now() + ANSWER_TIME;
-    let said = match tool::ask(TOOL, &[&question, units].concat(), deadline) {
+    let said = match tool::ask(TOOL, &[whose, &question, units].concat(), deadline) {
         Ok(Some(said)) => said,
         Ok(None) => return Err(Unasked::Failed(format!("{TOOL} is not there"))),
         Err(problem) => return Err(Unasked::Failed(problem)),

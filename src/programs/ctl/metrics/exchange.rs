@@ -16,6 +16,7 @@ use super::http::{HEAD_MAX, Request, Response, Status};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::programs::ctl::bridges::survey;
+use crate::programs::ctl::check::units::Manager;
 
 /// For the whole request to come.
 const REQUEST_TIME: Duration = Duration::from_secs(5);
@@ -46,7 +47,7 @@ pub(super) fn run() -> Result<()> {
 }
 
 fn respond(format: Format) -> Response {
-    match survey(&[]) {
+    match survey(Manager::System, &[]) {
         Ok(survey) => {
             for unread in &survey.unread {
                 log::warn!("{}", unread.error.report());
