@@ -33,7 +33,7 @@ _vsockctl() {
     ' prefix') choices='show generate up down watch' ;;
     ' prefix generate') choices='--write' ;;
     ' hosts') choices='--write --remove --resolved' ;;
-    ' rules') choices='--load --unload' ;;
+    ' rules') choices='--load --unload --gateway --who --to --rules' ;;
     ' check') choices='--json' ;;
     ' list'*) choices="--user --json --no-legend --watch $(_vsock_bridges)" ;;
     ' metrics') choices='--openmetrics --http' ;;

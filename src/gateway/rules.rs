@@ -38,6 +38,11 @@ impl Rules {
         self.rules.iter().find(|rule| rule.allows(who, asked))
     }
 
+    /// Returns all of them, in the order in which they are asked.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &ResolvedRule> {
+        self.rules.iter()
+    }
+
     /// Returns whether a rule names an address for a peer as an address.
     pub(crate) fn names_address(&self, who: Who, ip: IpAddr, port: u16) -> bool {
         self.rules

@@ -12,7 +12,7 @@ use crate::common::bridge::Bridge;
 use crate::common::content::{Content, End, read_to_end};
 use crate::common::own_folder;
 use crate::common::place::{Kind, Place, ping};
-use crate::common::program::{Finished, Program};
+use crate::common::program::{Finished, Program, command, finish, ours, with_own_settings};
 
 const NAMES: &str = "web=3 db=4";
 const CONNECTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -371,6 +371,75 @@ fn who_is_no_machine_gets_nowhere() {
     let answer = gateway.refused(&connect(&target.text));
     assert!(answer.starts_with(b"HTTP/1.1 403 "));
     assert!(target.has_nobody_waiting());
+}
+
+/// Runs `vsockctl rules --gateway`; gives its exit status, and what it says on either stream.
+fn explained(rules: &str, more: &[&str]) -> (i32, String) {
+    let folder = own_folder();
+    let path = folder.path().join("rules");
+    fs::write(&path, rules).unwrap();
+    let path = path.to_str().unwrap();
+    let mut ctl = command(ours("vsockctl"));
+    ctl.args(["--names", NAMES, "rules", "--gateway", "--rules", path]);
+    with_own_settings(ctl.args(more));
+    let Finished {
+        code,
+        stdout,
+        stderr,
+    } = finish(ctl);
+    (code, (stdout + &stderr.join("\n")).replace(path, "rules"))
+}
+
+#[test]
+fn vsockctl_tells_which_rule_lets_a_machine_go_somewhere() {
+    let rules =
+        "# all\nweb   db:5432 10.0.0.0/8:*  # comment\nany *.example.net:443 db:1\n5 host:53\n";
+    let lines = [
+        "rules:2: web db:5432 10.0.0.0/8:*\n",
+        "rules:3: any *.example.net:443 db:1\n",
+        "rules:4: 5 host:53\n",
+    ];
+    for (more, found) in [
+        (&[][..], lines.concat()),
+        (&["--who", "web"], lines[..2].concat()),
+        (&["--who", "5"], lines[1..].concat()),
+        (&["--to", "host:53"], lines[2].to_owned()),
+        (&["--who", "web", "--to", "db:5432"], lines[0].to_owned()),
+        (&["--who", "3", "--to", "4.vsock:1"], lines[1].to_owned()),
+        (
+            &["--who", "web", "--to", "10.1.2.3:22"],
+            lines[0].to_owned(),
+        ),
+        (
+            &["--who", "9", "--to", "a.example.net:443"],
+            lines[1].to_owned(),
+        ),
+    ] {
+        assert_eq!(explained(rules, more), (0, found), "{more:?}");
+    }
+    for (more, status, words) in [
+        (
+            &["--who", "9", "--to", "db:5432"][..],
+            1,
+            "no rule of rules lets CID 9 reach vsock:4:5432",
+        ),
+        (
+            &["--who", "local"],
+            1,
+            "no rule of rules lets this machine itself reach anything",
+        ),
+        (&["--to", "db"], 2, "the port is missing"),
+        (&["--to", "nobody:1"], 2, "no machine is named \"nobody\""),
+        (&["--load"], 2, "cannot be used with"),
+    ] {
+        let (code, said) = explained(rules, more);
+        assert!(code == status && said.contains(words), "{more:?}: {said}");
+    }
+    let (code, said) = explained("web db\n", &[]);
+    assert!(
+        code == 2 && said.contains("rules:1: \"db\" is not a valid destination"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn a_command_has_no_option_in_its_help_that_says_nothing_to_it() {
         (&["prefix", "show"], &["--names"]),
         (&["prefix", "generate"], &["--prefix", "--names"]),
         (&["prefix", "down"], &["--prefix", "--names"]),
-        (&["rules"], &["--names"]),
+        (&["rules"], &[]),
         (&["addr"], &[]),
         (&["cid"], &[]),
         (&["hosts"], &[]),

@@ -13,9 +13,8 @@ use goal::Goal;
 use crate::allow_list::{AllowList, AllowedCids};
 use crate::endpoint::Endpoint;
 use crate::known::Known;
-use crate::registry::Location;
 use crate::unusable::Unusable;
-use crate::vsock::{Cid, VsockAddr};
+use crate::vsock::Cid;
 
 /// The name of the variable that names another file.
 pub const VARIABLE: &str = "VSOCK_BRIDGE_RULES";
@@ -38,6 +37,8 @@ pub enum Who {
 pub struct Rule {
     /// The line, from 1.
     pub line: usize,
+    /// As it was written, with one space between words and without a comment.
+    text: String,
     who: AllowList,
     goals: Vec<Goal>,
 }
@@ -47,6 +48,7 @@ pub struct Rule {
 pub struct ResolvedRule {
     /// `FILE:LINE`.
     pub place: Arc<str>,
+    text: String,
     who: AllowedCids,
     goals: Vec<Goal>,
 }
@@ -83,6 +85,7 @@ fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
     match goals.is_empty() {
         false => Ok(Some(Rule {
             line: number,
+            text: line.split_whitespace().collect::<Vec<_>>().join(" "),
             who,
             goals,
         })),
@@ -105,7 +108,14 @@ impl Rule {
                 Err(problem) => unknown.push(problem),
             }
         }
-        (ResolvedRule { place, who, goals }, unknown)
+        let text = self.text;
+        let rule = ResolvedRule {
+            place,
+            text,
+            who,
+            goals,
+        };
+        (rule, unknown)
     }
 }
 
@@ -118,21 +128,19 @@ impl ResolvedRule {
         }
     }
 
+    /// Returns it as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Returns whether it leads somebody there. A machine is asked for by its location.
+    pub fn leads_to(&self, asked: &Endpoint) -> bool {
+        self.goals.iter().any(|goal| goal.has(asked))
+    }
+
     /// Returns whether it lets a peer go there. A machine is asked for by its location, not by its name.
     pub fn allows(&self, who: Who, asked: &Endpoint) -> bool {
-        let has = |goal: &Goal| match asked {
-            Endpoint::Tcp(addr) => goal.has_address(addr.ip(), addr.port()),
-            Endpoint::TcpName { name, port } => goal.has_name(name, *port),
-            Endpoint::Vsock(VsockAddr {
-                cid: Some(cid),
-                port,
-            }) => goal.has_machine(&Location::Cid(*cid), *port),
-            Endpoint::Mux { path, port } => {
-                goal.has_machine(&Location::Hybrid(path.clone()), *port)
-            }
-            _ => false,
-        };
-        self.is_for(who) && self.goals.iter().any(has)
+        self.is_for(who) && self.leads_to(asked)
     }
 
     /// Returns whether it names an address as an address.

@@ -3,6 +3,7 @@
 mod bridge;
 mod bridges;
 pub(crate) mod check;
+mod gateway_rules;
 pub(crate) mod hosts;
 mod list;
 mod machines;
@@ -20,7 +21,7 @@ mod watch;
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
@@ -81,9 +82,9 @@ pub(crate) enum Command {
     ///
     /// Prints the names as lines for /etc/hosts or as records of systemd-resolved, or writes them there.
     Hosts(hosts::Arguments),
-    /// Print, load or remove the nftables rules.
+    /// Print, load or remove the nftables rules, or print those of the gateway.
     ///
-    /// The rules bring connections to vsock-bridge-any.socket, and let nobody come or answer as another machine.
+    /// The rules of nftables bring connections to vsock-bridge-any.socket, and let nobody come or answer as another machine.
     Rules {
         /// Load the rules instead of printing them.
         ///
@@ -95,6 +96,26 @@ pub(crate) enum Command {
         /// Without rules nothing is done. Needs nft, and root or CAP_NET_ADMIN.
         #[arg(long)]
         unload: bool,
+        /// Print the rules of the gateway instead.
+        ///
+        /// Each with its file and line, as they would hold for one that starts now.
+        #[arg(long, conflicts_with_all = ["load", "unload"])]
+        gateway: bool,
+        /// Only rules for this machine.
+        ///
+        /// Only rules of the gateway that are for this machine: a CID, a name, or local.
+        #[arg(long, value_name = "MACHINE", requires = "gateway")]
+        who: Option<Machine>,
+        /// Only rules that lead there, such as db:5432.
+        ///
+        /// Only rules of the gateway that lead to this place. With --who, the one that the gateway takes; none is a failure.
+        #[arg(long, value_name = "PLACE", requires = "gateway")]
+        to: Option<String>,
+        /// Another file with rules of the gateway.
+        ///
+        /// The file with the rules. [default: /etc/vsock-bridge/gateway.conf and gateway.conf.d/*.conf]
+        #[arg(long, env = crate::gateway_rules::VARIABLE, value_name = "FILE")]
+        rules: Option<PathBuf>,
     },
     /// Print what must be true, and whether it is.
     ///
@@ -145,13 +166,12 @@ pub(crate) enum PrefixCommand {
 }
 
 /// Options of all subcommands that say nothing to some of these; they are taken there, and not in the help.
-const IDLE: [(&str, &[&str]); 6] = [
+const IDLE: [(&str, &[&str]); 5] = [
     ("check", &["names"]),
     ("list", &["prefix", "names"]),
     ("machines", &["prefix"]),
     ("metrics", &["prefix", "names"]),
     ("prefix", &["names"]),
-    ("rules", &["names"]),
 ];
 /// The same of subcommands of `prefix`.
 const IDLE_OF_PREFIX: [(&str, &[&str]); 2] = [("generate", &["prefix"]), ("down", &["prefix"])];
@@ -217,6 +237,20 @@ pub fn run(arguments: Arguments) -> Result<String> {
             };
             Ok((prefix()?.0, names))
         }),
+        Command::Rules {
+            gateway: true,
+            who,
+            to,
+            rules,
+            ..
+        } => {
+            let asked = gateway_rules::Asked {
+                file: rules,
+                who,
+                to,
+            };
+            gateway_rules::run(asked, arguments.machines.names.as_ref())
+        }
         Command::Rules { unload: true, .. } => rules::unload().map(|()| String::new()),
         Command::Rules { load: true, .. } => rules::load(prefix()?.0).map(|()| String::new()),
         Command::Rules { .. } => rules::current(prefix()?.0),

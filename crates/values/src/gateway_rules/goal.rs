@@ -4,12 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use crate::asked;
+use crate::endpoint::Endpoint;
 use crate::invalid::Invalid;
 use crate::known::Known;
 use crate::names::{Machine, SUFFIX};
 use crate::registry::Location;
 use crate::unusable::Unusable;
-use crate::vsock::{Cid, VsockPort, decimal};
+use crate::vsock::{Cid, VsockAddr, VsockPort, decimal};
 
 /// The first CID of another machine.
 const FIRST_GUEST: u32 = 3;
@@ -69,7 +70,23 @@ impl Goal {
         Ok(Goal { place, ..self })
     }
 
-    pub(super) fn has_machine(&self, location: &Location, port: VsockPort) -> bool {
+    /// Returns whether that is a place of it.
+    pub(super) fn has(&self, asked: &Endpoint) -> bool {
+        match asked {
+            Endpoint::Tcp(addr) => self.has_address(addr.ip(), addr.port()),
+            Endpoint::TcpName { name, port } => self.has_name(name, *port),
+            Endpoint::Vsock(VsockAddr {
+                cid: Some(cid),
+                port,
+            }) => self.has_machine(&Location::Cid(*cid), *port),
+            Endpoint::Mux { path, port } => {
+                self.has_machine(&Location::Hybrid(path.clone()), *port)
+            }
+            _ => false,
+        }
+    }
+
+    fn has_machine(&self, location: &Location, port: VsockPort) -> bool {
         let is_it = match (&self.place, location) {
             (Place::At(own), location) => own == location,
             (Place::Machines(range), Location::Cid(cid)) => range.contains(cid),
@@ -84,7 +101,7 @@ impl Goal {
     }
 
     /// Returns whether a name, in lower case and without a dot at its end, is meant.
-    pub(super) fn has_name(&self, name: &str, port: u16) -> bool {
+    fn has_name(&self, name: &str, port: u16) -> bool {
         let is_it = match &self.place {
             Place::Name(own) => own == name,
             Place::Below(own) => (name.strip_suffix(&**own))
