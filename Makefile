@@ -54,7 +54,8 @@ PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
 # A unit without a page of its own has one that leads to where it is described.
 UNIT_NAMES = $(patsubst units/%,%,$(UNITS:.in=))
 ALIASES = $(filter-out $(patsubst man/%.8,%,$(PAGES)),$(UNIT_NAMES))
-described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,$(if $(filter vsock-bridge-metrics%,$(1)),vsockctl,vsock-bridge))
+described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,$(if $(filter vsock-bridge-metrics%,$(1)),vsockctl,$(if \
+	$(filter vsock-bridge-gateway% vsock-bridge-proxy%,$(1)),vsock-bridge-gateway,vsock-bridge)))
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
 	755:$(RELEASE)/vsock-notify:$(LIBEXECDIR)/vsock-bridge/vsock-notify \
