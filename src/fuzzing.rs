@@ -7,6 +7,9 @@
 use crate::allow_list::AllowList;
 use crate::config_file;
 use crate::endpoint::Endpoint;
+use crate::gateway::request;
+use crate::gateway::step::{REQUEST_MAX, Step};
+use crate::gateway_rules;
 use crate::known::Known;
 use crate::listen_list::ListenList;
 use crate::mux::{Answer, Handshake, Progress};
@@ -23,7 +26,7 @@ use crate::vsock::{Cid, VsockPort};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("endpoint", endpoint),
     ("cids", cids),
     ("prefix", prefix),
@@ -36,6 +39,8 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("tables", tables),
     ("hosts_file", hosts_file),
     ("http_request", http_request),
+    ("gateway_request", gateway_request),
+    ("gateway_rules", gateway_rules),
 ];
 
 const PREFIX: &str = "fd00:1:2:3::/64";
@@ -184,6 +189,46 @@ pub fn tables(data: &[u8]) {
 /// Requests for the metrics: one that is whole is not changed by what follows it.
 pub fn http_request(data: &[u8]) {
     ctl::metrics::read_request(data);
+}
+
+/// Requests to the gateway: one that is decided is not changed by what follows it, and has an end within the bytes.
+pub fn gateway_request(data: &[u8]) {
+    let data = &data[..data.len().min(REQUEST_MAX)];
+    let read = |bytes: &[u8]| match request::read(bytes, false) {
+        Step::Greeting => request::read(bytes, true),
+        step => step,
+    };
+    let whole = read(data);
+    if let Step::Asked(request) = &whole {
+        assert!(request.length <= data.len());
+        assert_eq!(
+            request.asked.to_string().parse::<Endpoint>().unwrap(),
+            request.asked
+        );
+    }
+    for end in 0..data.len() {
+        let part = read(&data[..end]);
+        if part != Step::Incomplete {
+            assert_eq!(part, whole);
+            return;
+        }
+    }
+}
+
+/// Rules of the gateway: each line is a rule, a comment or a problem, and the file of rules that are printed is the same.
+pub fn gateway_rules(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let (rules, problems) = gateway_rules::parse(text);
+    let count = text.lines().count();
+    assert!(rules.len() + problems.len() <= count);
+    let (registry, names) = (Registry::default(), Names::default().into());
+    let known = Known::with(Some(&names), &registry);
+    for rule in rules {
+        assert!((1..=count).contains(&rule.line));
+        let (rule, _) = rule.resolve("x".into(), &known);
+        let (again, problems) = gateway_rules::parse(rule.text());
+        assert!(again.len() == 1 && problems.is_empty(), "{}", rule.text());
+    }
 }
 
 /// /etc/hosts: putting the block in twice is the same as once, and removing it leaves none.
