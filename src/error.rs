@@ -271,6 +271,11 @@ impl Error {
         )
     }
 
+    /// Returns whether it is a machine that is not there now, and may be there later.
+    pub(crate) fn is_absence(&self) -> bool {
+        matches!(self, Error::Unusable(problem) if problem.is_absence())
+    }
+
     /// Returns 2 for what the user typed, 1 for all else.
     pub fn exit_code(&self) -> ExitCode {
         match self.is_usage() {

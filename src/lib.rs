@@ -41,7 +41,7 @@
 //! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |
 //! | [`fdpass`] [`handover`] [`mux`] | streams handed on: to ssh, to the next process, to a port behind a monitor |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
-//! | [`descriptors`] [`gate`] [`gateway`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`route`] [`this_machine`] [`unix_path`] | one job each |
+//! | [`descriptors`] [`gate`] [`gateway`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`registry_watch`] [`route`] [`this_machine`] [`unix_path`] | one job each |
 //! | [`tool`] [`waker`] | other programs, asked a question; what wakes a thread |
 //! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
@@ -67,6 +67,7 @@ mod packets;
 mod peer;
 pub mod programs;
 mod proxy_protocol;
+mod registry_watch;
 mod relay;
 mod route;
 mod stream;

@@ -4,6 +4,7 @@
 //! [`Attempt::advance`].
 
 mod alone;
+mod moved;
 mod room;
 
 use std::net::IpAddr;
@@ -177,7 +178,11 @@ impl Attempt {
         now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> Result<Step> {
+        if self.has_moved(dialer) {
+            self.start_over(dialer, now);
+        }
         match std::mem::replace(&mut self.state, State::Next) {
+            State::Next if self.addresses(dialer).is_empty() => Err(self.target(dialer).absence()),
             State::Next if self.has_others_before(now) => {
                 self.line_up(dialer, now);
                 Ok(Step::Moved)
@@ -401,11 +406,8 @@ impl Attempt {
 impl Drop for Attempt {
     /// Nothing was sent to a target that is not wanted any more: it is to take that for no clean end.
     fn drop(&mut self) {
-        match std::mem::replace(&mut self.state, State::Next) {
-            State::Connecting(Connecting { stream, .. }) | State::Handshaking { stream, .. } => {
-                stream.abort();
-            }
-            _ => {}
+        if let Some(stream) = self.take_stream() {
+            stream.abort();
         }
     }
 }
@@ -426,6 +428,7 @@ fn is_shortage(error: &Error) -> bool {
 fn is_transient(error: &Error) -> bool {
     match error {
         Error::ConnectTimeout { .. } => true,
+        error if error.is_absence() => true,
         Error::Connect { source, .. } => matches!(
             source,
             Errno::ECONNREFUSED

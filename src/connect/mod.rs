@@ -14,6 +14,7 @@ mod target;
 mod targets;
 
 use std::net::{IpAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Duration;
 
 use address::Address;
@@ -43,7 +44,7 @@ pub(crate) struct Dialer {
     /// Where they go.
     pub targets: Targets,
     /// Who may go where, if peers say where they want to go.
-    pub gateway: Option<Gateway>,
+    pub gateway: Option<Arc<Gateway>>,
     /// The prefix that maps CIDs and addresses, if one is known.
     pub prefix: Option<Prefix>,
     /// Bound of one round through all addresses.
@@ -59,6 +60,16 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
+    /// Returns one that differs in its targets alone.
+    pub(crate) fn with_targets(&self, targets: Targets) -> Dialer {
+        let gateway = self.gateway.clone();
+        Dialer {
+            targets,
+            gateway,
+            ..*self
+        }
+    }
+
     /// For tests that need one and never connect.
     #[cfg(test)]
     pub(crate) fn to_nobody() -> Dialer {
@@ -68,6 +79,7 @@ impl Dialer {
                 source: Source::Kernel,
                 addresses: Vec::new(),
                 renewal: None,
+                machine: None,
             }),
             gateway: None,
             mux_answer: mux::Answer::default(),

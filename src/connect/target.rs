@@ -11,6 +11,8 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::known::Known;
 use crate::prefix::Prefix;
+use crate::unusable::Unusable;
+use crate::vsock::VsockPort;
 
 /// A target with its name resolved.
 #[derive(Clone, Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Target {
     pub(super) addresses: Vec<Address>,
     /// Where the name leads by now, if it is one that a resolver knows.
     pub(super) renewal: Option<Arc<Renewal>>,
+    /// The same as `addresses` for the name of a machine, which may be another's later, or nobody's.
+    pub(super) machine: Option<Arc<[Address]>>,
 }
 
 impl Target {
@@ -62,12 +66,60 @@ impl Target {
             source: Source::Kernel,
             addresses,
             renewal: is_name.then(Arc::default),
+            machine: None,
         })
     }
 
-    /// Returns the addresses of a name that leads elsewhere than at the start.
+    /// Makes one of the name of a machine, which may have no address now.
+    ///
+    /// Errors: those of [`Known::endpoint`] but an absence.
+    pub(super) fn of_machine(name: &str, port: VsockPort, names: &Known<'_>) -> Result<Target> {
+        let endpoint = match names.endpoint(name, port) {
+            Err(problem) if problem.is_absence() => return Ok(Target::absent(name, port)),
+            found => found?,
+        };
+        let addresses: Vec<Address> = Address::new(&endpoint).into_iter().collect();
+        Ok(Target {
+            endpoint,
+            source: Source::Kernel,
+            machine: Some(addresses.clone().into()),
+            addresses,
+            renewal: None,
+        })
+    }
+
+    /// Makes one of a machine that is not there now.
+    pub(super) fn absent(name: &str, port: VsockPort) -> Target {
+        let name = name.to_owned();
+        Target {
+            endpoint: Endpoint::VsockName { name, port },
+            source: Source::Kernel,
+            addresses: Vec::new(),
+            renewal: None,
+            machine: Some([].into()),
+        }
+    }
+
+    /// Returns the addresses of a name that leads elsewhere than at the start, or may.
     pub(super) fn renewed(&self) -> Option<Arc<[Address]>> {
-        self.renewal.as_ref()?.addresses()
+        match &self.machine {
+            Some(addresses) => Some(addresses.clone()),
+            None => self.renewal.as_ref()?.addresses(),
+        }
+    }
+
+    /// Returns whether it is a machine that is not there now.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.endpoint, Endpoint::VsockName { .. })
+    }
+
+    /// Returns why it has no address.
+    pub(super) fn absence(&self) -> Error {
+        let name = match &self.endpoint {
+            Endpoint::VsockName { name, .. } => name.clone(),
+            endpoint => endpoint.to_string(),
+        };
+        Unusable::UnknownMachine { name }.into()
     }
 
     /// Returns whether each connection brings its own.
@@ -80,9 +132,10 @@ impl Target {
         self.endpoint == Endpoint::Gateway
     }
 
-    /// Returns whether it is reached over vsock.
+    /// Returns whether it is reached over vsock, or may be.
     pub(crate) fn is_vsock(&self) -> bool {
-        self.is_mapped() || self.is_gateway() || matches!(self.endpoint, Endpoint::Vsock(_))
+        let may_be = self.is_mapped() || self.is_gateway() || self.machine.is_some();
+        may_be || matches!(self.endpoint, Endpoint::Vsock(_))
     }
 
     /// Returns whether it is a TCP service of this machine, reached over IPv6.
@@ -118,7 +171,8 @@ impl Target {
                     .to_owned(),
             ));
         }
-        let has_use = self.source == Source::Kernel || !self.is_mapped();
+        let has_none = self.is_mapped() || self.machine.is_some();
+        let has_use = self.source == Source::Kernel || !has_none;
         match has_use
             && self
                 .addresses

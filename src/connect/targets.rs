@@ -3,12 +3,13 @@
 use std::fmt;
 
 use super::target::Target;
-use crate::allow_list::AllowedCids;
+use crate::allow_list::{AllowList, AllowedCids};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::known::Known;
 use crate::peer::{Destination, Peer};
 use crate::target_list::TargetList;
+use crate::vsock::VsockPort;
 
 /// All targets of a bridge, with their names resolved.
 #[derive(Debug)]
@@ -19,14 +20,19 @@ pub(crate) struct Targets {
     text: String,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Choice {
-    /// Those that it is for; none: everybody.
-    machines: Option<AllowedCids>,
+    /// Those that it is for, as written and by their CIDs now; none: everybody.
+    machines: Option<(AllowList, AllowedCids)>,
     /// The port that they come to; none: any.
     port: Option<u16>,
+    /// The machine that the target is, by its name.
+    name: Option<(String, VsockPort)>,
     target: Target,
 }
+
+/// Machines with the target for them, none: for everybody.
+type Share<'a> = (Option<(&'a AllowList, AllowedCids)>, &'a Endpoint);
 
 impl Targets {
     /// Makes one of a target that is for everybody.
@@ -35,6 +41,7 @@ impl Targets {
         let choice = Choice {
             machines: None,
             port: None,
+            name: None,
             target,
         };
         Targets {
@@ -55,11 +62,20 @@ impl Targets {
         check_vsock(list, locals)?;
         let mut choices = Vec::new();
         for (machines, endpoint) in machines(list, names)? {
+            let machines = machines.map(|(list, machines)| (list.clone(), machines));
             for (port, endpoint) in endpoint.clone().at_ports_of(locals)? {
+                let (name, target) = match endpoint.into_target()? {
+                    Endpoint::VsockName { name, port } => {
+                        let target = Target::of_machine(&name, port, names)?;
+                        (Some((name, port)), target)
+                    }
+                    endpoint => (None, Target::resolve(endpoint, names)?),
+                };
                 choices.push(Choice {
                     machines: machines.clone(),
                     port,
-                    target: Target::resolve(endpoint.into_target()?, names)?,
+                    name,
+                    target,
                 });
             }
         }
@@ -68,6 +84,34 @@ impl Targets {
             _ => list.to_string(),
         };
         Ok(Targets { choices, text })
+    }
+
+    /// Returns the names of machines that they depend on.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.choices.iter().flat_map(|choice| {
+            let lists = choice.machines.iter().flat_map(|(list, _)| list.names());
+            let name = choice.name.as_ref().map(|(name, _)| &**name);
+            lists.chain(name)
+        })
+    }
+
+    /// Returns them with all names of machines looked up again; each keeps its number. An address that `check` refuses is
+    /// not used. None if nothing has changed.
+    pub(crate) fn renamed(
+        &self,
+        names: &Known<'_>,
+        check: impl Fn(&Target) -> Result<()>,
+    ) -> Option<Targets> {
+        let mut choices = self.choices.clone();
+        let mut has_changed = false;
+        for choice in &mut choices {
+            has_changed |= choice.rename(names, &check);
+        }
+        let text = match &choices[..] {
+            [only] if only.machines.is_none() => only.target.endpoint.to_string(),
+            _ => self.text.clone(),
+        };
+        has_changed.then_some(Targets { choices, text })
     }
 
     /// Returns the number of the target that a peer is to be connected to, if there is one for it.
@@ -114,6 +158,17 @@ impl Targets {
         self.choices.iter().any(follows)
     }
 
+    /// Returns why targets cannot be reached whose machines are not there.
+    pub(crate) fn absences(&self) -> impl Iterator<Item = Error> {
+        let targets = self.iter().filter(|target| target.is_absent());
+        targets.map(Target::absence)
+    }
+
+    /// Returns whether where a peer goes may have been another place when it came, since names have changed.
+    pub(crate) fn follow_names(&self) -> bool {
+        self.names().next().is_some()
+    }
+
     /// Returns the lists of machines that have a target, and none of which is let in.
     pub(crate) fn shut_out<'a>(
         &'a self,
@@ -122,8 +177,10 @@ impl Targets {
         let lists = self
             .choices
             .iter()
-            .filter_map(|choice| choice.machines.as_ref());
-        let shut_out = lists.filter(move |list| !list.is_any() && !list.meets(allowed));
+            .filter_map(|choice| choice.machines.as_ref().map(|(_, machines)| machines));
+        let is_shut_out =
+            |list: &&AllowedCids| !list.is_any() && !list.is_nobody() && !list.meets(allowed);
+        let shut_out = lists.filter(is_shut_out);
         shut_out.map(|list| &**list.list())
     }
 }
@@ -135,7 +192,34 @@ impl Choice {
             && self
                 .machines
                 .as_ref()
-                .is_none_or(|machines| has(machines, peer, destination))
+                .is_none_or(|(_, machines)| has(machines, peer, destination))
+    }
+
+    /// Looks its names up again; returns whether they have changed. What was wrong with names was told at the start.
+    fn rename(&mut self, names: &Known<'_>, check: impl Fn(&Target) -> Result<()>) -> bool {
+        let mut has_changed = false;
+        if let Some((list, machines)) = &mut self.machines {
+            if let Ok((now, _)) = list.resolve_present(names) {
+                has_changed |= now != *machines;
+                *machines = now;
+            }
+        }
+        let Some((name, port)) = &self.name else {
+            return has_changed;
+        };
+        let Ok(mut now) = Target::of_machine(name, *port, names) else {
+            return has_changed;
+        };
+        if let Err(error) = check(&now) {
+            log::warn!("the new address of {name} is not used: {}", error.report());
+            now = Target::absent(name, *port);
+        }
+        if now.endpoint != self.target.endpoint {
+            now.source = self.target.source;
+            self.target = now;
+            has_changed = true;
+        }
+        has_changed
     }
 }
 
@@ -160,20 +244,35 @@ fn check_vsock(list: &TargetList, locals: &[Endpoint]) -> Result<()> {
 }
 
 /// Looks up the names of the machines that have a target of their own; none: everybody. Those of `any` come last, since it is
-/// for all that have none.
+/// for all that have none, and before them those with names of the registry: what the administrator says of a CID has the
+/// word over what a name makes of it now.
 ///
-/// Errors: those of names; one machine has two targets, and which one is meant would be a guess.
-pub(crate) fn machines<'a>(
-    list: &'a TargetList,
-    names: &Known<'_>,
-) -> Result<Vec<(Option<AllowedCids>, &'a Endpoint)>> {
+/// Errors: those of names, but not for a machine that is absent; the administrator gives one machine two targets, and which one
+/// is meant would be a guess.
+pub(crate) fn machines<'a>(list: &'a TargetList, names: &Known<'_>) -> Result<Vec<Share<'a>>> {
     let each = match list {
         TargetList::Common(endpoint) => return Ok(vec![(None, endpoint)]),
         TargetList::Each(each) => each,
     };
+    check_twice(each, &names.lasting())?;
+    let mut found = Vec::new();
+    for (list, endpoint) in each {
+        let is_lasting = list.resolve(&names.lasting()).is_ok();
+        let (machines, _) = list.resolve_present(names)?;
+        found.push(((machines.is_any(), !is_lasting), (list, machines), endpoint));
+    }
+    found.sort_by_key(|(place, ..)| *place);
+    let found = found.into_iter();
+    Ok(found
+        .map(|(_, machines, endpoint)| (Some(machines), endpoint))
+        .collect())
+}
+
+/// Checks that no machine has two targets.
+fn check_twice(each: &[(AllowList, Endpoint)], names: &Known<'_>) -> Result<()> {
     let mut found: Vec<(AllowedCids, &Endpoint)> = Vec::new();
-    for (machines, endpoint) in each {
-        let machines = machines.resolve(names)?;
+    for (list, endpoint) in each {
+        let (machines, _) = list.resolve_present(names)?;
         for (others, other) in &found {
             if let Some(machine) = machines.common(others) {
                 return Err(Error::Usage(format!(
@@ -185,11 +284,7 @@ pub(crate) fn machines<'a>(
         }
         found.push((machines, endpoint));
     }
-    found.sort_by_key(|(machines, _)| machines.is_any());
-    let found = found.into_iter();
-    Ok(found
-        .map(|(machines, endpoint)| (Some(machines), endpoint))
-        .collect())
+    Ok(())
 }
 
 impl fmt::Display for Targets {
@@ -330,7 +425,6 @@ mod tests {
                 &["[::1]:1"],
                 "no listener of this bridge is vsock",
             ),
-            ("db=@a", &["vsock::1"], "no machine is named \"db\""),
             ("3=vsock::1", &["vsock::1"], "a target needs a CID"),
             (
                 "[::1]:mapped",
@@ -341,6 +435,47 @@ mod tests {
             let error = targets(list, locals).unwrap_err().to_string();
             assert!(error.contains(words), "{list}: {error}");
         }
+    }
+
+    #[test]
+    fn names_are_looked_up_again_and_targets_keep_their_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |text: &str| std::fs::write(folder.path().join("a.conf"), text).unwrap();
+        let given: GivenNames = "db=4".parse().unwrap();
+        let list: TargetList = "web=@web 5=@five db=vsock:web:1 any=@others"
+            .parse()
+            .unwrap();
+        let locals = ["vsock::1".parse().unwrap()];
+        let registry = Registry::read(folder.path());
+        let names = Known::with(Some(&given), &registry);
+        let targets = Targets::resolve(&list, &locals, &names).unwrap();
+        assert_eq!(Vec::from_iter(targets.names()), ["db", "web", "web"]);
+        let absences: Vec<String> = targets.absences().map(|error| error.to_string()).collect();
+        assert!(absences.len() == 1 && absences[0].starts_with("no machine is named \"web\""));
+        let to = |targets: &Targets, number| chosen(targets, &guest(number), "vsock:9:1").unwrap();
+        let before = [(3, "@others"), (4, "vsock:web:1"), (5, "@five")];
+        for (number, target) in before {
+            assert_eq!(to(&targets, number), target);
+        }
+        let renamed = |targets: &Targets, check: fn(&Target) -> Result<()>| {
+            let registry = Registry::read(folder.path());
+            targets.renamed(&Known::with(Some(&given), &registry), check)
+        };
+        assert!(renamed(&targets, |_| Ok(())).is_none());
+        // What the administrator says of CID 5 has the word.
+        for (text, three, five) in [("web=3", "@web", "@five"), ("web=5", "@others", "@five")] {
+            write(text);
+            let now = renamed(&targets, |_| Ok(())).unwrap();
+            let place = format!("vsock:{}:1", &text[4..]);
+            assert_eq!((&*to(&now, 3), &*to(&now, 5)), (three, five));
+            assert_eq!(to(&now, 4), place);
+            let number = now.choose(&guest(4), Destination::Unnamed);
+            assert_eq!(number, targets.choose(&guest(4), Destination::Unnamed));
+            assert!(renamed(&now, |_| Ok(())).is_none());
+        }
+        let refuse = |_: &Target| Err(Error::Usage("leads back".to_owned()));
+        let now = renamed(&targets, refuse).unwrap();
+        assert_eq!(to(&now, 4), "vsock:web:1");
     }
 
     #[test]

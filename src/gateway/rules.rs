@@ -83,6 +83,8 @@ struct State {
     rules: Arc<Rules>,
     /// How the files were when they were read.
     seen: Vec<Seen>,
+    /// Their names may be those of other machines by now.
+    is_renamed: bool,
 }
 
 /// A file as it was at a moment: which one, its size, and when it was last changed.
@@ -100,6 +102,7 @@ impl RuleFiles {
         let state = State {
             rules: Arc::new(rules),
             seen,
+            is_renamed: false,
         };
         Ok(RuleFiles {
             source,
@@ -113,13 +116,17 @@ impl RuleFiles {
         // Whoever panicked has left nothing half done in it.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = self.source.seen();
-        if seen != state.seen {
+        let has_changed = seen != state.seen;
+        let is_renamed = std::mem::take(&mut state.is_renamed);
+        if has_changed || is_renamed {
             state.seen = seen;
             match self.source.read(self.names.as_ref()) {
                 Ok((rules, unknown)) => {
-                    let count = in_words(rules.count());
-                    log::info!("{count} of {} from now on", rules.files());
-                    warn_of(&unknown);
+                    if has_changed {
+                        let count = in_words(rules.count());
+                        log::info!("{count} of {} from now on", rules.files());
+                        warn_of(&unknown);
+                    }
                     state.rules = Arc::new(rules);
                 }
                 Err(problems) => log::warn!(
@@ -130,6 +137,12 @@ impl RuleFiles {
             }
         }
         state.rules.clone()
+    }
+
+    /// Has names of machines looked up again at the next request.
+    pub(crate) fn look_up_again(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.is_renamed = true;
     }
 
     #[cfg(test)]
@@ -145,6 +158,7 @@ impl RuleFiles {
         let state = State {
             rules: Arc::new(rules),
             seen: source.seen(),
+            is_renamed: false,
         };
         RuleFiles {
             source,

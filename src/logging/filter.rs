@@ -19,7 +19,7 @@ const CRATES: [&str; 5] = [
     "vsockctl",
 ];
 /// Modules of the library.
-const MODULES: [&str; 28] = [
+const MODULES: [&str; 29] = [
     "activation",
     "clock",
     "connect",
@@ -39,6 +39,7 @@ const MODULES: [&str; 28] = [
     "peer",
     "programs",
     "proxy_protocol",
+    "registry_watch",
     "relay",
     "route",
     "stream",

@@ -4,6 +4,7 @@
 
 mod accept;
 mod balance;
+mod follow;
 mod inspect;
 mod stop;
 
@@ -18,6 +19,7 @@ use super::connection::Limits;
 use super::counters::{self, Totals};
 use super::inspection::Inspection;
 use super::listeners::Listeners;
+use super::naming::Naming;
 use super::policy::busy_poll::BusyPoll;
 use super::policy::relief::Load;
 use super::report::{self, Reporter};
@@ -75,6 +77,7 @@ pub(crate) struct Loop {
     signals: Option<Signals>,
     notifier: Notifier<(usize, Totals)>,
     inspection: Option<Inspection>,
+    naming: Option<Naming>,
     reporter: Reporter,
     busy_poll: BusyPoll,
     mode: Mode,
@@ -135,6 +138,7 @@ impl Loop {
             settings,
             signals: None,
             inspection: None,
+            naming: None,
             notifier: Notifier::from_env(now),
             reporter: Reporter::default(),
             busy_poll: BusyPoll::new(settings.busy_poll, processors, now),
@@ -265,6 +269,7 @@ impl Host for Loop {
         let others = [
             self.listeners.deadline(),
             self.inspection.as_ref().and_then(Inspection::deadline),
+            self.naming.as_ref().and_then(Naming::deadline),
             self.notifier.deadline(),
             self.idle_deadline(),
             self.store_asked_at,
@@ -309,6 +314,11 @@ impl Host for Loop {
                 let answered = gateway.map(|gateway| gateway.resolver.answered());
                 self.worker.call(answered.unwrap_or_default());
             }
+            Token::Registry => {
+                if let Some(naming) = &mut self.naming {
+                    naming.note(now);
+                }
+            }
             Token::Listener(index) => {
                 self.found_nobody = false;
                 self.accept(index, now);
@@ -324,6 +334,7 @@ impl Host for Loop {
         if let Some(inspection) = &mut self.inspection {
             inspection.resume(self.worker.epoll(), now);
         }
+        self.renew_names(now);
         match self.mode {
             Mode::Leaving => self.leave(now),
             _ => {

@@ -65,6 +65,7 @@ pub(crate) mod inspection;
 pub(crate) mod listeners;
 #[cfg(test)]
 mod model;
+pub(crate) mod naming;
 pub(crate) mod pipes;
 pub(crate) mod policy;
 pub(crate) mod record;

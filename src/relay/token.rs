@@ -54,6 +54,8 @@ pub(crate) enum Token {
     Inspection,
     /// Names were looked up.
     Names,
+    /// Names of machines have changed.
+    Registry,
     /// A listener, by its place, has a connection.
     Listener(u32),
     /// One side of a session is ready.
@@ -70,7 +72,8 @@ impl Token {
             Token::Waker => 1,
             Token::Inspection => 2,
             Token::Names => 3,
-            Token::Listener(index) => u64::from(index) + 4,
+            Token::Registry => 4,
+            Token::Listener(index) => u64::from(index) + 5,
             Token::Session(key, side) => {
                 SESSION
                     | u64::from(key.serial) << 32
@@ -88,7 +91,8 @@ impl Token {
                 1 => Token::Waker,
                 2 => Token::Inspection,
                 3 => Token::Names,
-                _ => Token::Listener((bits - 4) as u32),
+                4 => Token::Registry,
+                _ => Token::Listener((bits - 5) as u32),
             };
         }
         let key = Key {
@@ -128,6 +132,7 @@ mod tests {
             Token::Waker,
             Token::Inspection,
             Token::Names,
+            Token::Registry,
             Token::Listener(0),
             Token::Listener(9),
         ];

@@ -99,6 +99,14 @@ impl Worker {
         &self.dialer
     }
 
+    /// Dials in another way from now on. Those that dial now have their turn at once: their target may be elsewhere.
+    pub(crate) fn set_dialer(&mut self, dialer: Arc<Dialer>) {
+        self.dialer = dialer;
+        for key in (self.sessions).keys_of(|session| session.connection().is_none()) {
+            self.sessions.queue(key);
+        }
+    }
+
     /// Returns what keeps connections for the next process.
     pub(crate) fn store(&self) -> &Arc<Store> {
         self.shared.store()
@@ -410,9 +418,20 @@ impl Worker {
         };
         // There is none for what an earlier process has connected, with other settings.
         let target = self.dialer.target_of(&session.peer, destination);
-        let asked = target.as_ref() == Some(&Endpoint::Gateway);
-        let reached = (asked || target.is_none()).then(|| session.reached());
-        reached.flatten().or(target)
+        let is_fixed =
+            target.as_ref() != Some(&Endpoint::Gateway) && !self.dialer.targets.follow_names();
+        if target.is_some() && is_fixed {
+            return target;
+        }
+        match (session.reached(), target) {
+            // The socket has no port, since that was in the line of hybrid vsock.
+            (Some(Endpoint::Unix(socket)), Some(Endpoint::Mux { path, port }))
+                if socket == path =>
+            {
+                Some(Endpoint::Mux { path, port })
+            }
+            (reached, target) => reached.or(target),
+        }
     }
 
     fn check_later(&mut self, now: Moment) {

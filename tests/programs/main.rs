@@ -31,6 +31,7 @@ mod list_program;
 mod listen;
 mod listen_refused;
 mod listen_unix;
+mod live_names;
 mod log;
 mod long_streams;
 mod machines;

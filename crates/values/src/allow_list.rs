@@ -40,6 +40,14 @@ impl AllowList {
         &self.text
     }
 
+    /// Returns the names in it.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Machine(Machine::Name(name)) => Some(&**name),
+            _ => None,
+        })
+    }
+
     /// Looks the names up.
     ///
     /// Errors: those of [`Known::cid`].
@@ -48,6 +56,20 @@ impl AllowList {
         match unknown.into_iter().next() {
             Some(problem) => Err(problem),
             None => Ok(allowed),
+        }
+    }
+
+    /// As [`AllowList::resolve_known`] for machines that are not there now, which is no error.
+    ///
+    /// Errors: those of [`Known::cid`] but an absence.
+    pub fn resolve_present(
+        &self,
+        names: &Known<'_>,
+    ) -> Result<(AllowedCids, Vec<Unusable>), Unusable> {
+        let (allowed, mut unknown) = self.resolve_known(names);
+        match unknown.iter().position(|problem| !problem.is_absence()) {
+            Some(index) => Err(unknown.swap_remove(index)),
+            None => Ok((allowed, unknown)),
         }
     }
 
@@ -164,6 +186,11 @@ impl AllowedCids {
         has_any(self, other) || has_any(other, self) || self.common(other).is_some()
     }
 
+    /// Returns whether nobody is in it, since none of its machines is there now.
+    pub fn is_nobody(&self) -> bool {
+        !self.is_any && !self.has_local && self.ranges.is_empty()
+    }
+
     /// Returns whether every other machine is in it.
     pub fn is_any(&self) -> bool {
         self.is_any
@@ -276,6 +303,12 @@ mod tests {
             let list: AllowList = list.parse().unwrap();
             let error = resolve(&list, "").unwrap_err();
             assert!(matches!(error, Unusable::UnknownMachine { name } if name == "nobody"));
+            let (given, registry): (GivenNames, _) = ("".parse().unwrap(), Registry::default());
+            let names = Known::with(Some(&given), &registry);
+            let (allowed, absent) = list.resolve_present(&names).unwrap();
+            let is_three = |number| allowed.contains(Cid::new(number).unwrap()) == (number == 3);
+            assert!(allowed.is_any() || is_three(3) && is_three(4));
+            assert_eq!((absent.len(), list.names().count()), (1, 1));
         }
     }
 

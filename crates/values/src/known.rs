@@ -25,6 +25,8 @@ enum Source<'a> {
     Held(&'a Registry),
     /// As it is when the first name is looked up there.
     Now(OnceCell<Registry>),
+    /// Not at all.
+    None,
 }
 
 impl<'a> Known<'a> {
@@ -40,13 +42,21 @@ impl<'a> Known<'a> {
         Known { given, registry }
     }
 
-    /// Returns the registry.
-    pub fn registry(&self) -> &Registry {
+    /// Looks up with the administrator alone, whose names stay.
+    pub fn lasting(&self) -> Known<'a> {
+        Known {
+            given: self.given,
+            registry: Source::None,
+        }
+    }
+
+    fn registry(&self) -> Option<&Registry> {
         match &self.registry {
-            Source::Held(registry) => registry,
+            Source::Held(registry) => Some(registry),
             Source::Now(registry) => {
-                registry.get_or_init(|| Registry::read(Path::new(names::REGISTRY)))
+                Some(registry.get_or_init(|| Registry::read(Path::new(names::REGISTRY))))
             }
+            Source::None => None,
         }
     }
 
@@ -71,7 +81,8 @@ impl<'a> Known<'a> {
         if let Some(cid) = self.administrators(name)? {
             return Ok(Location::Cid(cid));
         }
-        let found = self.registry().location(name).cloned();
+        let found = self.registry().and_then(|registry| registry.location(name));
+        let found = found.cloned();
         found.ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })
     }
 
@@ -110,7 +121,8 @@ impl<'a> Known<'a> {
         };
         let administrators = administrators.unwrap_or_default();
         let mut names = administrators.of(machine);
-        let others = self.registry().sorted().0.into_iter().filter(|placed| {
+        let registered = self.registry().map(|registry| registry.sorted().0);
+        let others = registered.into_iter().flatten().filter(|placed| {
             let entry = placed.entry;
             entry.location == Location::Cid(machine) && administrators.cid(&entry.name).is_none()
         });

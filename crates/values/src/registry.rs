@@ -18,6 +18,9 @@ use crate::vsock::Cid;
 /// Ends the name of each of its files; what ends otherwise is nobody's, as what is being written.
 pub const ENDING: &str = ".conf";
 
+/// Lines of a file that are told.
+const PROBLEMS_MAX: usize = 8;
+
 /// Where a machine is reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
@@ -139,11 +142,16 @@ impl Registry {
     fn put(&mut self, name: &str, text: &str) {
         let path = self.folder.join(name);
         let (entries, problems) = parse(text);
+        let more = problems.len().saturating_sub(PROBLEMS_MAX);
         let told = |(line, problem)| format!("{}:{line}: {problem}", path.display());
+        let mut problems: Vec<String> = problems.into_iter().take(PROBLEMS_MAX).map(told).collect();
+        if more > 0 {
+            problems.push(format!("{}: {more} more lines like that", path.display()));
+        }
         let file = File {
             bytes: text.len(),
             entries,
-            problems: problems.into_iter().map(told).collect(),
+            problems,
         };
         self.insert(name, file);
     }
@@ -304,6 +312,12 @@ mod tests {
             "{problems:?}"
         );
         assert_eq!(problems.len(), 2);
+        registry.put("a.conf", &"x\n".repeat(30));
+        let problems: Vec<&str> = registry.problems().collect();
+        assert_eq!(
+            (problems.len(), problems[8]),
+            (10, "/names/a.conf: 22 more lines like that")
+        );
         registry.put("a.conf", "web=9");
         assert_eq!(
             registry.location("web"),

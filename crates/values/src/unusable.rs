@@ -63,6 +63,16 @@ impl Unusable {
     }
 }
 
+impl Unusable {
+    /// Returns whether it is a machine that is not there now, and may be there later.
+    pub fn is_absence(&self) -> bool {
+        matches!(
+            self,
+            Unusable::UnknownMachine { .. } | Unusable::NoCid { .. }
+        )
+    }
+}
+
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::arguments::{Arguments, NO_TARGET};
-use super::variables::{self, Variables};
+use super::variables::{self, Complaint, Variables};
 use crate::listen_list;
 use crate::programs::ctl::check::units::{self, Unasked, Unit};
 
@@ -30,11 +30,16 @@ pub(super) fn say(unit: &str, arguments: &Arguments) -> ExitCode {
 }
 
 fn of_process(arguments: &Arguments) -> Vec<String> {
-    let mut complaints = Variables::of_process(None).complaints_with(arguments);
+    let mut complaints = texts(Variables::of_process(None).complaints_with(arguments));
     if arguments.to.is_none() {
         complaints.push(NO_TARGET.to_owned());
     }
     complaints
+}
+
+/// A machine that is not there now may be misspelt as well, so that it is told like the rest.
+fn texts(complaints: Vec<Complaint>) -> Vec<String> {
+    complaints.into_iter().map(|one| one.text).collect()
 }
 
 /// Those of the environment are overruled by Environment= of the unit, and that by its files. A file that cannot be read is
@@ -63,13 +68,13 @@ fn of_unit(name: &str) -> Vec<String> {
         for path in variables::files(name) {
             variables.read_or_tell(&path);
         }
-        return variables.complaints();
+        return texts(variables.complaints());
     };
     variables.add(Variables::of_environment(&service.environment, &service.id));
     for path in &service.environment_files {
         variables.read_or_tell(path);
     }
-    let mut complaints = variables.complaints();
+    let mut complaints = texts(variables.complaints());
     if !variables.has("VSOCK_BRIDGE_TO") && !service.command.contains(" --to") {
         complaints.push(format!("{}: {NO_TARGET}", service.id));
     }

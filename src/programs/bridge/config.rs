@@ -2,8 +2,10 @@
 //! found and targets resolved.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::arguments::{Arguments, NO_TARGET, SourceArgument};
+use crate::connect::circle::Place;
 use crate::connect::{Dialer, Source, Target, Targets};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -11,9 +13,10 @@ use crate::gate::Gate;
 use crate::gateway::Gateway;
 use crate::gateway::rules::{RuleFiles, in_words};
 use crate::known::Known;
-use crate::names::GivenNames;
+use crate::names::{self, GivenNames, Names};
 use crate::prefix::Prefix;
 use crate::programs::options::LONGEST;
+use crate::relay::naming::Naming;
 use crate::relay::{Limits, LoopSettings};
 use crate::stream::Tuning;
 use crate::this_machine;
@@ -25,6 +28,8 @@ pub(crate) struct Settings {
     pub dialer: Dialer,
     /// Who may come in.
     pub gate: Gate,
+    /// Names of machines that may change while it runs; none if it needs none.
+    pub naming: Option<Naming>,
     /// Times of connections and of the program.
     pub times: LoopSettings,
 }
@@ -36,8 +41,12 @@ impl Settings {
     pub(crate) fn new(arguments: &Arguments, locals: &[Endpoint]) -> Result<Settings> {
         let dialer = dialer(arguments, locals)?;
         let names = arguments.machines.names.as_ref();
+        let (allowed, absent) = arguments.allow_cid.resolve_present(&Known::now(names))?;
+        for problem in absent {
+            log::warn!("{problem}; it may come in once it is there");
+        }
         let gate = Gate::new(
-            arguments.allow_cid.resolve(&Known::now(names))?,
+            allowed,
             arguments.max_connections,
             arguments.max_connections_per_peer,
             dialer.prefix,
@@ -48,9 +57,26 @@ impl Settings {
         Ok(Settings {
             dialer,
             gate,
+            naming: None,
             times: times(arguments),
         })
     }
+}
+
+/// Begins to watch the names that the bridge needs; none if none of them can change. `places`: where peers come to.
+pub(crate) fn naming(
+    arguments: &Arguments,
+    targets: &Targets,
+    places: Vec<Place>,
+) -> Option<Naming> {
+    let given = match &arguments.machines.names {
+        Some(given) => given.clone(),
+        // What is wrong there was told if a name was needed.
+        None => Names::read().unwrap_or_default().into(),
+    };
+    let registry = Path::new(names::REGISTRY);
+    let allowed = arguments.allow_cid.clone();
+    Naming::new(registry, given, allowed, targets, places)
 }
 
 fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
@@ -72,7 +98,10 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     let needs_prefix = is_told || targets.iter().any(is_mapped);
     let has_gateway = targets.iter().any(Target::is_gateway);
     let dialer = Dialer {
-        gateway: has_gateway.then(|| gateway(arguments)).transpose()?,
+        gateway: has_gateway
+            .then(|| gateway(arguments))
+            .transpose()?
+            .map(Arc::new),
         prefix: find_prefix(arguments.machines.prefix, needs_prefix)?,
         tuning: tuning(arguments, has_vsock || targets.iter().any(Target::is_vsock)),
         targets,
@@ -82,6 +111,9 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
         proxy_protocol: arguments.proxy_protocol,
     };
     dialer.check()?;
+    for problem in dialer.targets.absences() {
+        log::warn!("{problem}; until it is there, connections to it fail");
+    }
     Ok(dialer)
 }
 

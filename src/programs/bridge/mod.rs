@@ -131,6 +131,9 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
     if let Some(inspection) = inspection().filter(|_| is_listening) {
         event_loop.show(inspection).map_err(leave)?;
     }
+    if let Some(naming) = settings.naming {
+        event_loop.follow(naming).map_err(leave)?;
+    }
     event_loop.restore(inherited);
     for passed in activation.connections {
         event_loop.admit(passed.stream, passed.peer);
@@ -161,7 +164,7 @@ fn settings(
         let routed = routed(arguments, &addresses);
         activation.listeners = listen::open(addresses, arguments.listen_mode, routed)?;
     }
-    let settings = Settings::new(arguments, &activation.locals())?;
+    let mut settings = Settings::new(arguments, &activation.locals())?;
     let Dialer {
         targets, prefix, ..
     } = &settings.dialer;
@@ -170,6 +173,7 @@ fn settings(
     let places: Vec<Place> = places.collect();
     let check = |target: &Target| target.check_circle(&places, *prefix);
     targets.iter().try_for_each(check)?;
+    settings.naming = config::naming(arguments, targets, places);
     Ok(settings)
 }
 
@@ -213,7 +217,7 @@ fn tell(listener: &Listener, settings: &Settings) {
         }
         _ => log::info!("bridging {local} to {target}"),
     }
-    let gateway = settings.dialer.gateway.as_ref();
+    let gateway = settings.dialer.gateway.as_deref();
     let is_unknown = |gateway: &Gateway| match listener.family() {
         Family::Vsock => false,
         Family::Unix => !gateway.knows_unix_peers(),

@@ -45,6 +45,24 @@ pub(crate) struct Variable {
     pub(crate) place: String,
 }
 
+/// What is wrong with settings, or may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    /// With its place.
+    pub(crate) text: String,
+    /// Whether a bridge starts all the same, since a machine that is not there may be there later.
+    pub(crate) is_absence: bool,
+}
+
+impl Complaint {
+    fn new(text: String) -> Complaint {
+        Complaint {
+            text,
+            is_absence: false,
+        }
+    }
+}
+
 /// Variables in the order in which they overrule each other, and lines that are none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Variables {
@@ -162,35 +180,40 @@ impl Variables {
     }
 
     /// Returns what is wrong with them and with what they come to, one line each.
-    pub(crate) fn complaints(&self) -> Vec<String> {
+    pub(crate) fn complaints(&self) -> Vec<Complaint> {
         let problems = self.problems();
         match self.arguments() {
             Ok(arguments) if problems.is_empty() => self.together(&arguments),
-            _ => problems,
+            _ => problems.into_iter().map(Complaint::new).collect(),
         }
     }
 
     /// Returns what is wrong with them, or with the options that they and the command line of this process come to.
-    pub(super) fn complaints_with(&self, arguments: &Arguments) -> Vec<String> {
+    pub(super) fn complaints_with(&self, arguments: &Arguments) -> Vec<Complaint> {
         let problems = self.problems();
         match problems.is_empty() {
             true => self.together(arguments),
-            false => problems,
+            false => problems.into_iter().map(Complaint::new).collect(),
         }
     }
 
     /// Looks up the names that are needed.
-    fn together(&self, arguments: &Arguments) -> Vec<String> {
+    fn together(&self, arguments: &Arguments) -> Vec<Complaint> {
         let names = arguments.machines.names.as_ref();
         if let Some(Err(problem)) = names.map(GivenNames::names) {
-            return match self.place(names::VARIABLE) {
-                "" => vec![problem.to_string()],
-                place => vec![format!("{place}: {problem}")],
+            let text = match self.place(names::VARIABLE) {
+                "" => problem.to_string(),
+                place => format!("{place}: {problem}"),
             };
+            return vec![Complaint::new(text)];
         }
-        let say = |variable, problem: Error| match self.place(variable) {
-            "" => problem.report(),
-            place => format!("{place}: {variable}: {}", problem.report()),
+        let say = |variable, problem: Error| Complaint {
+            text: match self.place(variable) {
+                "" => problem.report(),
+                place => format!("{place}: {variable}: {}", problem.report()),
+            },
+            // Where to listen is to be known at the start.
+            is_absence: problem.is_absence() && variable != listen_list::VARIABLE,
         };
         let names = &Known::now(names);
         let targets = arguments.to.as_ref();
@@ -202,7 +225,9 @@ impl Variables {
         let listen = listen.map(|problem| say(listen_list::VARIABLE, problem));
         let rules = wrong_rules(arguments);
         let others = target.into_iter().chain(allowed).chain(listen);
-        others.chain(rules).collect()
+        others
+            .chain(rules.into_iter().map(Complaint::new))
+            .collect()
     }
 
     /// Returns where a variable is written, or nothing.
@@ -243,7 +268,10 @@ fn wrong_rules(arguments: &Arguments) -> Vec<String> {
 
 /// Looks up the names of machines in targets; those of hosts are not asked for.
 fn check_names(targets: &TargetList, names: &Known<'_>) -> Result<()> {
-    for (_, endpoint) in connect::machines(targets, names)? {
+    for (machines, endpoint) in connect::machines(targets, names)? {
+        if let Some((list, _)) = machines {
+            list.resolve(names)?;
+        }
         match endpoint {
             Endpoint::VsockName { name, port } => {
                 names.endpoint(name, *port)?;

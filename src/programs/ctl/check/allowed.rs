@@ -7,12 +7,11 @@ use super::finding::Finding;
 use super::settings::{Setting, services, setting, sockets_of};
 use super::targets;
 use super::units::Unit;
-use crate::allow_list::{AllowList, AllowedCids, VARIABLE};
+use crate::allow_list::{AllowList, VARIABLE};
 use crate::config_file;
 use crate::connect;
 use crate::endpoint::Endpoint;
 use crate::known::Known;
-use crate::names;
 use crate::programs::bridge::lets_everybody_in;
 use crate::target_list::TargetList;
 
@@ -42,17 +41,19 @@ fn without_effect(service: &Unit, list: &Setting) -> Finding {
 
 fn look(service: &Unit, list: &Setting) -> Option<Finding> {
     // What is none, or has names that nobody has, has its line with the settings.
-    let names = setting(service, names::VARIABLE, " --names").ok()?;
-    let names = names.and_then(|names| names.text.parse().ok());
-    let names = Known::now(names.as_ref());
+    let given = targets::given(service);
+    let names = Known::now(given.as_ref());
     let allowed = list.text.parse::<AllowList>().ok()?;
-    let allowed = allowed.resolve(&names).ok()?;
+    let (allowed, _) = allowed.resolve_present(&names).ok()?;
     let targets: TargetList = targets::target(service).ok()??.text.parse().ok()?;
     let name = connect::machines(&targets, &names)
         .ok()?
         .into_iter()
         // It gets in to its own target alone.
-        .filter(|(machines, _)| machines.as_ref().is_none_or(AllowedCids::contains_local))
+        .filter(|(machines, _)| {
+            let machines = machines.as_ref();
+            machines.is_none_or(|(_, machines)| machines.contains_local())
+        })
         .find_map(|(_, target)| match target {
             Endpoint::Unix(name) => Some(name),
             _ => None,
@@ -75,7 +76,7 @@ mod tests {
         let environment = [
             ("VSOCK_BRIDGE_TO", to),
             (VARIABLE, list),
-            (names::VARIABLE, "web=3 me=1"),
+            (crate::names::VARIABLE, "web=3 me=1"),
         ];
         let assignment = |(name, value)| format!("{name}={value}");
         let service = Unit {

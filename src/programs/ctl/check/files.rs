@@ -10,7 +10,7 @@ use super::units::Unit;
 use crate::config_file;
 use crate::prefix;
 use crate::programs::bridge::complaints;
-use crate::programs::bridge::variables::{FOLDER, Variables};
+use crate::programs::bridge::variables::{Complaint, FOLDER, Variables};
 
 /// Returns a line for each wrong setting, or one for all files if there are any.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
@@ -40,10 +40,12 @@ pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
 /// Returns whether a service cannot start because of its settings.
 pub(super) fn keep_down(service: &Unit) -> bool {
     let files = service.environment_files.iter();
-    let is_wrong = |path: &PathBuf| !look(path, true).is_empty();
-    !of_unit(service).is_empty()
-        || files.filter(|path| path.exists()).any(is_wrong)
-        || !together(service).is_empty()
+    let fails = |findings: Vec<Finding>| findings.iter().any(|one| one.level == Level::Fail);
+    fails(of_unit(service))
+        || files
+            .filter(|path| path.exists())
+            .any(|path| fails(look(path, true)))
+        || fails(together(service))
         || listens_twice(service).is_some()
 }
 
@@ -70,13 +72,13 @@ fn look(path: &Path, is_in_use: bool) -> Vec<Finding> {
             .retain(|one| one.name != prefix::VARIABLE);
     }
     // What the settings of one bridge come to is told when all of them are known.
-    let problems = match path == Path::new(config_file::PATH) {
-        true => variables.complaints(),
-        false => variables.problems(),
-    };
     let level = Level::of_fault(is_in_use);
+    if path == Path::new(config_file::PATH) {
+        let complaints = variables.complaints().into_iter();
+        return complaints.map(|one| finding(one, level)).collect();
+    }
     let finding = |problem| Finding::new(level, "settings", problem);
-    problems.into_iter().map(finding).collect()
+    variables.problems().into_iter().map(finding).collect()
 }
 
 fn of_unit(service: &Unit) -> Vec<Finding> {
@@ -111,8 +113,16 @@ fn together(service: &Unit) -> Vec<Finding> {
     if !service.environment_files.iter().all(is_read) || !variables.problems().is_empty() {
         return Vec::new();
     }
-    let finding = |problem| Finding::new(Level::Fail, "settings", problem);
-    variables.complaints().into_iter().map(finding).collect()
+    let complaints = variables.complaints().into_iter();
+    complaints.map(|one| finding(one, Level::Fail)).collect()
+}
+
+/// A machine that is not there now keeps no bridge down.
+fn finding(complaint: Complaint, level: Level) -> Finding {
+    match complaint.is_absence {
+        true => Finding::warn("settings", complaint.text),
+        false => Finding::new(level, "settings", complaint.text),
+    }
 }
 
 /// As [`together`], for the file of a bridge that is not in use.
@@ -218,7 +228,10 @@ mod tests {
             let is_said = |finding: &Finding| finding.text.contains(said);
             assert_eq!(found.len(), usize::from(!said.is_empty()), "{found:?}");
             assert!(found.iter().all(is_said), "{found:?}");
-            assert_eq!(keep_down(&service), !found.is_empty());
+            let is_absent = said.contains("no machine is named");
+            let level = if is_absent { Level::Warn } else { Level::Fail };
+            assert!(found.iter().all(|one| one.level == level), "{found:?}");
+            assert_eq!(keep_down(&service), !found.is_empty() && !is_absent);
             let commanded = Unit {
                 command: "x --to [::1]:445".into(),
                 ..service

@@ -14,6 +14,7 @@ use crate::connect::circle::Place;
 use crate::endpoint::{ADDRESS_BYTES_MAX, Endpoint, UnixName};
 use crate::error::Error;
 use crate::known::Known;
+use crate::names::{self, GivenNames};
 use crate::programs::ctl::bridges;
 use crate::relay::connection::Stage;
 use crate::relay::inspection::{OpenConnection, Snapshot};
@@ -29,7 +30,9 @@ pub(super) fn check(units: &[Unit], listeners: &Listeners, is_root: bool) -> Vec
         .flat_map(|service| match target(service) {
             Ok(Some(target)) => {
                 let look = |endpoint: &Endpoint| look_at(service, endpoint, listeners, is_root);
-                let mut findings = look_at_all(&target, &sockets_of(service, units), look);
+                let given = given(service);
+                let names = Known::now(given.as_ref());
+                let mut findings = look_at_all(&target, &names, &sockets_of(service, units), look);
                 // A fault that was found has its line.
                 let is_well = |finding: &Finding| finding.level == Level::Ok;
                 if findings.iter().all(is_well) {
@@ -57,8 +60,15 @@ pub(super) fn target(service: &Unit) -> Result<Option<Setting>, Error> {
     setting(service, VARIABLE, " --to")
 }
 
+/// Returns the names of machines that a service is told.
+pub(super) fn given(service: &Unit) -> Option<GivenNames> {
+    let names = setting(service, names::VARIABLE, " --names").ok()?;
+    names.and_then(|names| names.text.parse().ok())
+}
+
 fn look_at_all(
     target: &Setting,
+    names: &Known<'_>,
     sockets: &[Endpoint],
     look: impl Fn(&Endpoint) -> Option<Finding>,
 ) -> Vec<Finding> {
@@ -66,7 +76,7 @@ fn look_at_all(
     let Ok(list) = target.text.parse::<TargetList>() else {
         return Vec::new();
     };
-    match endpoints(&list, sockets) {
+    match endpoints(&list, names, sockets) {
         Ok(endpoints) => endpoints.iter().filter_map(look).collect(),
         Err(error) => {
             let text = format!("{}: {}", target.place, error.report());
@@ -157,22 +167,32 @@ fn in_vain(id: &str, said: &Snapshot) -> Option<Finding> {
     Some(Finding::warn("target", text))
 }
 
-/// Returns all places that the bridge would connect to, each once, but resolves no name.
-fn endpoints(list: &TargetList, sockets: &[Endpoint]) -> Result<Vec<Endpoint>, Error> {
+/// Returns all places that the bridge would connect to, each once; asks no resolver, and leaves out machines that are not
+/// there, which have their line with the settings.
+fn endpoints(
+    list: &TargetList,
+    names: &Known<'_>,
+    sockets: &[Endpoint],
+) -> Result<Vec<Endpoint>, Error> {
     let places: Vec<_> = (sockets.iter().cloned())
         .map(Place::of_connection)
         .collect();
     let mut found = Vec::new();
     for endpoint in list.endpoints() {
         for (_, endpoint) in endpoint.clone().at_ports_of(sockets)? {
-            let endpoint = endpoint.into_target()?;
+            let endpoint = match endpoint.into_target()? {
+                Endpoint::VsockName { name, port } => match names.endpoint(&name, port) {
+                    Ok(endpoint) => endpoint,
+                    Err(_) => continue,
+                },
+                endpoint => endpoint,
+            };
             let is_known = matches!(
                 endpoint,
                 Endpoint::Tcp(_) | Endpoint::Unix(_) | Endpoint::Vsock(_) | Endpoint::Mux { .. }
             );
             if is_known {
-                Target::resolve(endpoint.clone(), &Known::now(None))?
-                    .check_circle(&places, None)?;
+                Target::resolve(endpoint.clone(), names)?.check_circle(&places, None)?;
             }
             if !found.contains(&endpoint) {
                 found.push(endpoint);

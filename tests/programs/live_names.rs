@@ -1,0 +1,233 @@
+//! Bridges whose names of machines come, change and go while they run: who is reached then, and what stays.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+use tempfile::TempDir;
+use vsock_bridge::testing::Snapshot;
+
+use crate::common::bridge::Bridge;
+use crate::common::content::{End, read_to_end};
+use crate::common::place::{Kind, Place, ping};
+use crate::common::program::Program;
+use crate::common::{DEADLINE, own_folder, skipped};
+
+/// As long as a name may hold that does not any more.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// What is /run/vsock-bridge to a bridge: empty at first.
+struct Registry(TempDir);
+
+impl Registry {
+    fn new() -> Registry {
+        Registry(own_folder())
+    }
+
+    /// None where nothing can be mounted.
+    fn given_to(&self, bridge: Bridge) -> Option<Bridge> {
+        let Some(bridge) = bridge.with_hidden(&["/run"]) else {
+            skipped("nothing can be mounted here");
+            return None;
+        };
+        let own = self.0.path().display();
+        let mount = format!("mkdir /run/vsock-bridge && mount --bind '{own}' /run/vsock-bridge");
+        Some(bridge.shell(&mount))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join("names.d").join(name)
+    }
+
+    /// Writes a file in one step.
+    fn write(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.path("")).unwrap();
+        fs::write(self.path(".new"), text).unwrap();
+        fs::rename(self.path(".new"), self.path(name)).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+}
+
+/// Takes a connection as the VMM of a machine; returns it once the port was asked for.
+fn asked(vmm: &Place) -> Socket {
+    let mut socket = vmm.accept();
+    let mut request = vec![0; b"CONNECT 22\n".len()];
+    socket.read_exact(&mut request).unwrap();
+    assert_eq!(request, b"CONNECT 22\n");
+    socket
+}
+
+/// Takes a connection, and lets it through to the machine.
+fn taken(vmm: &Place) -> Socket {
+    let mut socket = asked(vmm);
+    socket.write_all(b"OK 1\n").unwrap();
+    socket
+}
+
+/// The bridge has logged the change within that time.
+fn expect_at_once(bridge: &mut Program, since: Instant, line: &str) {
+    bridge.wait_for_line(line);
+    let time = since.elapsed();
+    assert!(time < AT_ONCE, "{line}: after {time:?}");
+}
+
+fn expect_refusal(bridge: &mut Program, listener: &Place) {
+    let mut client = listener.connect();
+    assert_ne!(read_to_end(&mut client).0, b"wrong");
+    bridge.wait_for_line("closed: no machine is named \"web\"");
+}
+
+#[test]
+fn a_target_is_absent_comes_moves_and_goes_and_what_is_open_stays() {
+    let registry = Registry::new();
+    let (listener, first, second) = three();
+    let bridge = Bridge::to("vsock:web:22").listener(&listener);
+    let Some(bridge) = registry.given_to(bridge) else {
+        return;
+    };
+    let mut bridge = bridge.start();
+    bridge.wait_for_line("no machine is named \"web\"");
+    bridge.wait_for_line("to vsock:web:22");
+    expect_refusal(&mut bridge, &listener);
+
+    let since = Instant::now();
+    registry.write("a.conf", &format!("web={}\nnonsense\n", first.text));
+    expect_at_once(&mut bridge, since, "names.d/a.conf:2: \"nonsense\"");
+    bridge.wait_for_line(&format!("web is {} from now on", first.text));
+    let mut client = listener.connect();
+    let mut machine = taken(&first);
+    ping(&mut client, &mut machine);
+
+    let since = Instant::now();
+    registry.write("a.conf", &format!("web={}\n", second.text));
+    let line = format!("web is {} from now on", second.text);
+    expect_at_once(&mut bridge, since, &line);
+    let mut other_client = listener.connect();
+    let mut other_machine = taken(&second);
+    ping(&mut other_client, &mut other_machine);
+    ping(&mut client, &mut machine);
+
+    let since = Instant::now();
+    registry.remove("a.conf");
+    expect_at_once(&mut bridge, since, "web is no machine any more");
+    expect_refusal(&mut bridge, &listener);
+    ping(&mut client, &mut machine);
+    ping(&mut other_client, &mut other_machine);
+    assert!(first.has_nobody_waiting() && second.has_nobody_waiting());
+    drop((client, machine, other_client, other_machine));
+    bridge.stop();
+}
+
+fn three() -> (Place, Place, Place) {
+    let place = || Place::listening(Kind::Unix);
+    (place(), place(), place())
+}
+
+#[test]
+fn a_client_waits_for_a_machine_that_has_no_name_yet() {
+    let registry = Registry::new();
+    let (listener, vmm, _) = three();
+    let bridge = Bridge::to("vsock:web:22").listener(&listener);
+    let bridge = bridge.variable("VSOCK_BRIDGE_CONNECT_RETRY", "1h");
+    let Some(bridge) = registry.given_to(bridge) else {
+        return;
+    };
+    let mut bridge = bridge.start();
+    bridge.wait_for_line("to vsock:web:22");
+    let mut client = listener.connect();
+    registry.write("a.conf", &format!("web={}\n", vmm.text));
+    let mut machine = taken(&vmm);
+    ping(&mut client, &mut machine);
+    drop((client, machine));
+    bridge.stop();
+}
+
+/// Never the wrong one: what has not answered yet hears nothing of a client any more when its name is another's.
+#[test]
+fn a_name_moves_while_its_machine_is_asked_the_client_comes_to_the_new_one() {
+    let registry = Registry::new();
+    let (listener, first, second) = three();
+    registry.write("a.conf", &format!("web={}\n", first.text));
+    let bridge = Bridge::to("vsock:web:22").listener(&listener);
+    let Some(bridge) = registry.given_to(bridge) else {
+        return;
+    };
+    let bridge = bridge.start();
+    let mut client = listener.connect();
+    client.write_all(b"a secret").unwrap();
+    let mut former = asked(&first);
+    registry.write("a.conf", &format!("web={}\n", second.text));
+    let mut machine = taken(&second);
+    let mut secret = [0; 8];
+    machine.read_exact(&mut secret).unwrap();
+    assert_eq!(&secret, b"a secret");
+    let (bytes, end) = read_to_end(&mut former);
+    assert_eq!((bytes.len(), end), (0, End::Clean));
+    ping(&mut client, &mut machine);
+    drop((client, machine));
+    bridge.stop();
+}
+
+#[test]
+fn list_shows_where_each_connection_goes_and_the_next_will_go() {
+    let registry = Registry::new();
+    let (listener, first, second) = three();
+    registry.write("a.conf", &format!("web={}\n", first.text));
+    let folder = own_folder();
+    let bridge = Bridge::to("vsock:web:22").listener(&listener);
+    let bridge = bridge.variable("RUNTIME_DIRECTORY", folder.path());
+    let Some(bridge) = registry.given_to(bridge) else {
+        return;
+    };
+    let mut bridge = bridge.start();
+    let mut client = listener.connect();
+    let mut machine = taken(&first);
+    ping(&mut client, &mut machine);
+    registry.write("a.conf", &format!("web={}\n", second.text));
+    bridge.wait_for_line(&format!("web is {} from now on", second.text));
+    let control = folder.path().join("control");
+    let mut control = std::os::unix::net::UnixStream::connect(control).unwrap();
+    control.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut text = String::new();
+    control.read_to_string(&mut text).unwrap();
+    let snapshot: Snapshot = serde_json::from_str(&text).unwrap();
+    assert_eq!(snapshot.target, format!("vsock-mux:{}:22", second.text));
+    let [connection] = &snapshot.connections[..] else {
+        panic!("{snapshot:?}")
+    };
+    assert!(connection.target.contains(&first.text), "{connection:?}");
+    drop((client, machine));
+    bridge.stop();
+}
+
+#[test]
+fn names_of_the_administrator_hold_and_are_not_watched() {
+    let registry = Registry::new();
+    let (listener, vmm, _) = three();
+    registry.write("a.conf", &format!("web={}\n", vmm.text));
+    for (variable, value, line) in [
+        ("VSOCK_BRIDGE_NAMES", "web=3", "to vsock:3:22"),
+        ("VSOCK_BRIDGE_ALLOW_CID", "7", "to vsock-mux:"),
+    ] {
+        let bridge = Bridge::to("vsock:web:22").listener(&listener);
+        let Some(bridge) = registry.given_to(bridge.variable(variable, value)) else {
+            return;
+        };
+        let mut bridge = bridge.start();
+        bridge.wait_for_line(line);
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", bridge.pid())).unwrap();
+        let links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        let watches = links.filter(|link| link.to_str() == Some("anon_inode:inotify"));
+        assert_eq!(
+            watches.count(),
+            usize::from(line == "to vsock-mux:"),
+            "{line}"
+        );
+        bridge.stop();
+    }
+}
