@@ -9,8 +9,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::clock::Moment;
 
-/// More than any answer; a program that says more is not the one that was meant.
-const ANSWER_MAX: usize = 1 << 20;
+/// More than any answer, such as systemctl's of ten thousand units; a program that says more is not the one that was meant.
+const ANSWER_MAX: usize = 16 << 20;
 
 /// What a program said.
 #[derive(Debug)]

@@ -127,6 +127,15 @@ fn a_bridge_of_a_socket_that_is_to_listen_by_itself_as_well_is_told() {
 }
 
 #[test]
+fn an_answer_as_long_as_that_of_thousands_of_units_is_read() {
+    let long = "printf 'Id=long.socket\\nStatusText='; /usr/bin/head -c 4000000 /dev/zero | /usr/bin/tr '\\0' x; echo; echo";
+    let lines = unit("Environment=VSOCK_BRIDGE_TO=[::1]:445 VSOCK_BRIDGE_IDLE_TIMEOUT=5x");
+    let said = "vsock-bridge@445.service: VSOCK_BRIDGE_IDLE_TIMEOUT";
+    let finished = check("vsock-bridge@445", &format!("{long}\n{lines}"), None);
+    expect(finished, 2, &[said]);
+}
+
+#[test]
 fn a_systemd_that_does_not_answer_is_not_waited_for() {
     let settings = Some("VSOCK_BRIDGE_TO=[::1]:445\n");
     let said =
