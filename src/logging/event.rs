@@ -52,13 +52,13 @@ impl Event {
     }
 
     /// Logs it.
-    pub fn log(self, mut fields: Fields, message: fmt::Arguments<'_>) {
+    pub fn log(self, mut fields: Fields, message: impl fmt::Display) {
         fields.push(("message_id", format!("{:032x}", self.id)));
         log::logger().log(
             &Record::builder()
                 .level(self.level)
                 .target(module_path!())
-                .args(message)
+                .args(format_args!("{message}"))
                 .key_values(&fields)
                 .build(),
         );

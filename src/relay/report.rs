@@ -96,7 +96,7 @@ impl Reporter {
         if let Some(left_out) = admit(&mut self.refusals, event::PEER_REFUSED, now) {
             let mut fields = fields(peer, target.as_ref(), dialer);
             fields.push(("reason", refusal.to_string()));
-            let message = format_args!("{peer} refused: {refusal}{left_out}");
+            let message = format!("{peer} refused: {refusal}{left_out}");
             event::PEER_REFUSED.log(fields, message);
         }
     }
@@ -124,7 +124,7 @@ impl Reporter {
             let mut fields = fields(*peer, target.as_ref(), dialer);
             fields.extend(errand_fields(closed));
             fields.push(("reason", reason.to_owned()));
-            let message = format_args!("{peer} refused: {reason}{left_out}");
+            let message = format!("{peer} refused: {reason}{left_out}");
             event::PEER_REFUSED.log(fields, message);
         }
     }
@@ -135,7 +135,7 @@ impl Reporter {
             let cause = errno.desc();
             let fields = vec![("reason", cause.to_owned()), ("open", open.to_string())];
             let message =
-                format_args!("accepting pauses with {open} connections open: {cause}{left_out}");
+                format!("accepting pauses with {open} connections open: {cause}{left_out}");
             event::ACCEPTING_PAUSED.log(fields, message);
         }
     }
@@ -163,7 +163,7 @@ impl Reporter {
             ("end", ending.to_string()),
         ]);
         let duration = closed.duration;
-        let message = format_args!(
+        let message = format!(
             "{} {ending}: {inbound} bytes in, {outbound} bytes out, {duration:.3?}{left_out}",
             way(closed)
         );
@@ -179,7 +179,7 @@ impl Reporter {
             fields.extend(errand_fields(closed));
             fields.push(("reason", report.clone()));
             let way = way(closed);
-            let message = format_args!("{way} closed: {report}{left_out}");
+            let message = format!("{way} closed: {report}{left_out}");
             event::TARGET_UNREACHABLE.log(fields, message);
         }
         self.last_failure = Some((report, now));

@@ -142,7 +142,7 @@ impl Loop {
 
     pub(super) fn close_all(&mut self, now: Moment) {
         let open = self.open();
-        let message = format_args!(
+        let message = format!(
             "{}, still open at the end of the time to stop: reset",
             connections(open as u64)
         );
