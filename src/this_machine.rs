@@ -1,8 +1,8 @@
-//! What libsystemd knows of this machine: its id for one application, and where the credentials of the service are.
+//! What systemd tells of this machine: its id for one application, and where the credentials of the service are.
 
-use std::path::Path;
+use std::env;
+use std::path::{Path, PathBuf};
 
-use libsystemd::credentials::CredentialsLoader;
 use libsystemd::errors::SdError;
 use libsystemd::id128::Id128;
 
@@ -13,7 +13,7 @@ use crate::prefix::Prefix;
 /// Finds the prefix of this machine; see [`configured::prefix`].
 pub(crate) fn prefix(given: Option<Prefix>, root: &Path) -> Result<(Prefix, Origin)> {
     let system = System {
-        credentials: CredentialsLoader::path_from_env,
+        credentials: || env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
         app_specific: |machine, application| {
             app_specific(machine, application).map_err(|error| error.to_string())
         },
