@@ -35,6 +35,8 @@ PRESETDIR := $(PRESETDIR)
 LIBDIR ?= $(or $(patsubst %/,%,$(dir $(realpath $(shell cc -print-file-name=libc.so.6 2>/dev/null)))),$(PREFIX)/lib)
 
 CARGO ?= cargo
+# Empty where the crates are not those of Cargo.lock, as in Debian's archive.
+LOCKED = --locked
 # Where the programs are that are installed; tests know them by the same variable.
 RELEASE = $(or $(VSOCK_BRIDGE_PROGRAMS),$(or $(CARGO_TARGET_DIR),target)/release)
 
@@ -94,11 +96,11 @@ STAGES = fmt clippy doc unit programs shipped units packages systemd vm older vi
 .PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs recordings check-long demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
-	$(CARGO) build --release --locked
+	$(CARGO) build --release $(LOCKED)
 
 # The loader knows a library by the name in it, and must not unload one whose threads may still have data of it.
 nss: ## build the module that resolves 3.vsock for every program
-	$(CARGO) rustc --profile nss --locked --package nss-vsock --crate-type cdylib -- \
+	$(CARGO) rustc --profile nss $(LOCKED) --package nss-vsock --crate-type cdylib -- \
 		-C link-arg=-Wl,-soname,libnss_vsock.so.2 -C link-arg=-Wl,-z,nodelete
 
 help: ## list the targets
