@@ -56,11 +56,13 @@ PAGES = $(filter-out man/nss-vsock.8,$(wildcard man/*.[1-8]))
 # A unit without a page of its own has one that leads to where it is described.
 UNIT_NAMES = $(patsubst units/%,%,$(UNITS:.in=))
 ALIASES = $(filter-out $(patsubst man/%.8,%,$(PAGES)),$(UNIT_NAMES))
-described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,$(if $(filter vsock-bridge-metrics%,$(1)),vsockctl,$(if \
-	$(filter vsock-bridge-gateway% vsock-bridge-proxy%,$(1)),vsock-bridge-gateway,vsock-bridge)))
+described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,$(if $(filter vsock-exec%,$(1)),vsock-exec,$(if \
+	$(filter vsock-bridge-metrics%,$(1)),vsockctl,$(if \
+	$(filter vsock-bridge-gateway% vsock-bridge-proxy%,$(1)),vsock-bridge-gateway,vsock-bridge))))
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
 	755:$(RELEASE)/vsock-notify:$(LIBEXECDIR)/vsock-bridge/vsock-notify \
+	755:$(RELEASE)/vsock-exec:$(LIBEXECDIR)/vsock-bridge/vsock-exec \
 	755:$(RELEASE)/vsock-connect:$(BINDIR)/vsock-connect \
 	755:$(RELEASE)/vsockctl:$(BINDIR)/vsockctl \
 	755:$(RELEASE)/vsock-bridge-generator:$(GENERATORDIR)/vsock-bridge-generator \
@@ -143,7 +145,7 @@ uninstall: ## stop what runs, and remove what install put there; settings stay
 	@for file in $(FILES) $(NSS_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
-	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the user vsock-bridge, and vsock in /etc/nsswitch.conf if it is there"
+	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the users vsock-bridge and vsock-exec, and vsock in /etc/nsswitch.conf if it is there"
 
 # Binaries for any Linux of this architecture, as guests and containers without glibc are. The generator is for systemd alone.
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
@@ -151,7 +153,8 @@ static: ## build the programs without shared libraries, by the Rust target for m
 	@[ -d "$$(rustc --print target-libdir --target $(STATIC_TARGET))" ] || \
 		{ echo "rustup target add $(STATIC_TARGET)" && rustup target add $(STATIC_TARGET); } || \
 		{ echo "make static: this Rust cannot build for $(STATIC_TARGET): install Rust by rustup" >&2; exit 1; }
-	$(CARGO) build --release --locked --target $(STATIC_TARGET) --bin vsock-bridge --bin vsock-connect --bin vsock-notify --bin vsockctl
+	$(CARGO) build --release --locked --target $(STATIC_TARGET) \
+		$(addprefix --bin ,vsock-bridge vsock-exec vsock-connect vsock-notify vsockctl)
 
 dist: ## make the tarball of a release, with the source of every crate
 	@packaging/dist

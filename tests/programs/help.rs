@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::common::program::{Finished, command, finish, ours};
 
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     "vsock-bridge",
+    "vsock-exec",
     "vsock-connect",
     "vsock-notify",
     "vsockctl",

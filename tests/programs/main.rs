@@ -18,6 +18,7 @@ mod connect_program;
 mod connect_stdio;
 mod control_program;
 mod documents;
+mod exec_program;
 mod fault_injection;
 mod findings;
 mod fuzz_corpus;

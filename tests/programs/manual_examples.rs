@@ -37,7 +37,8 @@ fn assignments(settings: &Display) -> Vec<(String, String)> {
 #[test]
 fn settings_are_accepted() {
     let mut count = 0;
-    for settings in displays().into_iter().filter(Display::is_settings) {
+    let of_bridges = |one: &Display| one.is_settings() && !is_of_commands(one);
+    for settings in displays().into_iter().filter(of_bridges) {
         count += 1;
         let common = assignments(&common_settings());
         let all = common.into_iter().chain(assignments(&settings));
@@ -65,6 +66,28 @@ fn settings_are_accepted() {
         assert!(!has_warned, "{settings:#?}: {:#?}", bridge.log);
     }
     assert!(count > 5, "{count} files with settings");
+}
+
+/// The file of a port of vsock-exec@.
+fn is_of_commands(settings: &Display) -> bool {
+    let file = settings.file.as_deref().unwrap_or_default();
+    settings.is_settings() && file.contains("/vsock-exec@")
+}
+
+#[test]
+fn settings_of_commands_are_accepted() {
+    let Some(etc) = machine(true) else { return };
+    let files: Vec<Display> = displays().into_iter().filter(is_of_commands).collect();
+    assert!(!files.is_empty());
+    for settings in files {
+        let file = settings.file.unwrap();
+        let unit = Path::new(&file).file_stem().unwrap().to_str().unwrap();
+        etc.write(
+            file.trim_start_matches("/etc/"),
+            settings.lines.join("\n") + "\n",
+        );
+        shell(&etc, &format!("vsock-bridge --check {unit}"));
+    }
 }
 
 #[test]
@@ -140,7 +163,7 @@ fn install_units(folder: &Path) {
 }
 
 fn write_unit(path: &Path, text: &str) {
-    let bridge = ours("vsock-bridge");
+    let (bridge, exec) = (ours("vsock-bridge"), ours("vsock-exec"));
     let text = text
         .replace("@LIBEXECDIR@/vsock-bridge/vsock-bridge", &bridge)
         .replace("/usr/libexec/vsock-bridge/vsock-bridge", &bridge)
@@ -148,6 +171,8 @@ fn write_unit(path: &Path, text: &str) {
             "/usr/libexec/vsock-bridge/vsock-notify",
             &ours("vsock-notify"),
         )
+        .replace("@LIBEXECDIR@/vsock-bridge/vsock-exec", &exec)
+        .replace("/usr/libexec/vsock-bridge/vsock-exec", &exec)
         .replace("@BINDIR@/vsockctl", &ours("vsockctl"));
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();

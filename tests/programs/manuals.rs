@@ -12,8 +12,9 @@ use vsock_bridge::logging::{self, event};
 use vsock_bridge_values::{names, port_list, prefix};
 
 /// The programs with their pages.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("vsock-bridge", "vsock-bridge.8"),
+    ("vsock-exec", "vsock-exec.8"),
     ("vsock-connect", "vsock-connect.1"),
     ("vsock-notify", "vsock-notify.8"),
     ("vsockctl", "vsockctl.8"),
@@ -86,6 +87,8 @@ fn no_page_names_a_variable_that_is_none() {
         .flat_map(|help| variables(&help).collect::<Vec<_>>())
         .collect();
     known.extend([logging::VARIABLE, names::VARIABLE, port_list::VARIABLE].map(str::to_owned));
+    // Of the file of a port.
+    known.insert("VSOCK_BRIDGE_EXEC".to_owned());
     known.extend(fields());
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();

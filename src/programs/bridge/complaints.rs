@@ -6,6 +6,7 @@ use super::arguments::{Arguments, NO_TARGET};
 use super::variables::{self, Complaint, Variables};
 use crate::listen_list;
 use crate::programs::ctl::check::units::{self, Unasked, Unit};
+use crate::programs::exec::command;
 
 /// Begins each line, as in the log.
 const PROGRAM: &str = "vsock-bridge";
@@ -52,6 +53,9 @@ fn of_unit(name: &str) -> Vec<String> {
             "{name:?} is not the name of one unit, such as vsock-bridge@445"
         )];
     }
+    if name.starts_with(command::UNIT) {
+        return of_port(name);
+    }
     let mut variables = Variables::of_process(None);
     let [known, socket] = ask(name);
     let is_known = known
@@ -80,6 +84,23 @@ fn of_unit(name: &str) -> Vec<String> {
     }
     let socket = socket.filter(|socket| socket.load == "loaded");
     complaints.extend(socket.and_then(|socket| listens_twice(&variables, &socket.id)));
+    complaints
+}
+
+/// Those of the connections to a port, whose services read the file themselves.
+fn of_port(name: &str) -> Vec<String> {
+    let mut variables = Variables::of_process(None);
+    for path in variables::files(name) {
+        variables.read_or_tell(&path);
+    }
+    let mut complaints = texts(variables.complaints());
+    if !variables.has(command::VARIABLE) {
+        let (file, example) = (variables::own_file(name), command::EXAMPLE);
+        complaints.push(format!(
+            "{name} has no command: write one into {}, such as {example}",
+            file.display()
+        ));
+    }
     complaints
 }
 

@@ -23,6 +23,7 @@ use crate::listen_list;
 use crate::logging;
 use crate::names::{self, GivenNames};
 use crate::port_list::{self, PortList};
+use crate::programs::exec::command::{self, CommandLine};
 use crate::target_list::TargetList;
 
 /// Begins the name of each of our variables.
@@ -164,18 +165,11 @@ impl Variables {
     pub(crate) fn problems(&self) -> Vec<String> {
         let options = options();
         let mut problems = self.problems.clone();
-        problems.extend(self.assigned.iter().filter_map(|variable| {
-            let Variable { name, value, place } = variable;
-            let problem = match options.get(name) {
-                Some(option) => format!("{name}: {}", wrong_value(option, value)?),
-                None if name == port_list::VARIABLE => wrong_ports(value, place)?,
-                None if value.starts_with(OURS) => {
-                    format!("this is a line of a unit; write {value}")
-                }
-                None => unknown(name, &options)?,
-            };
-            Some(format!("{place}: {problem}"))
-        }));
+        let wrong = |variable: &Variable| {
+            let problem = problem(variable, &options)?;
+            Some(format!("{}: {problem}", variable.place))
+        };
+        problems.extend(self.assigned.iter().filter_map(wrong));
         problems
     }
 
@@ -232,8 +226,21 @@ impl Variables {
 
     /// Returns where a variable is written, or nothing.
     pub(crate) fn place(&self, name: &str) -> &str {
-        let found = self.assigned.iter().rfind(|variable| variable.name == name);
-        found.map_or("", |variable| &variable.place)
+        self.last(name).map_or("", |variable| &variable.place)
+    }
+
+    /// Returns the one of a name that holds.
+    pub(crate) fn last(&self, name: &str) -> Option<&Variable> {
+        self.assigned.iter().rfind(|variable| variable.name == name)
+    }
+
+    /// Returns those that are not ours, with their values.
+    pub(crate) fn of_others(&self) -> Vec<(String, String)> {
+        let others = self.assigned.iter();
+        others
+            .filter(|variable| !variable.name.starts_with(OURS))
+            .map(|variable| (variable.name.clone(), variable.value.clone()))
+            .collect()
     }
 
     /// Returns what the options would be; those of the process itself do not count.
@@ -316,6 +323,27 @@ fn options() -> HashMap<String, Arg> {
     named.collect()
 }
 
+/// Says what is wrong with one of them, if anything is.
+fn problem(variable: &Variable, options: &HashMap<String, Arg>) -> Option<String> {
+    let Variable { name, value, place } = variable;
+    let others = [port_list::VARIABLE, command::VARIABLE];
+    if options.contains_key(name) || others.contains(&&**name) {
+        if let Some(problem) = command::wrong_place(name, place) {
+            return Some(problem);
+        }
+    }
+    match options.get(name) {
+        Some(option) => Some(format!("{name}: {}", wrong_value(option, value)?)),
+        None if name == port_list::VARIABLE => wrong_ports(value, place),
+        None if name == command::VARIABLE => {
+            let problem = value.parse::<CommandLine>().err()?;
+            Some(format!("{name}: {problem}"))
+        }
+        None if value.starts_with(OURS) => Some(format!("this is a line of a unit; write {value}")),
+        None => unknown(name, options),
+    }
+}
+
 fn wrong_value(option: &Arg, value: &str) -> Option<String> {
     let long = option.get_long()?;
     let command = Command::new("").arg(option);
@@ -357,7 +385,7 @@ fn unknown(name: &str, options: &HashMap<String, Arg>) -> Option<String> {
         return None;
     }
     let known = options.keys().map(String::as_str);
-    let meant = meant(name, known.chain([port_list::VARIABLE]));
+    let meant = meant(name, known.chain([port_list::VARIABLE, command::VARIABLE]));
     if meant.is_none() && !name.starts_with(OURS) {
         return None;
     }

@@ -2,11 +2,11 @@
 //!
 //! How targets of any program are reached is in [`crate::connect`].
 
-mod exec;
 pub(crate) mod host;
 
 use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::process::Command;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
@@ -22,6 +22,7 @@ use crate::handover::Store;
 use crate::known::Known;
 use crate::peer::{Destination, Peer};
 use crate::programs::options::{Beyond, LONGEST, Machines, parse_positive, parse_time};
+use crate::programs::replace;
 use crate::relay::token::Side;
 use crate::relay::{Ending, Limits, Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
@@ -122,7 +123,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let hint = format!("`-p` is ssh's; write `vsock-connect {host} {port}`");
         return Err(Error::Usage(hint));
     }
-    exec::check(arguments.fd, &arguments.exec)?;
+    replace::check(arguments.fd, &arguments.exec)?;
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
     let target = Target::resolve(target, &Known::now(names))?;
     let tuning = Tuning {
@@ -149,8 +150,10 @@ pub fn run(arguments: Arguments) -> Result<()> {
         )?
         .wait_connected(&dialer, |problem| tell_of_wait(problem, arguments.wait))?;
     log::debug!("connected to {}", dialer.targets);
-    if !arguments.exec.is_empty() {
-        return exec::replace(stream, arguments.fd, &arguments.exec);
+    if let Some((name, rest)) = arguments.exec.split_first() {
+        let mut program = Command::new(name);
+        program.args(rest);
+        return replace::replace(stream, arguments.fd, program);
     }
     let (input, output) = (std::io::stdin(), std::io::stdout());
     if arguments.fdpass {

@@ -39,6 +39,7 @@ fn connections_possible() -> Option<u64> {
 
 #[derive(Debug)]
 pub struct Bridge {
+    program: &'static str,
     descriptors: Vec<OwnedFd>,
     arguments: Vec<OsString>,
     variables: Vec<(OsString, Option<OsString>)>,
@@ -59,6 +60,7 @@ impl Bridge {
     /// A bridge without target.
     pub fn bare() -> Bridge {
         Bridge {
+            program: "vsock-bridge",
             descriptors: Vec::new(),
             arguments: Vec::new(),
             variables: Vec::new(),
@@ -66,6 +68,14 @@ impl Bridge {
             prelude: String::new(),
             wrapper: String::new(),
             is_unshared: false,
+        }
+    }
+
+    /// Another program of ours, which gets its sockets in the same way.
+    pub fn program(name: &'static str) -> Bridge {
+        Bridge {
+            program: name,
+            ..Bridge::bare()
         }
     }
 
@@ -168,9 +178,9 @@ impl Bridge {
             shell.args(["--map-root-user", "--mount", "sh"]);
         }
         shell.arg("-c").arg(self.script());
-        shell.arg(ours("vsock-bridge")).args(&self.arguments);
+        shell.arg(ours(self.program)).args(&self.arguments);
         with_own_settings(&mut shell).env("LISTEN_FDS", self.descriptors.len().to_string());
-        if let Some(limit) = connections_possible() {
+        if let Some(limit) = connections_possible().filter(|_| self.program == "vsock-bridge") {
             shell.env("VSOCK_BRIDGE_MAX_CONNECTIONS", limit.to_string());
         }
         for (name, value) in &self.variables {

@@ -5,6 +5,7 @@
 //! it, and what follows from a fault has no line of its own, where that is certain.
 
 mod allowed;
+mod commands;
 mod device;
 mod files;
 mod finding;
@@ -134,6 +135,7 @@ fn look(
             findings.extend(port_lists::check(units));
             findings.extend(states::check(units, is_explained, states::last_error));
             findings.extend(targets::check(units, &listeners, is_root));
+            findings.extend(commands::check(units));
             findings.extend(allowed::check(units));
         }
     }

@@ -4,6 +4,7 @@ use super::finding::{Finding, Level};
 use super::settings::configuration;
 use super::units::{ANSWER_TIME, METRICS, PREFIX_SERVICE, Unit};
 use crate::clock::Moment;
+use crate::programs::exec::command;
 use crate::tool;
 
 /// Of what a unit said, in letters.
@@ -52,7 +53,8 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
     let fail = |text: String| Finding::new(Level::Fail, id, text);
     let reason = || reason(unit).unwrap_or_else(|| format!("see `journalctl -eu {id}`"));
     // One connection of many; the next one is another instance.
-    if unit.is("sshd-vsock@", "") || unit.is(METRICS, ".service") {
+    let kinds = ["sshd-vsock@", METRICS, command::UNIT];
+    if kinds.iter().any(|kind| unit.is(kind, ".service")) {
         return None;
     }
     if unit.load != "loaded" {

@@ -7,10 +7,13 @@ use std::time::Duration;
 use super::rights::Identity;
 use super::sandbox::Sandbox;
 use crate::clock::Moment;
+use crate::config_file;
+use crate::endpoint::Endpoint;
+use crate::programs::exec::command;
 use crate::tool;
 
 /// Ours, and sshd's of whoever brings them.
-const PATTERNS: [&str; 2] = ["vsock-bridge*", "sshd-vsock*"];
+const PATTERNS: [&str; 3] = ["vsock-bridge*", "vsock-exec*", "sshd-vsock*"];
 /// An instance that need not exist, to see what any instance would be.
 pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 /// Adds the route; looked at through the route.
@@ -153,7 +156,7 @@ impl Use {
         let bridge = used("vsock-bridge@", ".socket");
         let sshd = used("sshd-vsock.socket", "");
         Use {
-            vsock: ipv6 || any || bridge || sshd,
+            vsock: ipv6 || any || bridge || sshd || used(command::UNIT, ".socket"),
             to_host: false,
             generated: ipv6,
             prefix: ipv6 || any || bridge,
@@ -176,7 +179,32 @@ pub(crate) fn has_systemd() -> bool {
 
 /// Asks systemd for all our loaded units.
 pub(crate) fn gather(manager: Manager) -> Result<Vec<Unit>, Unasked> {
-    show(manager, &[&PATTERNS[..], &[SSHD_INSTANCE]].concat())
+    let mut units = show(manager, &[&PATTERNS[..], &[SSHD_INSTANCE]].concat())?;
+    let ports: Vec<(String, PathBuf)> = units.iter().filter_map(port_of_commands).collect();
+    if !ports.is_empty() {
+        let names: Vec<&str> = ports.iter().map(|(name, _)| &**name).collect();
+        let mut services = show(manager, &names)?;
+        for service in &mut services {
+            let own = ports.iter().find(|(name, _)| *name == service.id);
+            let own = own.map(|(_, file)| file.clone());
+            // The program reads them itself.
+            let files = [config_file::PATH.into()].into_iter().chain(own);
+            service.environment_files.extend(files);
+        }
+        units.extend(services);
+    }
+    Ok(units)
+}
+
+/// Returns what stands for the services of a socket of vsock-exec@, each of which serves one connection and has another
+/// name, and the file that they read.
+fn port_of_commands(socket: &Unit) -> Option<(String, PathBuf)> {
+    let name = socket.id.strip_suffix(".socket")?;
+    let instance = name.strip_prefix(command::UNIT)?;
+    let mut addresses = socket.listen.iter().filter_map(|text| text.parse().ok());
+    let port = addresses.find_map(|address: Endpoint| address.named_port());
+    let port = port.or_else(|| instance.parse().ok())?;
+    Some((format!("{name}.service"), command::file(port)))
 }
 
 /// Asks systemd for a service and the socket of its name, which it loads for that; what does not exist is `not-found`.
@@ -351,6 +379,31 @@ pub(crate) mod tests {
             [PathBuf::from("/etc/a.conf"), "/etc/b.conf".into()]
         );
         assert_eq!(service.restarts, 2);
+    }
+
+    #[test]
+    fn the_socket_of_a_command_tells_which_file_is_read() {
+        let socket = |id: &str, listen: &str| {
+            let found = port_of_commands(&Unit {
+                listen: vec![listen.to_owned()],
+                ..active(id)
+            });
+            found.map(|(name, file)| format!("{name} {}", file.display()))
+        };
+        let of = |id: &str, port: &str| {
+            Some(format!(
+                "{id}.service /etc/vsock-bridge/vsock-exec@{port}.conf"
+            ))
+        };
+        for (id, listen, expected) in [
+            ("vsock-exec@22", "vsock::22", of("vsock-exec@22", "22")),
+            ("vsock-exec@a", "/run/vm_23", of("vsock-exec@a", "23")),
+            ("vsock-exec@24", "/run/x", of("vsock-exec@24", "24")),
+            ("vsock-exec@a", "/run/x", None),
+            ("vsock-bridge@22", "vsock::22", None),
+        ] {
+            assert_eq!(socket(&format!("{id}.socket"), listen), expected, "{id}");
+        }
     }
 
     #[test]

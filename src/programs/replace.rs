@@ -1,10 +1,10 @@
-//! A program that takes the place of this one, with the connected socket: no relay is in the path.
+//! A program that takes the place of this one, with a connected socket: no relay is in the path.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -12,6 +12,9 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::error::{Error, Result};
 use crate::stream::Stream;
+
+/// What may fail for want of descriptors.
+const COPY: &str = "copy the descriptor of the connected socket";
 
 /// Checks what can be known before anybody is connected to.
 ///
@@ -37,40 +40,45 @@ pub(super) fn check(number: Option<i32>, command: &[OsString]) -> Result<()> {
 ///
 /// Errors: [`Error::Usage`] for a number that is taken; [`Unusable::File`](crate::unusable::Unusable::File) for what cannot be
 /// run.
-pub(super) fn replace(stream: Stream, number: Option<i32>, command: &[OsString]) -> Result<()> {
-    let Some((name, arguments)) = command.split_first() else {
-        return Ok(());
-    };
+pub(super) fn replace(stream: Stream, number: Option<i32>, mut program: Command) -> Result<()> {
+    let family = stream.family();
     let socket = stream
         .into_blocking()
         .map_err(Error::system("make the connected socket blocking"))?;
-    let mut program = Command::new(name);
-    program.args(arguments);
+    let own = copy(&socket)?;
     match number {
         Some(number) => keep_as(socket, number)?,
         None => {
-            let copy = socket.try_clone();
-            let copy = copy.map_err(|error| {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
-                Error::system("copy the descriptor of the connected socket")(errno)
-            })?;
-            program.stdin(Stdio::from(copy)).stdout(Stdio::from(socket));
+            let input = copy(&socket)?;
+            program.stdin(input).stdout(socket);
         }
     }
-    Err(Error::file("run", Path::new(name))(program.exec()))
+    // Lines that wait are written by a thread that ends here.
+    log::logger().flush();
+    let error = program.exec();
+    // Nobody takes what was not served for a complete answer.
+    Stream::socket(own, family).abort();
+    Err(Error::file("run", Path::new(program.get_program()))(error))
+}
+
+/// Copies the descriptor, to be closed when the program begins.
+fn copy(socket: &OwnedFd) -> Result<OwnedFd> {
+    socket.try_clone().map_err(|error| {
+        let errno = Errno::from_raw(error.raw_os_error().unwrap_or(0));
+        Error::system(COPY)(errno)
+    })
 }
 
 /// Leaves the socket open for the program, as that descriptor.
 fn keep_as(socket: OwnedFd, number: i32) -> Result<()> {
-    let fail = "copy the descriptor of the connected socket";
     if socket.as_raw_fd() == number {
-        fcntl(socket.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(Error::system(fail))?;
+        fcntl(socket.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map_err(Error::system(COPY))?;
         // The program's from now on.
         let _ = socket.into_raw_fd();
         return Ok(());
     }
     // The first one from there on that is free.
-    match fcntl(socket.as_fd(), FcntlArg::F_DUPFD(number)).map_err(Error::system(fail))? {
+    match fcntl(socket.as_fd(), FcntlArg::F_DUPFD(number)).map_err(Error::system(COPY))? {
         found if found == number => Ok(()),
         _ => Err(Error::Usage(format!(
             "`--fd {number}`: descriptor {number} is open already; choose another one, or close it before"
