@@ -189,6 +189,14 @@ pub enum Error {
         /// What nft said.
         said: String,
     },
+    /// systemctl(1) did not do what it was told.
+    #[error("`systemctl {arguments}` failed: {said}")]
+    Systemctl {
+        /// What it was told.
+        arguments: String,
+        /// What it said.
+        said: String,
+    },
     /// A file that cannot be replaced because something is mounted on it.
     #[error(
         "cannot replace {}, which is a mount point, as in a container: give the lines to whoever makes that file, \

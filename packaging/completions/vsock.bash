@@ -28,7 +28,7 @@ _vsockctl() {
         [[ $word == -* || $word == *[:=]* ]] || command+=" $word"
     done
     case $command in
-    '') choices='addr cid prefix hosts rules check list machines metrics help' ;;
+    '') choices='addr cid prefix hosts rules check list forward machines metrics help' ;;
     ' addr' | ' cid') choices=$(_vsock_machines) ;;
     ' prefix') choices='show generate up down watch' ;;
     ' prefix generate') choices='--write' ;;
@@ -37,8 +37,9 @@ _vsockctl() {
     ' check') choices='--json' ;;
     ' list'*) choices="--user --json --no-legend --watch $(_vsock_bridges)" ;;
     ' metrics') choices='--openmetrics --http' ;;
+    ' forward'*) choices='--allow-cid --persistent --remove --dry-run --owner' ;;
     ' machines') choices='--json --no-legend' ;;
-    ' help') choices='addr cid prefix hosts rules check list machines metrics' ;;
+    ' help') choices='addr cid prefix hosts rules check list forward machines metrics' ;;
     ' help prefix') choices='show generate up down watch' ;;
     *) choices= ;;
     esac

@@ -1,5 +1,5 @@
 # fish completion for vsockctl(8).
-set -l commands addr cid prefix hosts rules check list machines metrics help
+set -l commands addr cid prefix hosts rules check list forward machines metrics help
 set -l none "not __fish_seen_subcommand_from $commands"
 
 # CIDs and names of machines, as vsockctl knows them.
@@ -29,6 +29,7 @@ complete -c vsockctl -n "$none" -a hosts -d 'Print or write names of machines'
 complete -c vsockctl -n "$none" -a rules -d 'Print, load or remove the nftables rules, or print those of the gateway'
 complete -c vsockctl -n "$none" -a check -d 'Print what must be true, and whether it is'
 complete -c vsockctl -n "$none" -a list -d 'Show bridges and their open connections'
+complete -c vsockctl -n "$none" -a forward -d 'Bring a port or socket of one side to the other'
 complete -c vsockctl -n "$none" -a machines -d 'Show the machines that have a name'
 complete -c vsockctl -n "$none" -a metrics -d 'Print the numbers of all bridges for Prometheus'
 complete -c vsockctl -n "$none" -a help -d 'Print help'
@@ -52,6 +53,12 @@ complete -c vsockctl -n '__fish_seen_subcommand_from list' -l no-legend -d 'With
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l watch -d 'Again each second'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -a '(__vsockctl_bridges)'
 complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l openmetrics -d 'In the format of OpenMetrics'
+complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l allow-cid -x -d 'Machines that may connect over vsock'
+complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l persistent -d 'Have systemd forward, also after a boot'
+complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l remove -d 'Undo what --persistent has done'
+complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l dry-run -d 'Print a script instead of doing it'
+complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l owner -x -a '(__fish_complete_users)' -d 'Whose the socket is'
+complete -c vsockctl -n '__fish_seen_subcommand_from forward' -F
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l no-legend -d 'Without titles'
 complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l http -d 'Answer one HTTP request on standard input'

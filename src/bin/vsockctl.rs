@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use vsock_bridge::logging;
 use vsock_bridge::programs::command_line;
-use vsock_bridge::programs::ctl::{self, Arguments, output};
+use vsock_bridge::programs::ctl::{self, Arguments};
 
 fn main() -> ExitCode {
     let arguments: Arguments =
@@ -13,10 +13,8 @@ fn main() -> ExitCode {
             Err(status) => return status,
         };
     let _log = logging::init("vsockctl", arguments.verbose, arguments.quiet);
-    let result = ctl::run(arguments).and_then(|text| output::print(&text));
-    match result {
-        // Whoever does not read to the end has seen enough.
-        Ok(_) => ExitCode::SUCCESS,
+    match ctl::run(arguments) {
+        Ok(status) => status,
         Err(error) => {
             log::error!("{}", error.report());
             error.exit_code()

@@ -31,6 +31,7 @@ const LINES: &[(&str, &[&str])] = &[
     ("vsockctl hosts --re", &["--remove", "--resolved"]),
     ("vsockctl list --", &["--json", "--watch"]),
     ("vsockctl metrics --o", &["--openmetrics"]),
+    ("vsockctl forward --p", &["--persistent"]),
     ("vsock-connect d", &["db"]),
     ("vsock-connect --f", &["--fdpass"]),
     ("vsock-connect lib", &["libvirt/"]),

@@ -21,6 +21,7 @@ mod documents;
 mod exec_program;
 mod fault_injection;
 mod findings;
+mod forward_program;
 mod fuzz_corpus;
 mod gateway;
 mod generator;

@@ -3,6 +3,7 @@
 mod bridge;
 mod bridges;
 pub(crate) mod check;
+mod forward;
 mod gateway_rules;
 pub(crate) mod hosts;
 mod list;
@@ -22,6 +23,7 @@ mod watch;
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 
@@ -131,6 +133,10 @@ pub(crate) enum Command {
     /// Prints how many connections each bridge has and had, what became of them and how many bytes they carried. Needs
     /// root.
     Metrics(metrics::Arguments),
+    /// Bring a port or socket of one side to the other.
+    ///
+    /// Listens until it is ended, and brings each connection to the target, as the user who runs it.
+    Forward(forward::Arguments),
     /// Show the machines that have a name.
     ///
     /// Shows each name with its CID, whether the machine runs, and who knows the name: the configuration,
@@ -192,8 +198,19 @@ pub fn command() -> clap::Command {
     hide(command, &IDLE)
 }
 
-/// Carries out the subcommand and gives what it prints.
-pub fn run(arguments: Arguments) -> Result<String> {
+/// Carries out the subcommand; gives the status to exit with.
+pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    match arguments.command {
+        Some(Command::Forward(what)) => forward::run(what, arguments.machines),
+        // Whoever does not read to the end has seen enough.
+        _ => text(arguments)
+            .and_then(|text| output::print(&text))
+            .map(|_| ExitCode::SUCCESS),
+    }
+}
+
+/// Carries out a subcommand that is done at once, and gives what it prints.
+fn text(arguments: Arguments) -> Result<String> {
     let prefix = || this_machine::prefix(arguments.machines.prefix, Path::new("/"));
     let command = arguments
         .command
@@ -260,6 +277,8 @@ pub fn run(arguments: Arguments) -> Result<String> {
         }
         Command::List(arguments) => list::run(&arguments).map(|()| String::new()),
         Command::Metrics(arguments) => metrics::run(&arguments).map(|()| String::new()),
+        // It has no text of its own.
+        Command::Forward(what) => forward::run(what, arguments.machines).map(|_| String::new()),
         Command::Machines(how) => {
             machines::run(&how, arguments.machines.names.as_ref()).map(|()| String::new())
         }

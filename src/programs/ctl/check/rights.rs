@@ -160,32 +160,78 @@ impl std::fmt::Display for Obstacle {
     }
 }
 
-/// Returns a line for a socket that the user of the service may not write to. Only root can ask.
-pub(super) fn check(id: &str, identity: &Identity, socket: &Path) -> Option<Finding> {
-    let mut ids = identity.ids()?;
-    let first = ids.obstacle(socket)?;
-    let (mut groups, mut last) = (Vec::new(), None);
-    while let Some(obstacle) = ids.obstacle(socket) {
-        match obstacle.allowed.filter(|_| groups.len() < GROUPS_MAX) {
-            Some(gid) if !ids.groups.contains(&gid) => {
-                ids.groups.push(gid);
-                groups.push(obstacle.group);
-            }
-            _ => {
-                last = Some(obstacle);
-                break;
+/// What would let the user of a service write to a socket.
+#[derive(Debug)]
+pub(crate) enum Access {
+    /// To be in these groups as well.
+    Groups(Vec<String>),
+    /// To be another user, whose it is.
+    Owner(String),
+    /// Nothing but to be root; what is in the way.
+    Nobody(String),
+}
+
+/// Returns what lets a user write to a socket; none if nothing is in the way, or that cannot be asked. Only root can ask.
+pub(crate) fn access(identity: &Identity, socket: &Path) -> Option<Access> {
+    let way = identity.ids()?.way(socket)?;
+    let Some(last) = way.last else {
+        return Some(Access::Groups(way.groups));
+    };
+    let owner = Identity {
+        user: last.owner.clone(),
+        ..Identity::default()
+    };
+    let may = |ids: Ids| !ids.uid.is_root() && ids.obstacle(socket).is_none();
+    Some(match owner.ids().is_some_and(may) {
+        true => Access::Owner(owner.user),
+        false => Access::Nobody(last.to_string()),
+    })
+}
+
+/// What is in the way to a socket.
+struct Way {
+    first: Obstacle,
+    /// The groups that get as far as can be.
+    groups: Vec<String>,
+    /// What no group would let pass.
+    last: Option<Obstacle>,
+}
+
+impl Ids {
+    fn way(mut self, socket: &Path) -> Option<Way> {
+        let first = self.obstacle(socket)?;
+        let (mut groups, mut last) = (Vec::new(), None);
+        while let Some(obstacle) = self.obstacle(socket) {
+            match obstacle.allowed.filter(|_| groups.len() < GROUPS_MAX) {
+                Some(gid) if !self.groups.contains(&gid) => {
+                    self.groups.push(gid);
+                    groups.push(obstacle.group);
+                }
+                _ => {
+                    last = Some(obstacle);
+                    break;
+                }
             }
         }
+        Some(Way {
+            first,
+            groups,
+            last,
+        })
     }
+}
+
+/// Returns a line for a socket that the user of the service may not write to. Only root can ask.
+pub(super) fn check(id: &str, identity: &Identity, socket: &Path) -> Option<Finding> {
+    let way = identity.ids()?.way(socket)?;
     Some(finding(
         (id, identity),
         socket,
-        &first,
-        &groups,
-        last.as_ref(),
+        &way.first,
+        &way.groups,
+        way.last.as_ref(),
     ))
 }
-
 /// `last`: what no group would let pass.
 fn finding(
     (id, identity): (&str, &Identity),

@@ -22,6 +22,8 @@ pub(crate) struct Sandbox {
     pub(crate) ip_allow: String,
     /// IPAddressDeny=.
     pub(crate) ip_deny: String,
+    /// BindPaths= and BindReadOnlyPaths=, each `SOURCE:DESTINATION:OPTIONS`.
+    pub(crate) bound: String,
 }
 
 impl Sandbox {
@@ -33,13 +35,17 @@ impl Sandbox {
             "RestrictAddressFamilies" => &mut self.families,
             "IPAddressAllow" => &mut self.ip_allow,
             "IPAddressDeny" => &mut self.ip_deny,
+            "BindPaths" | "BindReadOnlyPaths" => {
+                self.bound.extend([" ", value]);
+                return;
+            }
             _ => return,
         };
         value.clone_into(place);
     }
 
     /// Returns the settings that would let a target be reached; none if it is already.
-    fn lacks(&self, target: &Endpoint) -> Vec<String> {
+    pub(crate) fn lacks(&self, target: &Endpoint) -> Vec<String> {
         let family = match target {
             Endpoint::Tcp(address) if address.is_ipv4() => Some("AF_INET"),
             Endpoint::Tcp(_) | Endpoint::TcpMapped(_) => Some("AF_INET6"),
@@ -79,6 +85,13 @@ impl Sandbox {
     }
 
     fn hides(&self, path: &Path) -> Option<String> {
+        let is_bound = |place: &str| {
+            let folder = place.trim_start_matches('-').split(':').next();
+            folder.is_some_and(|folder| !folder.is_empty() && path.starts_with(folder))
+        };
+        if self.bound.split(' ').any(is_bound) {
+            return None;
+        }
         if is_below(path, &HOMES) && ["yes", "tmpfs"].contains(&&*self.protect_home) {
             return Some("ProtectHome=no".to_owned());
         }
@@ -138,6 +151,7 @@ mod tests {
             families: "AF_INET AF_INET6 AF_UNIX".into(),
             ip_allow: "127.0.0.0/8 ::1/128".into(),
             ip_deny: "0.0.0.0/0 ::/0".into(),
+            bound: String::new(),
         }
     }
 
@@ -168,6 +182,21 @@ mod tests {
             }
             assert_eq!(sandbox.lacks(&endpoint), [""; 0], "{target}");
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_bound_is_not_hidden() {
+        let mut sandbox = shipped();
+        sandbox.set("ProtectHome", "tmpfs");
+        let lacks = |sandbox: &Sandbox, path: &str| sandbox.lacks(&path.parse().unwrap()).len();
+        sandbox.set("BindReadOnlyPaths", "");
+        assert_eq!(lacks(&sandbox, "/run/user/1000/x"), 1);
+        sandbox.set(
+            "BindReadOnlyPaths",
+            "/srv:/srv:rbind -/run/user/1000:/run/user/1000:rbind",
+        );
+        assert_eq!(lacks(&sandbox, "/run/user/1000/x"), 0);
+        assert_eq!(lacks(&sandbox, "/run/user/100/x"), 1);
     }
 
     #[test]

@@ -25,7 +25,8 @@ const TOOL: &str = "systemctl";
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
-    User,Group,SupplementaryGroups,ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny";
+    User,Group,SupplementaryGroups,ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny,\
+    BindPaths,BindReadOnlyPaths";
 
 /// Whose units are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,124 @@
+//! `vsockctl forward`: a port or a unix socket of one side on the other, by one command: for as long as it runs, or from now on.
+//!
+//! What runs does so in this process, with the rights of whoever types: what they can open is forwarded, and nothing has to
+//! be opened for it. A transient unit would run as another user, and needs root.
+
+mod gives;
+mod persist;
+mod places;
+mod plan;
+
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, FromArgMatches};
+
+use super::output;
+use crate::allow_list::{self, AllowList};
+use crate::endpoint::Endpoint;
+use crate::error::{Error, Result};
+use crate::programs::bridge::{self, Arguments as Bridge};
+use crate::programs::options::Machines;
+
+use places::{Listen, Target};
+use plan::Wish;
+
+/// What is forwarded.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Where to listen: 8080, vsock::8080, /run/x.sock
+    listen: Listen,
+    /// Where connections go: web:80, 3:80, /run/x.sock
+    #[arg(required_unless_present = "remove", conflicts_with = "remove")]
+    target: Option<Target>,
+    /// Machines that may connect over vsock.
+    ///
+    /// As of vsock-bridge: any is every other machine, a list such as 3,web is the machines in it, and this machine itself
+    /// comes in only by local.
+    #[arg(long, value_name = "LIST", default_value = allow_list::DEFAULT)]
+    allow_cid: AllowList,
+    /// Have systemd forward, also after a boot.
+    ///
+    /// Writes the settings and drop-ins of a bridge, which open its sandbox as far as the target needs, and starts its
+    /// socket. Needs root.
+    #[arg(long)]
+    persistent: bool,
+    /// Undo what --persistent has done.
+    ///
+    /// Stops what forwards from there, and removes the files that were written. Needs root.
+    #[arg(long, conflicts_with = "persistent")]
+    remove: bool,
+    /// Print a script instead of doing it.
+    ///
+    /// With --persistent or --remove, nothing is changed; printed is a script for a shell of root that does the same.
+    #[arg(long)]
+    dry_run: bool,
+    /// Whose the socket is that it listens on.
+    ///
+    /// With --persistent, the user who may connect to the path that it listens on, besides root.
+    #[arg(long, value_name = "USER", requires = "persistent")]
+    owner: Option<String>,
+}
+
+/// Forwards until it is told to end, or has systemd do so.
+pub(super) fn run(arguments: Arguments, machines: Machines) -> Result<ExitCode> {
+    let Arguments {
+        listen: Listen(listen),
+        target,
+        allow_cid,
+        persistent: is_persistent,
+        dry_run: is_dry,
+        owner,
+        ..
+    } = arguments;
+    let Some(Target(target)) = target else {
+        return print(persist::remove(&listen, is_dry));
+    };
+    for line in gives::warnings(&listen, &target, allow_cid.text()) {
+        log::warn!("{line}");
+    }
+    if is_persistent {
+        let wish = Wish {
+            listen: &listen,
+            target: &target,
+            allowed: allow_cid.text(),
+            owner: owner.as_deref(),
+        };
+        return print(persist::add(&wish, is_dry));
+    }
+    if is_dry {
+        let hint =
+            "`--dry-run` is for `--persistent` and `--remove`; without them nothing is changed";
+        return Err(Error::Usage(hint.to_owned()));
+    }
+    Ok(bridge::run(settings(
+        &listen, &target, allow_cid, machines,
+    )?))
+}
+
+fn print(text: Result<String>) -> Result<ExitCode> {
+    output::print(&text?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns what `vsock-bridge --listen … --to …` would have.
+fn settings(
+    listen: &[Endpoint],
+    target: &Endpoint,
+    allow_cid: AllowList,
+    machines: Machines,
+) -> Result<Bridge> {
+    let words = listen.iter().map(|address| format!("--listen={address}"));
+    let words = words.chain([
+        format!("--to={target}"),
+        // For whoever types, and nobody else.
+        "--listen-mode=0600".to_owned(),
+        // It ends when it is told to.
+        "--drain-timeout=0s".to_owned(),
+    ]);
+    let words = ["vsock-bridge".to_owned()].into_iter().chain(words);
+    let matches = Bridge::command().try_get_matches_from(words);
+    let bridge = matches.and_then(|matches| Bridge::from_arg_matches(&matches));
+    let mut bridge = bridge.map_err(|error| Error::Usage(error.to_string()))?;
+    (bridge.allow_cid, bridge.machines) = (allow_cid, machines);
+    Ok(bridge)
+}

@@ -1,0 +1,202 @@
+//! Has systemd forward, at every boot: looks at the units, writes the files and starts the socket, or takes them away again.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::unistd::geteuid;
+
+use super::plan::{self, MARK, Wish, Written};
+use crate::endpoint::{Endpoint, UnixName};
+use crate::error::{Error, Result};
+use crate::programs::ctl::check::rights::{self, Access};
+use crate::programs::ctl::check::units::{self, Unit};
+use crate::programs::ctl::text_file;
+
+/// Forwards from now on, also after a boot; or returns a script that does so.
+///
+/// Errors: what is there already and not from here; a target that nobody but root may write to; systemd that refuses.
+pub(super) fn add(wish: &Wish<'_>, is_dry: bool) -> Result<String> {
+    let unit = plan::unit(wish.listen)?;
+    let service = service(&unit)?;
+    let files = plan::files(&unit, wish, &needs(&service, wish.target)?);
+    for path in plan::places(&unit) {
+        if is_there(&path)? == Some(false) {
+            let path = path.display();
+            return Err(Error::Usage(format!(
+                "{path} is there already, and not by `vsockctl forward`: change it by hand, or remove it"
+            )));
+        }
+    }
+    let commands = [
+        vec!["daemon-reload".to_owned()],
+        vec!["enable".to_owned(), format!("{unit}.socket")],
+        // What runs has other settings.
+        vec!["stop".to_owned(), format!("{unit}.service")],
+        vec!["restart".to_owned(), format!("{unit}.socket")],
+    ];
+    if is_dry {
+        return Ok(script(&files, &commands));
+    }
+    remove_files(&unit)?;
+    for (path, text) in &files {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
+        text_file::put(path, &[], text.as_bytes())?;
+    }
+    run_all(&commands)?;
+    log::info!("{unit}.socket forwards; `vsockctl list {unit}` shows its connections");
+    Ok(String::new())
+}
+
+/// Forwards no more; or returns a script that does so.
+///
+/// Errors: one that was not added here.
+pub(super) fn remove(listen: &[Endpoint], is_dry: bool) -> Result<String> {
+    let unit = plan::unit(listen)?;
+    let ours = ours(&unit)?;
+    if ours.is_empty() {
+        let first = listen.first().map(Endpoint::to_string);
+        return Err(Error::Usage(format!(
+            "nothing from {} is forwarded by `vsockctl forward --persistent`",
+            first.unwrap_or_default()
+        )));
+    }
+    let before = [
+        vec![
+            "disable".to_owned(),
+            "--now".to_owned(),
+            format!("{unit}.socket"),
+        ],
+        vec!["stop".to_owned(), format!("{unit}.service")],
+    ];
+    let after = [vec!["daemon-reload".to_owned()]];
+    if is_dry {
+        let removed = ours.iter().map(|path| format!("rm '{}'\n", path.display()));
+        let emptied = ours.iter().filter_map(|path| own_folder(path));
+        let emptied = emptied.map(|folder| {
+            let folder = folder.display();
+            format!("rmdir --ignore-fail-on-non-empty '{folder}'\n")
+        });
+        let removed: String = removed.chain(emptied).collect();
+        return Ok(script(&[], &before) + &removed + &script(&[], &after));
+    }
+    run_all(&before)?;
+    remove_files(&unit)?;
+    run_all(&after)?;
+    Ok(String::new())
+}
+
+/// Asks systemd what the service is without anything from here: what another instance would be.
+fn service(unit: &str) -> Result<Unit> {
+    let template = unit.split_once('@').map_or(unit, |(template, _)| template);
+    let name = format!("{template}@vsockctl-forward");
+    let [asked, _] = units::with_socket(&name).map_err(|problem| {
+        Error::Usage(format!(
+            "`--persistent` is for systemd, and {problem}; without it, start vsock-bridge --listen by your own init"
+        ))
+    })?;
+    let is_loaded = |service: &Unit| service.load == "loaded";
+    asked.filter(is_loaded).ok_or_else(|| {
+        Error::Usage(format!(
+            "systemd has no {name}.service; are the units of vsock-bridge installed?"
+        ))
+    })
+}
+
+/// Returns the lines that the service needs for its target.
+fn needs(service: &Unit, target: &Endpoint) -> Result<Vec<String>> {
+    let mut lines = plan::opened(service.sandbox.lacks(target), target);
+    let socket = match target {
+        Endpoint::Unix(UnixName::Path(path))
+        | Endpoint::Mux {
+            path: UnixName::Path(path),
+            ..
+        } => path,
+        _ => return Ok(lines),
+    };
+    if !geteuid().is_root() {
+        log::warn!("only root can look who may write to {}", socket.display());
+        return Ok(lines);
+    }
+    match rights::access(&service.identity, socket) {
+        None => {}
+        Some(Access::Groups(groups)) => {
+            lines.push(format!("SupplementaryGroups={}", groups.join(" ")))
+        }
+        Some(Access::Owner(owner)) => lines.push(format!("User={owner}")),
+        Some(Access::Nobody(obstacle)) => {
+            return Err(Error::Usage(format!(
+                "no user but root may {obstacle}: give it to a group, as a server's SocketGroup= and SocketMode=0660 do"
+            )));
+        }
+    }
+    Ok(lines)
+}
+
+/// Returns whether a file is there, and is from here.
+fn is_there(path: &Path) -> Result<Option<bool>> {
+    let text = text_file::read(path).map_err(Error::file("read", path))?;
+    let is_ours = text.starts_with(MARK.as_bytes());
+    Ok((is_ours || path.exists()).then_some(is_ours))
+}
+
+fn ours(unit: &str) -> Result<Vec<PathBuf>> {
+    let mut ours = Vec::new();
+    for path in plan::places(unit) {
+        if is_there(&path)? == Some(true) {
+            ours.push(path);
+        }
+    }
+    Ok(ours)
+}
+
+fn remove_files(unit: &str) -> Result<()> {
+    for path in ours(unit)? {
+        fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        if let Some(folder) = own_folder(&path) {
+            // Another drop-in keeps it.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+    Ok(())
+}
+
+/// Returns the folder of a drop-in, which goes with the last one.
+fn own_folder(path: &Path) -> Option<&Path> {
+    let is_of_drop_ins = |folder: &&Path| folder.extension().is_some_and(|end| end == "d");
+    path.parent().filter(is_of_drop_ins)
+}
+
+fn run_all(commands: &[Vec<String>]) -> Result<()> {
+    commands.iter().try_for_each(|arguments| {
+        let output = Command::new("systemctl")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .map_err(Error::file("run", Path::new("systemctl")))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(Error::Systemctl {
+                arguments: arguments.join(" "),
+                said: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+            }),
+        }
+    })
+}
+
+/// Returns what does the same in a shell.
+fn script(files: &[Written], commands: &[Vec<String>]) -> String {
+    let write = |(path, text): &Written| {
+        format!(
+            "install -D -m 644 /dev/stdin '{}' <<'END'\n{text}END\n",
+            path.display()
+        )
+    };
+    let run = |arguments: &Vec<String>| format!("systemctl {}\n", arguments.join(" "));
+    files
+        .iter()
+        .map(write)
+        .chain(commands.iter().map(run))
+        .collect()
+}
