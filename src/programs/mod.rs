@@ -11,3 +11,4 @@ pub mod notify;
 pub(crate) mod options;
 mod pace;
 mod replace;
+mod unit_folder;

@@ -18,6 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::unit_folder;
 use crate::notify;
 use crate::relay::report::connections;
 
@@ -134,7 +135,7 @@ fn paced() -> Option<PathBuf> {
 
 /// Returns the name of the unit that the process is, without `.service`.
 pub(super) fn own_unit() -> Option<String> {
-    Some(folder()?.file_name()?.to_str()?.to_owned())
+    unit_folder::unit(&folder()?)
 }
 
 fn forget_in(folder: &Path) {
@@ -144,13 +145,12 @@ fn forget_in(folder: &Path) {
     }
 }
 
-/// The folder has the name of the unit.
+/// The name of the unit, as a shell takes it.
 fn unit(folder: &Path) -> String {
-    let name = folder.file_name().unwrap_or_default();
-    // A shell would take the `\x2d` of a name for something else.
-    match name.to_string_lossy() {
+    match unit_folder::unit(folder).unwrap_or_default() {
+        // It would take the `\x2d` of a name for something else.
         name if name.contains('\\') => format!("'{name}'"),
-        name => name.into_owned(),
+        name => name,
     }
 }
 
@@ -273,9 +273,7 @@ mod tests {
 
     #[test]
     fn connections_that_wait_are_told_with_the_commands_that_end_it() {
-        let unit = unit(Path::new(
-            r"/run/vsock-bridge/vsock-bridge-mux@run-a\x2db_445",
-        ));
+        let unit = unit(Path::new("/run/vsock-bridge/vsock-bridge-mux@run/a-b_445"));
         assert_eq!(remark(0, &unit), "");
         let text = remark(1, &unit);
         assert!(

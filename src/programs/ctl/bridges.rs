@@ -7,8 +7,8 @@ use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
-use std::{env, fs, thread};
 
 use nix::sys::socket::AddressFamily;
 
@@ -18,13 +18,10 @@ use super::sockets;
 use super::wanted::{self, is_wanted};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
+use crate::programs::unit_folder::{self, OF_USER};
 use crate::relay::inspection::{SOCKET_NAME, Snapshot};
 use crate::{sys, unix_path};
 
-/// The folders of all services of the machine, see RuntimeDirectory= in their units.
-const FOLDER: &str = "/run/vsock-bridge";
-/// Where systemd has that of a user's services (RuntimeDirectory=, systemd.exec(5)).
-const OF_USER: &str = "XDG_RUNTIME_DIR";
 /// For a whole answer. A bridge waits two seconds for a thread that is stuck.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Until a bridge is asked again that has closed without an answer.
@@ -90,12 +87,15 @@ pub(super) fn complain(mut errors: Vec<Error>) -> Result<()> {
 /// Errors: [`Error::Control`] when not even their folder can be read; [`Error::Usage`] for a user who has none.
 pub(super) fn survey(manager: Manager, units: &[wanted::Unit]) -> Result<Survey> {
     let folder = folder(manager)?;
-    let mut names = names(&folder)?;
-    names.retain(|name| is_wanted(units, name));
-    let answers = answers(&folder, &names);
+    let mut folders =
+        unit_folder::all(&folder, SOCKET_NAME).map_err(|source| failure(folder.clone(), source))?;
+    folders.retain(|name, _| is_wanted(units, name));
+    let paths: Vec<PathBuf> = (folders.values())
+        .map(|folder| folder.join(SOCKET_NAME))
+        .collect();
+    let answers = answers(&paths);
     let mut survey = Survey::default();
-    for (name, answer) in names.into_iter().zip(answers) {
-        let path = path(&folder, &name);
+    for ((name, path), answer) in folders.into_keys().zip(paths).zip(answers) {
         match answer {
             Ok(snapshot) => survey.bridges.push(Bridge {
                 name,
@@ -124,15 +124,16 @@ fn is_gone(unread: &Unread) -> bool {
 
 /// Asks one bridge, by the name of its units without suffix; none if it has no process that answers this user.
 pub(super) fn snapshot(name: &str) -> Option<Snapshot> {
-    ask(&path(Path::new(FOLDER), name)).ok()
+    let folders = unit_folder::all(Path::new(unit_folder::OF_MACHINE), SOCKET_NAME).ok()?;
+    ask(&folders.get(name)?.join(SOCKET_NAME)).ok()
 }
 
 /// Asks each in a thread of its own, so that one which does not answer delays no other.
-fn answers(folder: &Path, names: &[String]) -> Vec<io::Result<Snapshot>> {
+fn answers(paths: &[PathBuf]) -> Vec<io::Result<Snapshot>> {
     thread::scope(|scope| {
-        let threads: Vec<_> = names
+        let threads: Vec<_> = paths
             .iter()
-            .map(|name| thread::Builder::new().spawn_scoped(scope, || ask(&path(folder, name))))
+            .map(|path| thread::Builder::new().spawn_scoped(scope, || ask(path)))
             .collect();
         let panicked = |_| Err(ErrorKind::Other.into());
         threads
@@ -167,32 +168,14 @@ fn add_silent(survey: &mut Survey, manager: Manager, wanted: &[wanted::Unit]) {
 /// Returns the folder of the folders of all services.
 fn folder(manager: Manager) -> Result<PathBuf> {
     match manager {
-        Manager::System => Ok(PathBuf::from(FOLDER)),
-        Manager::User => match env::var_os(OF_USER) {
-            Some(folder) => Ok(Path::new(&folder).join("vsock-bridge")),
+        Manager::System => Ok(PathBuf::from(unit_folder::OF_MACHINE)),
+        Manager::User => match unit_folder::of_user() {
+            Some(folder) => Ok(folder),
             None => Err(Error::Usage(format!(
                 "{OF_USER} is not set, so that your bridges cannot be found: log in by ssh, or by `machinectl shell USER@`"
             ))),
         },
     }
-}
-
-/// Returns the names of all services that have a folder.
-fn names(folder: &Path) -> Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(failure(folder.to_owned(), source)),
-    };
-    // What is no UTF-8 is no name of a unit.
-    let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().into_string().ok();
-    let mut names: Vec<String> = entries.filter_map(name).collect();
-    names.sort();
-    Ok(names)
-}
-
-fn path(folder: &Path, name: &str) -> PathBuf {
-    folder.join(name).join(SOCKET_NAME)
 }
 
 fn failure(path: PathBuf, source: io::Error) -> Error {
