@@ -1,6 +1,8 @@
 //! A terminal on which each picture is drawn over the one before, and which is left as it was.
 
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal, raise};
@@ -10,6 +12,22 @@ use crate::error::{Error, Result};
 
 /// Ends what an unfinished picture may have begun, and removes the rest of its line.
 const CLEAN: &str = "\x1b[0m\x1b[?7h\r\x1b[J";
+/// How long a signal waits for a picture to be complete, which a terminal that was stopped (Ctrl-S) takes never.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What happens to the terminal.
+#[derive(Debug)]
+struct Use {
+    is_drawn_on: bool,
+    /// It was left clean, and nothing is drawn any more.
+    is_over: bool,
+}
+
+static USE: Mutex<Use> = Mutex::new(Use {
+    is_drawn_on: false,
+    is_over: false,
+});
+static DRAWN: Condvar = Condvar::new();
 
 /// Has the signals that end a program leave a clean terminal: Ctrl-C throws away what was not yet shown.
 pub(super) fn begin() -> Result<()> {
@@ -18,7 +36,10 @@ pub(super) fn begin() -> Result<()> {
     (mask.thread_block()).map_err(Error::system("block signals"))?;
     let body = move || {
         if let Ok(signal) = mask.wait() {
-            // Not through a lock, which whoever waits for the terminal may have.
+            let mut used = USE.lock().unwrap_or_else(PoisonError::into_inner);
+            used.is_over = true;
+            let _used = DRAWN.wait_timeout_while(used, PATIENCE, |used| used.is_drawn_on);
+            // Not through the lock of standard output, which whoever waits for the terminal may have.
             let _ = nix::unistd::write(std::io::stdout(), CLEAN.as_bytes());
             // Whoever started us sees which signal it was. Neither can fail for a signal that has just come.
             let _ = mask.thread_unblock();
@@ -35,7 +56,17 @@ pub(super) fn begin() -> Result<()> {
 
 /// Draws a text, no longer than the terminal; tells whether there still is a reader.
 pub(super) fn draw(text: &str, height: usize) -> Result<bool> {
-    output::write(&picture(text, height))
+    {
+        let mut used = USE.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.is_over {
+            return Ok(true);
+        }
+        used.is_drawn_on = true;
+    }
+    let result = output::write(&picture(text, height));
+    (USE.lock().unwrap_or_else(PoisonError::into_inner)).is_drawn_on = false;
+    DRAWN.notify_all();
+    result
 }
 
 /// Returns what puts the text over the one before. The last line of the terminal is for the cursor.
