@@ -55,7 +55,9 @@ impl Naming {
         places: Vec<Place>,
     ) -> Option<Naming> {
         let lasting = Known::now(Some(&given)).lasting();
-        let is_given = |name: &str| !matches!(lasting.administrators(name), Ok(None));
+        // One that cannot be looked up there was told at the start, and does not change.
+        let is_given =
+            |name: &str| !(lasting.administrators()).is_ok_and(|names| names.cid(name).is_none());
         let mut used: Vec<String> = allowed
             .names()
             .chain(targets.names())

@@ -16,6 +16,8 @@ use crate::vsock::{Cid, VsockAddr, VsockPort};
 pub struct Known<'a> {
     /// Those of option or environment, in the place of those of the configuration file.
     given: Option<&'a GivenNames>,
+    /// Those of the file, once one was looked up there.
+    configured: OnceCell<Names>,
     registry: Source<'a>,
 }
 
@@ -32,21 +34,25 @@ enum Source<'a> {
 impl<'a> Known<'a> {
     /// Looks up in what is on the disk now.
     pub fn now(given: Option<&'a GivenNames>) -> Known<'a> {
-        let registry = Source::Now(OnceCell::new());
-        Known { given, registry }
+        Known::new(given, Source::Now(OnceCell::new()))
     }
 
     /// Looks up in a registry that has been read.
     pub fn with(given: Option<&'a GivenNames>, registry: &'a Registry) -> Known<'a> {
-        let registry = Source::Held(registry);
-        Known { given, registry }
+        Known::new(given, Source::Held(registry))
     }
 
     /// Looks up with the administrator alone, whose names stay.
     pub fn lasting(&self) -> Known<'a> {
+        Known::new(self.given, Source::None)
+    }
+
+    fn new(given: Option<&'a GivenNames>, registry: Source<'a>) -> Known<'a> {
+        let configured = OnceCell::new();
         Known {
-            given: self.given,
-            registry: Source::None,
+            given,
+            configured,
+            registry,
         }
     }
 
@@ -60,13 +66,17 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Returns where the administrator says that the machine of that name is, if so.
+    /// Returns the names that the administrator gives.
     ///
     /// Errors: those of [`Names::read`] and [`GivenNames::names`].
-    pub fn administrators(&self, name: &str) -> Result<Option<Cid>, Unusable> {
-        match self.given {
-            Some(given) => Ok(given.names()?.cid(name)),
-            None => Ok(Names::read()?.cid(name)),
+    pub fn administrators(&self) -> Result<&Names, Unusable> {
+        match (self.given, self.configured.get()) {
+            (Some(given), _) => given.names(),
+            (None, Some(names)) => Ok(names),
+            (None, None) => {
+                let names = Names::read()?;
+                Ok(self.configured.get_or_init(|| names))
+            }
         }
     }
 
@@ -78,7 +88,7 @@ impl<'a> Known<'a> {
             Machine::Cid(cid) => return Ok(Location::Cid(*cid)),
             Machine::Name(name) => name,
         };
-        if let Some(cid) = self.administrators(name)? {
+        if let Some(cid) = self.administrators()?.cid(name) {
             return Ok(Location::Cid(cid));
         }
         let found = self.registry().and_then(|registry| registry.location(name));
@@ -115,11 +125,8 @@ impl<'a> Known<'a> {
     /// Returns all names of a machine with `.vsock`, the best one first: see [`Names::of`]; those of the registry follow the
     /// administrator's. Names of his that are not valid are none.
     pub fn names_of(&self, machine: Cid) -> Vec<String> {
-        let administrators = match self.given {
-            Some(given) => given.names().ok().cloned(),
-            None => Names::read().ok(),
-        };
-        let administrators = administrators.unwrap_or_default();
+        let none = Names::default();
+        let administrators = self.administrators().unwrap_or(&none);
         let mut names = administrators.of(machine);
         let registered = self.registry().map(|registry| registry.sorted().0);
         let others = registered.into_iter().flatten().filter(|placed| {
