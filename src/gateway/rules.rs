@@ -1,7 +1,8 @@
 //! The rule files of a gateway, read at the start and again when they have changed.
 //!
 //! Whether they have is asked of the kernel before each decision, which costs a few calls: so a change holds from the next
-//! request on, and nothing can be missed. Files with an error change nothing.
+//! request on, and nothing can be missed. Files with an error change nothing, and machines have the names of now all the
+//! same.
 
 use std::fs;
 use std::net::IpAddr;
@@ -12,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::configured;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::gateway_rules::{self, ResolvedRule, Who};
+use crate::gateway_rules::{self, ResolvedRule, Rule, Who};
 use crate::known::Known;
 use crate::names::{self, GivenNames, Names};
 use crate::unusable::Unusable;
@@ -81,6 +82,8 @@ pub(crate) struct RuleFiles {
 #[derive(Debug)]
 struct State {
     rules: Arc<Rules>,
+    /// What they were made of.
+    written: Written,
     /// How the files were when they were read.
     seen: Vec<Seen>,
     /// Their names may be those of other machines by now.
@@ -96,11 +99,13 @@ impl RuleFiles {
     /// Errors: all that is wrong with them, in one line.
     pub(crate) fn read(source: Source, names: Option<GivenNames>) -> Result<RuleFiles> {
         let seen = source.seen();
-        let read = source.read(names.as_ref());
-        let (rules, unknown) = read.map_err(|problems| Error::Usage(in_a_line(&problems)))?;
+        let read = source.written();
+        let written = read.map_err(|problems| Error::Usage(in_a_line(&problems)))?;
+        let (rules, unknown) = written.resolve(&Known::now(names.as_ref()));
         warn_of(&unknown);
         let state = State {
             rules: Arc::new(rules),
+            written,
             seen,
             is_renamed: false,
         };
@@ -120,21 +125,24 @@ impl RuleFiles {
         let is_renamed = std::mem::take(&mut state.is_renamed);
         if has_changed || is_renamed {
             state.seen = seen;
-            match self.source.read(self.names.as_ref()) {
-                Ok((rules, unknown)) => {
-                    if has_changed {
-                        let count = in_words(rules.count());
-                        log::info!("{count} of {} from now on", rules.files());
-                        warn_of(&unknown);
-                    }
-                    state.rules = Arc::new(rules);
-                }
+            let read = self.source.written();
+            let is_right = read.is_ok();
+            match read {
+                Ok(written) => state.written = written,
                 Err(problems) => log::warn!(
                     "{}; the rules that held before still hold, {}",
                     in_a_line(&problems),
                     in_words(state.rules.count())
                 ),
             }
+            // Also of those that were kept: a name may be another machine's by now.
+            let (rules, unknown) = (state.written).resolve(&Known::now(self.names.as_ref()));
+            if is_right && has_changed {
+                let count = in_words(rules.count());
+                log::info!("{count} of {} from now on", rules.files());
+                warn_of(&unknown);
+            }
+            state.rules = Arc::new(rules);
         }
         state.rules.clone()
     }
@@ -147,16 +155,18 @@ impl RuleFiles {
 
     #[cfg(test)]
     pub(crate) fn of_text(text: &str, names: &GivenNames) -> RuleFiles {
-        let mut reading = Reading::new(Some(names));
+        let mut reading = Reading::default();
         reading.add(Path::new("gateway.conf"), text);
-        let rules = Rules {
+        let written = Written {
             rules: reading.rules,
             files: "gateway.conf".into(),
         };
+        let (rules, _) = written.resolve(&Known::now(Some(names)));
         // What cannot be there is at all times as it was.
         let source = Source::File(PathBuf::new());
         let state = State {
             rules: Arc::new(rules),
+            written,
             seen: source.seen(),
             is_renamed: false,
         };
@@ -231,7 +241,13 @@ impl Source {
         &self,
         names: Option<&GivenNames>,
     ) -> Result<(Rules, Vec<String>), Vec<String>> {
-        let mut reading = Reading::new(names);
+        let written = self.written()?;
+        Ok(written.resolve(&Known::now(names)))
+    }
+
+    /// Errors: what is wrong with the files, one line each.
+    fn written(&self) -> Result<Written, Vec<String>> {
+        let mut reading = Reading::default();
         let files = self.files();
         if files.len() > FILES_MAX {
             return Err(vec![format!(
@@ -251,13 +267,10 @@ impl Source {
             }
         }
         match reading.problems.is_empty() {
-            true => {
-                let rules = Rules {
-                    rules: reading.rules,
-                    files: self.in_words().into(),
-                };
-                Ok((rules, reading.unknown))
-            }
+            true => Ok(Written {
+                rules: reading.rules,
+                files: self.in_words().into(),
+            }),
             false => Err(reading.problems),
         }
     }
@@ -280,29 +293,55 @@ fn configured_in(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Rules as they are written, with machines by their names.
+#[derive(Debug)]
+struct Written {
+    /// Each with its place, `FILE:LINE`.
+    rules: Vec<(Arc<str>, Rule)>,
+    /// Where they stand, in words.
+    files: Arc<str>,
+}
+
+impl Written {
+    /// Looks the names up. Gives what names no machine besides, one line each, which is left out.
+    fn resolve(&self, names: &Known<'_>) -> (Rules, Vec<String>) {
+        let mut unknown = Vec::new();
+        let mut resolve = |(place, rule): &(Arc<str>, Rule)| {
+            let (rule, problems) = rule.clone().resolve(place.clone(), names);
+            let told = |problem| format!("{place}: {}", explain(&problem, names));
+            unknown.extend(problems.into_iter().map(told));
+            rule
+        };
+        let rules = self.rules.iter().map(&mut resolve).collect();
+        let files = self.files.clone();
+        (Rules { rules, files }, unknown)
+    }
+}
+
+/// Names the machine that may be meant, and how a host of one label is written.
+fn explain(error: &Unusable, names: &Known<'_>) -> String {
+    let Unusable::UnknownMachine { name } = error else {
+        return error.to_string();
+    };
+    match names
+        .administrators()
+        .ok()
+        .and_then(|names| meant(name, names))
+    {
+        Some(meant) => format!("no machine is named {name:?}, did you mean {meant}?"),
+        None => format!("{error}; a host that a resolver knows is written with a dot"),
+    }
+}
+
 /// Rules and problems of files that are read one after the other.
-struct Reading<'a> {
-    given: Option<&'a GivenNames>,
-    names: Known<'a>,
-    rules: Vec<ResolvedRule>,
-    /// Lines about machines that nobody knows.
-    unknown: Vec<String>,
+#[derive(Default)]
+struct Reading {
+    rules: Vec<(Arc<str>, Rule)>,
     problems: Vec<String>,
     bytes: usize,
 }
 
-impl Reading<'_> {
-    fn new(given: Option<&GivenNames>) -> Reading<'_> {
-        Reading {
-            given,
-            names: Known::now(given),
-            rules: Vec::new(),
-            unknown: Vec::new(),
-            problems: Vec::new(),
-            bytes: 0,
-        }
-    }
-
+impl Reading {
     fn add(&mut self, path: &Path, text: &str) {
         let path = path.display();
         self.bytes += text.len();
@@ -315,30 +354,8 @@ impl Reading<'_> {
         let problems = problems.into_iter();
         self.problems
             .extend(problems.map(|(line, problem)| format!("{path}:{line}: {problem}")));
-        for rule in rules {
-            let place: Arc<str> = format!("{path}:{}", rule.line).into();
-            let (rule, unknown) = rule.resolve(place.clone(), &self.names);
-            self.rules.push(rule);
-            for error in unknown {
-                let problem = format!("{place}: {}", self.explain(&error));
-                self.unknown.push(problem);
-            }
-        }
-    }
-
-    /// Names the machine that may be meant, and how a host of one label is written.
-    fn explain(&self, error: &Unusable) -> String {
-        let Unusable::UnknownMachine { name } = error else {
-            return error.to_string();
-        };
-        let names = match self.given {
-            Some(given) => given.names().ok().cloned(),
-            None => Names::read().ok(),
-        };
-        match names.as_ref().and_then(|names| meant(name, names)) {
-            Some(meant) => format!("no machine is named {name:?}, did you mean {meant}?"),
-            None => format!("{error}; a host that a resolver knows is written with a dot"),
-        }
+        let placed = |rule: Rule| (format!("{path}:{}", rule.line).into(), rule);
+        self.rules.extend(rules.into_iter().map(placed));
     }
 }
 

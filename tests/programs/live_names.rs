@@ -231,3 +231,41 @@ fn names_of_the_administrator_hold_and_are_not_watched() {
         bridge.stop();
     }
 }
+
+/// Rules that are kept because their file has an error are those of names, not of machines.
+#[test]
+fn a_machine_that_lost_its_name_lost_its_rules_also_while_their_file_has_an_error() {
+    let registry = Registry::new();
+    registry.write("a.conf", "web=3\n");
+    let (listener, target) = (Place::listening(Kind::Unix), Place::listening(Kind::Tcp4));
+    let folder = own_folder();
+    let rules = folder.path().join("rules");
+    let rule = format!("web {}\n", target.text);
+    fs::write(&rules, &rule).unwrap();
+    let bridge = Bridge::to("gateway").listener(&listener).arguments(&[
+        "--machine",
+        "3",
+        "--rules",
+        rules.to_str().unwrap(),
+    ]);
+    let Some(bridge) = registry.given_to(bridge) else {
+        return;
+    };
+    let mut bridge = bridge.start();
+    let answer = |status: &str| {
+        let mut peer = listener.connect();
+        let request = format!("CONNECT {} HTTP/1.1\r\n\r\n", target.text);
+        peer.write_all(request.as_bytes()).unwrap();
+        let mut found = vec![0; status.len()];
+        peer.read_exact(&mut found).unwrap();
+        assert_eq!(String::from_utf8_lossy(&found), status);
+    };
+    answer("HTTP/1.1 200 ");
+    fs::write(&rules, format!("{rule}web nowhere\n")).unwrap();
+    answer("HTTP/1.1 200 ");
+    bridge.wait_for_line("the rules that held before still hold, 1 rule");
+    registry.write("a.conf", "web=5\nother=3\n");
+    answer("HTTP/1.1 403 ");
+    registry.write("a.conf", "web=3\n");
+    answer("HTTP/1.1 200 ");
+}
