@@ -111,9 +111,16 @@ fn a_name_that_a_web_page_may_have_is_refused_on_loopback_alone() {
     let refusal = "HTTP/1.1 421 Misdirected Request\r\n";
     assert!(head.starts_with(refusal), "{head}");
     assert!(text.contains("localhost"), "{text}");
+    answered_over_unix(&run, [get("rebound.example").as_bytes()]);
+}
+
+/// A request over a unix socket, in these pieces, is answered.
+fn answered_over_unix<'a>(run: &OwnRun, pieces: impl IntoIterator<Item = &'a [u8]>) {
     let (mut client, connection) = UnixStream::pair().unwrap();
-    let mut program = answer_on(&run, connection.into());
-    client.write_all(get("rebound.example").as_bytes()).unwrap();
+    let mut program = answer_on(run, connection.into());
+    for piece in pieces {
+        client.write_all(piece).unwrap();
+    }
     let mut answer = String::new();
     client.set_read_timeout(Some(DEADLINE)).unwrap();
     client.read_to_string(&mut answer).unwrap();
@@ -125,17 +132,7 @@ fn a_name_that_a_web_page_may_have_is_refused_on_loopback_alone() {
 #[test]
 fn a_request_that_comes_byte_by_byte_is_answered_over_any_family() {
     let Some(run) = own_run() else { return };
-    let (mut client, connection) = UnixStream::pair().unwrap();
-    let mut program = answer_on(&run, connection.into());
-    for byte in format!("{GET}\r\n").bytes() {
-        client.write_all(&[byte]).unwrap();
-    }
-    let mut answer = String::new();
-    client.set_read_timeout(Some(DEADLINE)).unwrap();
-    client.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    drop(client);
-    assert_eq!(program.exit_code(), 0);
+    answered_over_unix(&run, format!("{GET}\r\n").as_bytes().chunks(1));
 }
 
 #[test]
