@@ -232,6 +232,7 @@ pub(super) fn check(id: &str, identity: &Identity, socket: &Path) -> Option<Find
         way.last.as_ref(),
     ))
 }
+
 /// `last`: what no group would let pass.
 fn finding(
     (id, identity): (&str, &Identity),
