@@ -2,56 +2,20 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
-use tempfile::TempDir;
 use vsock_bridge::testing::Snapshot;
 
 use crate::common::bridge::Bridge;
 use crate::common::content::{End, read_to_end};
+use crate::common::own_registry::Registry;
 use crate::common::place::{Kind, Place, ping};
 use crate::common::program::Program;
-use crate::common::{DEADLINE, own_folder, skipped};
+use crate::common::{DEADLINE, own_folder};
 
 /// As long as a name may hold that does not any more.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// What is /run/vsock-bridge to a bridge: empty at first.
-struct Registry(TempDir);
-
-impl Registry {
-    fn new() -> Registry {
-        Registry(own_folder())
-    }
-
-    /// None where nothing can be mounted.
-    fn given_to(&self, bridge: Bridge) -> Option<Bridge> {
-        let Some(bridge) = bridge.with_hidden(&["/run"]) else {
-            skipped("nothing can be mounted here");
-            return None;
-        };
-        let own = self.0.path().display();
-        let mount = format!("mkdir /run/vsock-bridge && mount --bind '{own}' /run/vsock-bridge");
-        Some(bridge.shell(&mount))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join("names.d").join(name)
-    }
-
-    /// Writes a file in one step.
-    fn write(&self, name: &str, text: &str) {
-        fs::create_dir_all(self.path("")).unwrap();
-        fs::write(self.path(".new"), text).unwrap();
-        fs::rename(self.path(".new"), self.path(name)).unwrap();
-    }
-
-    fn remove(&self, name: &str) {
-        fs::remove_file(self.path(name)).unwrap();
-    }
-}
 
 /// Takes a connection as the VMM of a machine; returns it once the port was asked for.
 fn asked(vmm: &Place) -> Socket {

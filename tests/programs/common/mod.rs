@@ -7,6 +7,7 @@ pub mod examples;
 pub mod exposition;
 pub mod notifications;
 pub mod own_etc;
+pub mod own_registry;
 pub mod own_run;
 pub mod pair;
 pub mod place;
