@@ -110,6 +110,16 @@ pub enum Error {
         /// What the other end sent instead of `OK`.
         problem: String,
     },
+    /// A machine to which the gateway does not lead.
+    #[error("cannot connect to {target} through the gateway: {problem}")]
+    Tunnel {
+        /// The machine and its port.
+        target: Box<Endpoint>,
+        /// What the gateway said.
+        problem: String,
+        /// Another try would be told the same.
+        is_final: bool,
+    },
     /// What a peer of the gateway has asked for, and no rule allows.
     #[error("{0}")]
     NotAllowed(String),

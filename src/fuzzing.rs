@@ -20,13 +20,14 @@ use crate::programs::connect::host;
 use crate::programs::ctl;
 use crate::programs::options::{TimeLimit, parse_positive, parse_time};
 use crate::registry::{self, Registry};
+use crate::tunnel;
 use crate::vsock::{Cid, VsockPort};
 
 /// What a fuzzer calls: panics where something does not hold.
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 14] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("endpoint", endpoint),
     ("cids", cids),
     ("prefix", prefix),
@@ -36,6 +37,7 @@ pub const TARGETS: [(&str, Target); 14] = [
     ("registry", registry),
     ("host", host),
     ("mux_answer", mux_answer),
+    ("tunnel_answer", tunnel_answer),
     ("tables", tables),
     ("hosts_file", hosts_file),
     ("http_request", http_request),
@@ -177,6 +179,25 @@ pub fn mux_answer(data: &[u8]) {
                 return;
             }
             Progress::Refused | Progress::Garbage(_) => return,
+        }
+    }
+}
+
+/// Answers of a gateway, byte by byte and whole: both find the same end of it, and nothing behind is taken.
+pub fn tunnel_answer(data: &[u8]) {
+    let target = "vsock:4:22".parse().unwrap();
+    let mut whole = tunnel::Handshake::new(&target).unwrap();
+    let (taken, progress) = whole.take(data);
+    assert!(taken <= data.len());
+    let mut in_bytes = tunnel::Handshake::new(&target).unwrap();
+    for (index, byte) in data.iter().enumerate() {
+        match in_bytes.take(&[*byte]) {
+            (1, tunnel::Progress::Waiting) => assert!(index <= 8192, "an answer without end"),
+            (1, tunnel::Progress::Accepted) => {
+                assert_eq!((index + 1, &progress), (taken, &tunnel::Progress::Accepted));
+                return;
+            }
+            (count, _) => return assert_eq!(count, 1),
         }
     }
 }

@@ -39,7 +39,7 @@
 //! | [`programs`] | the bodies of the programs, their options and environment |
 //! | [`relay`] | sessions, connections, flows, and the one loop that waits |
 //! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |
-//! | [`fdpass`] [`handover`] [`mux`] | streams handed on: to ssh, to the next process, to a port behind a monitor |
+//! | [`fdpass`] [`handover`] [`mux`] [`tunnel`] | streams handed on: to ssh, to the next process, to a port behind a monitor or a gateway |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
 //! | [`descriptors`] [`gate`] [`gateway`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`registry_watch`] [`route`] [`this_machine`] [`unix_path`] | one job each |
 //! | [`tool`] [`waker`] | other programs, asked a question; what wakes a thread |
@@ -76,10 +76,11 @@ mod sys;
 pub mod testing;
 mod this_machine;
 mod tool;
+mod tunnel;
 mod unix_path;
 mod waker;
 
 use vsock_bridge_values::{
     allow_list, asked, config_file, configured, endpoint, gateway_rules, invalid, known,
-    listen_list, names, port_list, prefix, registry, replace, target_list, unusable, vsock,
+    listen_list, names, port_list, prefix, registry, replace, target_list, unusable, via, vsock,
 };

@@ -7,19 +7,27 @@ use libsystemd::errors::SdError;
 use libsystemd::id128::Id128;
 
 use crate::configured::{self, Origin, System};
+use crate::endpoint::Endpoint;
 use crate::error::Result;
 use crate::prefix::Prefix;
+use crate::via::Via;
 
 /// Finds the prefix of this machine; see [`configured::prefix`].
 pub(crate) fn prefix(given: Option<Prefix>, root: &Path) -> Result<(Prefix, Origin)> {
-    let system = System {
-        credentials: || env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
-        app_specific: |machine, application| {
-            app_specific(machine, application).map_err(|error| error.to_string())
-        },
-    };
-    Ok(configured::prefix(given, root, &system)?)
+    Ok(configured::prefix(given, root, &SYSTEM)?)
 }
+
+/// Finds the gateway through which this machine reaches others; see [`configured::via`].
+pub(crate) fn via(given: Option<Via>, root: &Path) -> Result<Option<(Endpoint, Origin)>> {
+    Ok(configured::via(given, root, &SYSTEM)?)
+}
+
+const SYSTEM: System = System {
+    credentials: || env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+    app_specific: |machine, application| {
+        app_specific(machine, application).map_err(|error| error.to_string())
+    },
+};
 
 fn app_specific(machine: u128, application: u128) -> std::result::Result<u128, SdError> {
     let [machine, application] = [machine, application].map(|id| format!("{id:032x}"));

@@ -51,10 +51,10 @@ _vsock_connect() {
     local current choices kind
     local -a words
     _vsock_split
-    case ${words[-1]} in --prefix | --names | --wait | --connect-timeout | --mux-answer | --vsock-packet | --fd) return ;; esac
+    case ${words[-1]} in --prefix | --names | --wait | --connect-timeout | --via | --mux-answer | --vsock-packet | --fd) return ;; esac
     kind=${current%%/*}
     case $current in
-    -*) choices='--fdpass --exec --fd --wait --connect-timeout --prefix --names --mux-answer --vsock-packet --verbose --quiet --help --version' ;;
+    -*) choices='--fdpass --exec --fd --wait --connect-timeout --prefix --names --via --mux-answer --vsock-packet --verbose --quiet --help --version' ;;
     unix/* | vsock-mux/*)
         mapfile -t COMPREPLY < <(compgen -f -- "/${current#*/}" | sed "s,^,$kind,")
         compopt -o nospace -o filenames 2>/dev/null

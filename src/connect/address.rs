@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -22,6 +23,8 @@ use crate::vsock::{Cid, VsockAddr, VsockPort};
 /// What it means that nobody answers, though the kernel had a way to ask: by the module, then by CID.
 const NO_LOOPBACK: &str = " (is the module vsock_loopback loaded? run `modprobe vsock_loopback`)";
 const NO_MACHINE: &str = " (no such VM, or it is stopped)";
+const NO_GATEWAY: &str = ", the gateway to other machines (VSOCK_BRIDGE_VIA; is vsock-bridge-gateway.socket enabled on \
+     the host?)";
 
 /// The source address of outgoing connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,13 @@ pub(super) enum Address {
     Unix(UnixName),
     /// A port of the machine behind a VMM's socket.
     Mux(UnixName, VsockPort),
+    /// A port of another machine, to which a gateway leads.
+    Tunnel {
+        /// Where the gateway listens.
+        gateway: Arc<Address>,
+        /// The machine, by its CID or by the name that the gateway knows, and its port.
+        asked: Endpoint,
+    },
 }
 
 impl Address {
@@ -78,6 +88,7 @@ impl Address {
             Address::Vsock(addr) => Endpoint::Vsock(addr),
             Address::Unix(name) => Endpoint::Unix(name),
             Address::Mux(path, port) => Endpoint::Mux { path, port },
+            Address::Tunnel { asked, .. } => asked,
         }
     }
 
@@ -121,6 +132,13 @@ impl Address {
         timeout: Duration,
     ) -> Result<(Stream, bool)> {
         let (family, kind) = match self {
+            Address::Tunnel { gateway, .. } => {
+                let explain = |error| match error {
+                    Error::Connect { source, .. } => self.refusal(source),
+                    other => other,
+                };
+                return gateway.open(None, tuning, timeout).map_err(explain);
+            }
             Address::Tcp(SocketAddr::V4(_)) => (AddressFamily::Inet, Family::Tcp),
             Address::Tcp(SocketAddr::V6(_)) => (AddressFamily::Inet6, Family::Tcp),
             Address::Vsock(_) => (AddressFamily::Vsock, Family::Vsock),
@@ -151,6 +169,7 @@ impl Address {
 
     fn connect(&self, socket: BorrowedFd<'_>) -> Result<(), Errno> {
         match self {
+            Address::Tunnel { gateway, .. } => gateway.connect(socket),
             Address::Tcp(addr) => sys::connect(socket, &*inet_sockaddr(*addr)),
             Address::Vsock(addr) => {
                 let cid = addr.cid.map_or(libc::VMADDR_CID_ANY, |cid| cid.number());
@@ -186,11 +205,15 @@ impl Address {
             }
             Address::Vsock(addr) if addr.cid == Some(Cid::LOCAL) => NO_LOOPBACK,
             Address::Vsock(_) => NO_MACHINE,
+            Address::Tunnel { .. } => NO_GATEWAY,
             _ => "",
         };
-        let target = Box::new(self.endpoint());
+        let target = match self {
+            Address::Tunnel { gateway, .. } => gateway.endpoint(),
+            address => address.endpoint(),
+        };
         Error::ConnectTimeout {
-            target,
+            target: Box::new(target),
             hint,
             limit,
         }
@@ -198,6 +221,9 @@ impl Address {
 
     /// Says what the error means for this kind of address, where the kernel's word for it misleads.
     pub(super) fn refusal(&self, errno: Errno) -> Error {
+        if let Address::Tunnel { gateway, .. } = self {
+            return refusal_of_gateway(gateway, errno);
+        }
         let hint = match (self, errno) {
             (_, Errno::EPERM | Errno::EACCES | Errno::EAFNOSUPPORT)
                 if !matches!(self, Address::Unix(_) | Address::Mux(..)) =>
@@ -245,6 +271,19 @@ impl Address {
             hint,
             source: errno,
         }
+    }
+}
+
+/// Says what it means that the gateway itself was not reached.
+fn refusal_of_gateway(gateway: &Address, errno: Errno) -> Error {
+    use Errno::{ECONNREFUSED, ECONNRESET, ENOENT, ETIMEDOUT};
+    match errno {
+        ECONNREFUSED | ECONNRESET | ENOENT | ETIMEDOUT => Error::Connect {
+            target: Box::new(gateway.endpoint()),
+            hint: NO_GATEWAY,
+            source: errno,
+        },
+        _ => gateway.refusal(errno),
     }
 }
 

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::handshake::Handshake;
 use super::queue::{Caller, Place};
 use super::{Address, Dialer, Target, own_cid};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::mux::{Handshake, Progress};
 use crate::stream::Stream;
 use crate::vsock::Cid;
 
@@ -68,7 +68,7 @@ enum State {
     Next,
     /// The kernel is connecting; the stream becomes writable when it is done.
     Connecting(Connecting),
-    /// Connected to a VMM, and the line each way is not yet through.
+    /// Connected to a VMM or a gateway, and not all is said that comes before the stream.
     Handshaking {
         stream: Stream,
         handshake: Handshake,
@@ -124,9 +124,12 @@ impl Attempt {
         }
     }
 
-    /// Returns whether a line each way comes before the stream.
-    pub(crate) fn is_mux(&self, dialer: &Dialer) -> bool {
-        matches!(self.address(dialer), Address::Mux(..))
+    /// Returns whether something is said each way before the stream begins.
+    pub(crate) fn has_handshake(&self, dialer: &Dialer) -> bool {
+        matches!(
+            self.address(dialer),
+            Address::Mux(..) | Address::Tunnel { .. }
+        )
     }
 
     /// Returns the stream to watch for readiness.
@@ -320,19 +323,22 @@ impl Attempt {
                 stream.abort();
                 Err(address.refusal(Errno::ECONNREFUSED))
             }
-            Address::Mux(_, port) => {
-                self.state = State::Handshaking {
-                    stream,
-                    handshake: Handshake::new(*port, dialer.mux_answer),
-                    deadline: self.share(dialer, since),
-                };
-                Ok(Step::Moved)
-            }
-            _ => Ok(Step::Connected(stream)),
+            _ => match Handshake::towards(address, dialer) {
+                Some(handshake) => {
+                    let deadline = self.share(dialer, since);
+                    self.state = State::Handshaking {
+                        stream,
+                        handshake,
+                        deadline,
+                    };
+                    Ok(Step::Moved)
+                }
+                None => Ok(Step::Connected(stream)),
+            },
         }
     }
 
-    /// Goes on with the line each way.
+    /// Goes on with what comes before the stream.
     fn handshake(
         &mut self,
         dialer: &Dialer,
@@ -345,32 +351,18 @@ impl Attempt {
         if now >= self.answer_due(dialer, deadline) {
             return Err(address.silence(dialer.timeout));
         }
-        match handshake.advance(&stream) {
-            Ok(Progress::Accepted) => {
-                if let Some(caller) = &self.caller {
-                    caller.queue.serve(now);
-                }
-                Ok(Step::Connected(stream))
+        if handshake.advance(&stream, address)? {
+            if let Some(caller) = &self.caller {
+                caller.queue.serve(now);
             }
-            Ok(Progress::Waiting) => {
-                let deadline = self.answer_due(dialer, deadline);
-                self.wait(State::Handshaking {
-                    stream,
-                    handshake,
-                    deadline,
-                })
-            }
-            Ok(Progress::Refused) => Err(Error::Connect {
-                target: Box::new(address.endpoint()),
-                hint: " (nothing listens on that port in the VM)",
-                source: Errno::ECONNREFUSED,
-            }),
-            Ok(Progress::Garbage(problem)) => Err(Error::Mux {
-                target: Box::new(address.endpoint()),
-                problem,
-            }),
-            Err(errno) => Err(address.refusal(errno)),
+            return Ok(Step::Connected(stream));
         }
+        let deadline = self.answer_due(dialer, deadline);
+        self.wait(State::Handshaking {
+            stream,
+            handshake,
+            deadline,
+        })
     }
 
     /// Goes on to the next address, or to a pause; gives the error back when neither is left.
@@ -428,6 +420,7 @@ fn is_shortage(error: &Error) -> bool {
 fn is_transient(error: &Error) -> bool {
     match error {
         Error::ConnectTimeout { .. } => true,
+        Error::Tunnel { is_final, .. } => !is_final,
         error if error.is_absence() => true,
         Error::Connect { source, .. } => matches!(
             source,

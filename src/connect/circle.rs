@@ -88,6 +88,7 @@ trait Machine {
 
 fn leads_back(place: &Place, to: &Address, machine: &impl Machine) -> bool {
     match (&place.local, to) {
+        (_, Address::Tunnel { gateway, .. }) => leads_back(place, gateway, machine),
         (Endpoint::Tcp(at), Address::Tcp(to)) => tcp_leads_back(place, *at, *to, machine),
         (Endpoint::Vsock(at), Address::Vsock(to)) => vsock_leads_back(*at, *to, machine),
         (Endpoint::Unix(at), Address::Unix(to) | Address::Mux(to, _)) => is_same_socket(at, to),

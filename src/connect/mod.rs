@@ -7,11 +7,13 @@ mod address;
 mod attempt;
 pub(crate) mod circle;
 mod errand;
+mod handshake;
 mod own_cid;
 mod queue;
 mod renewal;
 mod target;
 mod targets;
+mod via;
 
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
@@ -24,6 +26,7 @@ pub(crate) use errand::Errand;
 pub(crate) use queue::{Caller, Queues};
 pub(crate) use target::Target;
 pub(crate) use targets::{Targets, machines};
+pub(crate) use via::Route;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
@@ -157,8 +160,8 @@ impl Dialer {
             _ => None,
         };
         Some(match mapped {
-            Some(Address::Vsock(addr)) => Endpoint::Vsock(addr),
-            _ => target.endpoint.clone(),
+            Some(address) => address.endpoint(),
+            None => target.endpoint.clone(),
         })
     }
 
@@ -174,10 +177,11 @@ impl Dialer {
             IpAddr::V4(_) => None,
         };
         let port = port.unwrap_or(destination.port().into());
-        Ok(Address::Vsock(VsockAddr {
+        let address = Address::Vsock(VsockAddr {
             cid: Some(cid.ok_or_else(unmapped)?),
             port,
-        }))
+        });
+        Ok(self.targets.route().lead(address))
     }
 
     /// Names the cause of a failure where it is that nothing comes back to the source any more.

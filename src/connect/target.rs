@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::address::{Address, Source};
 use super::circle::{self, Place};
 use super::renewal::Renewal;
+use super::via::Route;
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -70,6 +71,23 @@ impl Target {
         })
     }
 
+    /// Resolves once for a program of one connection, which reaches other machines by a route; see [`Target::resolve`].
+    pub(crate) fn resolve_led(
+        endpoint: Endpoint,
+        names: &Known<'_>,
+        route: &Route,
+    ) -> Result<Target> {
+        let target = match endpoint {
+            Endpoint::VsockName { name, port } => Target::of_machine(&name, port, names)?,
+            endpoint => Target::resolve(endpoint, names)?,
+        };
+        let target = target.led(route);
+        match target.is_absent() {
+            true => Err(target.absence()),
+            false => Ok(target),
+        }
+    }
+
     /// Makes one of the name of a machine, which may have no address now.
     ///
     /// Errors: those of [`Known::endpoint`] but an absence.
@@ -100,6 +118,20 @@ impl Target {
         }
     }
 
+    /// Returns it as it is reached by a route.
+    pub(super) fn led(self, route: &Route) -> Target {
+        let lead = |address| route.lead(address);
+        let mut addresses: Vec<Address> = self.addresses.into_iter().map(lead).collect();
+        if let (true, Endpoint::VsockName { name, port }) = (addresses.is_empty(), &self.endpoint) {
+            addresses.extend(route.by_name(name, *port));
+        }
+        Target {
+            machine: self.machine.map(|_| addresses.clone().into()),
+            addresses,
+            ..self
+        }
+    }
+
     /// Returns the addresses of a name that leads elsewhere than at the start, or may.
     pub(super) fn renewed(&self) -> Option<Arc<[Address]>> {
         match &self.machine {
@@ -110,7 +142,7 @@ impl Target {
 
     /// Returns whether it is a machine that is not there now.
     pub(super) fn is_absent(&self) -> bool {
-        matches!(self.endpoint, Endpoint::VsockName { .. })
+        self.addresses.is_empty() && matches!(self.endpoint, Endpoint::VsockName { .. })
     }
 
     /// Returns why it has no address.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::target::Target;
+use super::via::Route;
 use crate::allow_list::{AllowList, AllowedCids};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -16,6 +17,8 @@ use crate::vsock::VsockPort;
 pub(crate) struct Targets {
     /// The first that fits is taken.
     choices: Vec<Choice>,
+    /// How other machines are reached.
+    route: Route,
     /// What is printed.
     text: String,
 }
@@ -46,6 +49,7 @@ impl Targets {
         };
         Targets {
             choices: vec![choice],
+            route: Route::default(),
             text,
         }
     }
@@ -83,7 +87,29 @@ impl Targets {
             (TargetList::Common(_), [only]) => only.target.endpoint.to_string(),
             _ => list.to_string(),
         };
-        Ok(Targets { choices, text })
+        Ok(Targets {
+            choices,
+            route: Route::default(),
+            text,
+        })
+    }
+
+    /// Returns them with other machines reached by a route.
+    pub(crate) fn led(self, route: Route) -> Targets {
+        let lead = |choice: Choice| Choice {
+            target: choice.target.led(&route),
+            ..choice
+        };
+        Targets {
+            choices: self.choices.into_iter().map(lead).collect(),
+            route,
+            ..self
+        }
+    }
+
+    /// Returns how other machines are reached.
+    pub(super) fn route(&self) -> &Route {
+        &self.route
     }
 
     /// Returns the names of machines that they depend on.
@@ -105,13 +131,17 @@ impl Targets {
         let mut choices = self.choices.clone();
         let mut has_changed = false;
         for choice in &mut choices {
-            has_changed |= choice.rename(names, &check);
+            has_changed |= choice.rename(names, &self.route, &check);
         }
         let text = match &choices[..] {
             [only] if only.machines.is_none() => only.target.endpoint.to_string(),
             _ => self.text.clone(),
         };
-        has_changed.then_some(Targets { choices, text })
+        has_changed.then(|| Targets {
+            choices,
+            route: self.route.clone(),
+            text,
+        })
     }
 
     /// Returns the number of the target that a peer is to be connected to, if there is one for it.
@@ -196,7 +226,12 @@ impl Choice {
     }
 
     /// Looks its names up again; returns whether they have changed. What was wrong with names was told at the start.
-    fn rename(&mut self, names: &Known<'_>, check: impl Fn(&Target) -> Result<()>) -> bool {
+    fn rename(
+        &mut self,
+        names: &Known<'_>,
+        route: &Route,
+        check: impl Fn(&Target) -> Result<()>,
+    ) -> bool {
         let mut has_changed = false;
         if let Some((list, machines)) = &mut self.machines {
             if let Ok((now, _)) = list.resolve_present(names) {
@@ -207,9 +242,10 @@ impl Choice {
         let Some((name, port)) = &self.name else {
             return has_changed;
         };
-        let Ok(mut now) = Target::of_machine(name, *port, names) else {
+        let Ok(now) = Target::of_machine(name, *port, names) else {
             return has_changed;
         };
+        let mut now = now.led(route);
         if let Err(error) = check(&now) {
             log::warn!("the new address of {name} is not used: {}", error.report());
             now = Target::absent(name, *port);

@@ -19,7 +19,7 @@ const CRATES: [&str; 5] = [
     "vsockctl",
 ];
 /// Modules of the library.
-const MODULES: [&str; 29] = [
+const MODULES: [&str; 30] = [
     "activation",
     "clock",
     "connect",
@@ -47,6 +47,7 @@ const MODULES: [&str; 29] = [
     "testing",
     "this_machine",
     "tool",
+    "tunnel",
     "unix_path",
     "waker",
 ];

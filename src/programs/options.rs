@@ -9,12 +9,14 @@ use clap::Args;
 use log::Level;
 use nix::sys::stat::Mode;
 
+use crate::connect::Route;
 use crate::error::{Error, Result};
 use crate::mux;
 use crate::names::{self, GivenNames};
 use crate::packets::{PacketArgument, Packets};
 use crate::prefix::{self, Prefix};
 use crate::this_machine;
+use crate::via::{self, Via};
 use crate::vsock::Cid;
 
 /// Ten years: longer is infinity, and far below what a clock can add without overflow.
@@ -72,6 +74,12 @@ pub(crate) fn machine_of_address(text: &str, given: Option<Prefix>) -> Result<Op
 /// What is behind vsock, and behind what stands for it.
 #[derive(Debug, Args)]
 pub(crate) struct Beyond {
+    /// The gateway to other machines, such as vsock:host:1080.
+    ///
+    /// Ports of other machines are reached through the gateway that listens there; none reaches them as they are. [default:
+    /// from vsock-bridge.conf or credential]
+    #[arg(long, env = via::VARIABLE, value_name = "ADDRESS")]
+    via: Option<Via>,
     /// What a vsock-mux socket answers: ok or none.
     ///
     /// What the monitor behind a vsock-mux socket says when the port has accepted: ok is the line `OK PORT`, and none
@@ -96,6 +104,18 @@ pub(crate) struct Beyond {
 }
 
 impl Beyond {
+    /// Returns how other machines are reached.
+    ///
+    /// Errors: those of [`this_machine::via`].
+    pub(crate) fn route(&self) -> Result<Route> {
+        let via = this_machine::via(self.via.clone(), Path::new("/"))?;
+        let gateway = via.map(|(gateway, origin)| {
+            log::debug!("other machines are reached through {gateway}, {origin}");
+            gateway
+        });
+        Ok(Route::through(gateway.as_ref()))
+    }
+
     /// Returns how large packets may be; says so at that level if there is vsock to send them into.
     pub(crate) fn packets(&self, has_vsock: bool, level: Level) -> Packets {
         match has_vsock {

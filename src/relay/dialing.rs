@@ -106,8 +106,8 @@ impl Dialing {
         target.reset_on_close(true);
         let mut target = End::new(target);
         target.on_events(self.seen);
-        if self.attempt.is_mux(dialer) {
-            // The line of hybrid vsock was read until nothing more came; what is behind it is not reported again.
+        if self.attempt.has_handshake(dialer) {
+            // What was said before was read until nothing more came; what is behind it is not reported again.
             target.on_events(EpollFlags::EPOLLIN);
         }
         let header = dialer.header(name, &self.peer.wire);

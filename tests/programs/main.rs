@@ -63,6 +63,7 @@ mod slow_readers;
 mod ssh_libraries;
 mod system_calls;
 mod targets;
+mod via;
 
 // What the load generator and the test of its recorded runs share finds its parts from the root.
 #[path = "../../benches/relay/address.rs"]

@@ -1,4 +1,4 @@
-//! Where the prefix and the names of machines come from: option, file, credential, machine id.
+//! Where the prefix, the names of machines and the gateway come from: option, file, credential, machine id.
 //!
 //! Decided in one place that every program shares, so that route, units and source addresses never disagree.
 
@@ -9,14 +9,17 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::config_file::{self, Setting};
+use crate::endpoint::Endpoint;
 use crate::invalid::Invalid;
 use crate::names::{self, GivenNames, Names};
 use crate::prefix::{self, Prefix};
 use crate::replace::replace;
 use crate::unusable::Unusable;
+use crate::via::{self, Via};
 
-/// The system credential with the prefix, which a VMM can pass to its guest.
-const CREDENTIAL: &str = "vsock-bridge.prefix";
+/// The system credentials with the prefix and the gateway, which a VMM can pass to its guest.
+const PREFIX_CREDENTIAL: &str = "vsock-bridge.prefix";
+const VIA_CREDENTIAL: &str = "vsock-bridge.via";
 /// Where systemd keeps system credentials for root.
 pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// Far above any real file; a device or a wrong path must not fill the memory of a generator.
@@ -71,10 +74,36 @@ pub fn prefix(
     if let Some(setting) = config_file::last(settings(&path)?, prefix::VARIABLE) {
         return value(&setting, &path).map(|prefix| (prefix, Origin::File(path)));
     }
-    if let Some((setting, path)) = credential(root, (system.credentials)())? {
+    if let Some((setting, path)) = credential(PREFIX_CREDENTIAL, root, (system.credentials)())? {
         return value(&setting, &path).map(|prefix| (prefix, Origin::Credential(path)));
     }
     prefix_of_machine(below(root, "/etc/machine-id"), system)
+}
+
+/// Finds the gateway through which this machine reaches others: `given` (option or environment), configuration file,
+/// credential; none if it reaches them as they are.
+///
+/// `root` and errors: as of [`prefix()`].
+pub fn via(
+    given: Option<Via>,
+    root: &Path,
+    system: &System,
+) -> Result<Option<(Endpoint, Origin)>, Unusable> {
+    let path = below(root, config_file::PATH);
+    let (via, origin) = if let Some(via) = given {
+        (via, Origin::Option)
+    } else if let Some(setting) = config_file::last(settings(&path)?, via::VARIABLE) {
+        (value(&setting, &path)?, Origin::File(path))
+    } else if let Some((setting, path)) = credential(VIA_CREDENTIAL, root, (system.credentials)())?
+    {
+        (value(&setting, &path)?, Origin::Credential(path))
+    } else {
+        return Ok(None);
+    };
+    Ok(match via {
+        Via::Nobody => None,
+        Via::Gateway(endpoint) => Some((endpoint, origin)),
+    })
 }
 
 /// Derives the prefix that belongs to a machine id: stable, random-looking, not reversible.
@@ -100,10 +129,14 @@ fn prefix_of_machine(path: PathBuf, system: &System) -> Result<(Prefix, Origin),
     Ok((prefix, Origin::MachineId(path)))
 }
 
-/// Reads the credential from the service's own directory, else from the system's.
-fn credential(root: &Path, own: Option<PathBuf>) -> Result<Option<(Setting, PathBuf)>, Unusable> {
+/// Reads a credential from the service's own directory, else from the system's.
+fn credential(
+    name: &str,
+    root: &Path,
+    own: Option<PathBuf>,
+) -> Result<Option<(Setting, PathBuf)>, Unusable> {
     for directory in own.into_iter().chain([below(root, SYSTEM_CREDENTIALS)]) {
-        let path = directory.join(CREDENTIAL);
+        let path = directory.join(name);
         match read(&path, MAX_BYTES) {
             Ok(None) => {}
             // The units set an empty one for machines that were given none.
@@ -111,7 +144,7 @@ fn credential(root: &Path, own: Option<PathBuf>) -> Result<Option<(Setting, Path
             Ok(Some(text)) => {
                 let setting = Setting {
                     line: 1,
-                    name: CREDENTIAL.to_owned(),
+                    name: name.to_owned(),
                     value: text.trim_end().to_owned(),
                 };
                 return Ok(Some((setting, path)));

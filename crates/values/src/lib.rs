@@ -15,6 +15,7 @@
 //! | [`configured`] | where prefix and names come from; the only file that reads and writes files of settings |
 //! | [`unusable`] [`replace`] | what is configured and cannot be used; a file replaced in one step |
 //! | [`asked`] [`listen_list`] | where a peer of the gateway asks to be taken; where a bridge listens by itself |
+//! | [`via`] | the gateway to other machines, as it is written |
 //! | [`endpoint`] | every address form |
 //! | [`names`] [`prefix`] [`port_list`] | names of machines; CID ↔ address; ports of one bridge |
 //! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
@@ -38,4 +39,5 @@ pub mod registry;
 pub mod replace;
 pub mod target_list;
 pub mod unusable;
+pub mod via;
 pub mod vsock;

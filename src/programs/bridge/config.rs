@@ -83,7 +83,8 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
     let list = (arguments.to.as_ref()).ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
     let names = Known::now(arguments.machines.names.as_ref());
-    let mut targets = Targets::resolve(list, locals, &names)?;
+    let targets = Targets::resolve(list, locals, &names)?;
+    let mut targets = targets.led(arguments.beyond.route()?);
     for target in targets.iter_mut() {
         target.source = match arguments.source {
             Some(SourceArgument(source)) => source,

@@ -125,7 +125,8 @@ pub fn run(arguments: Arguments) -> Result<()> {
     }
     replace::check(arguments.fd, &arguments.exec)?;
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
-    let target = Target::resolve(target, &Known::now(names))?;
+    let route = arguments.beyond.route()?;
+    let target = Target::resolve_led(target, &Known::now(names), &route)?;
     let tuning = Tuning {
         keepalive: Some(Duration::from_secs(60)),
         vsock_buffer_bytes: 1 << 20,

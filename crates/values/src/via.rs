@@ -1,0 +1,92 @@
+//! The gateway through which this machine reaches others, as it is written.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::endpoint::Endpoint;
+use crate::invalid::Invalid;
+use crate::vsock::VsockAddr;
+
+/// The variable, in the environment and in the configuration file.
+pub const VARIABLE: &str = "VSOCK_BRIDGE_VIA";
+
+/// How ports of other machines are reached.
+///
+/// Text form: the address of a gateway, such as `vsock:host:1080`, or `none`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// As they are.
+    Nobody,
+    /// The gateway there is asked for them.
+    Gateway(Endpoint),
+}
+
+impl Via {
+    /// Returns where the gateway is.
+    pub fn gateway(&self) -> Option<&Endpoint> {
+        match self {
+            Via::Nobody => None,
+            Via::Gateway(endpoint) => Some(endpoint),
+        }
+    }
+}
+
+impl FromStr for Via {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Via, Invalid> {
+        if text == "none" {
+            return Ok(Via::Nobody);
+        }
+        match text.parse()? {
+            endpoint @ (Endpoint::Vsock(VsockAddr { cid: Some(_), .. })
+            | Endpoint::Tcp(_)
+            | Endpoint::Unix(_)) => Ok(Via::Gateway(endpoint)),
+            _ => {
+                let hint = "expected where the gateway listens, e.g. vsock:host:1080, or none";
+                Err(Invalid::new("gateway", text, hint))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Via::Nobody => write!(f, "none"),
+            Via::Gateway(endpoint) => endpoint.fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_is_an_address_that_needs_no_names() {
+        for (text, printed) in [
+            ("none", "none"),
+            ("vsock:host:1080", "vsock:2:1080"),
+            ("vsock:9:1", "vsock:9:1"),
+            ("[::1]:1080", "[::1]:1080"),
+            ("unix:/run/gateway.sock", "/run/gateway.sock"),
+        ] {
+            assert_eq!(text.parse::<Via>().unwrap().to_string(), printed);
+        }
+        for text in [
+            "",
+            "host",
+            "1080",
+            "vsock::1080",
+            "vsock:web:1080",
+            "vsock:mapped",
+            "proxy.example.net:1080",
+            "gateway",
+            "vsock-mux:/run/vm.vsock:1080",
+            "None",
+        ] {
+            assert!(text.parse::<Via>().is_err(), "{text}");
+        }
+    }
+}
