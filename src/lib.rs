@@ -42,7 +42,7 @@
 //! | [`fdpass`] [`handover`] [`mux`] [`tunnel`] | streams handed on: to ssh, to the next process, to a port behind a monitor or a gateway |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
 //! | [`descriptors`] [`gate`] [`gateway`] [`logging`] [`managers`] [`packets`] [`proxy_protocol`] [`registry_watch`] [`route`] [`this_machine`] [`unix_path`] | one job each |
-//! | [`tool`] [`waker`] | other programs, asked a question; what wakes a thread |
+//! | [`folder_watch`] [`tool`] [`waker`] | what changes in a folder; other programs, asked a question; what wakes a thread |
 //! | [`clock`] [`error`] [`peer`] [`sys`] | moments, failures, addresses of sockets, the only `unsafe` |
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 #![warn(unreachable_pub)]
@@ -53,6 +53,7 @@ mod connect;
 mod descriptors;
 mod error;
 mod fdpass;
+mod folder_watch;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;

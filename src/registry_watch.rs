@@ -1,17 +1,17 @@
-//! The registry of names while it changes: inotify(7) on its folder, which need not be there yet.
+//! The registry of names, kept up to date from its folder while a bridge runs.
 //!
 //! Changes are gathered for a moment and read together, a bounded part at a time, so that neither a thousand files nor one
 //! that is written without end holds the loop up.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 use crate::clock::Moment;
+use crate::folder_watch::FolderWatch;
 use crate::registry::Registry;
 
 /// Changes of that time are read together.
@@ -22,28 +22,11 @@ const WHOLE: Duration = Duration::from_millis(500);
 const WITHOUT: Duration = Duration::from_secs(1);
 /// Files read in one round of the loop: a few milliseconds.
 const FILES: usize = 256;
-/// Reads of events in one round; the kernel keeps 16384 events (fs.inotify.max_queued_events), 128 or more in each read.
-const READS: usize = 128;
-
-/// What of the folder can change a name.
-const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
-    .union(AddWatchFlags::IN_CLOSE_WRITE)
-    .union(AddWatchFlags::IN_MOVE)
-    .union(AddWatchFlags::IN_DELETE);
-/// What becomes of a folder that is watched.
-const SELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF
-    .union(AddWatchFlags::IN_MOVE_SELF)
-    .union(AddWatchFlags::IN_ONLYDIR);
-
 /// A registry, and what is told of its changes.
 #[derive(Debug)]
 pub(crate) struct RegistryWatch {
-    folder: PathBuf,
+    folder: FolderWatch,
     registry: Registry,
-    /// None where there is none to be had.
-    inotify: Option<Inotify>,
-    /// The folder, or the nearest one above it that is there.
-    watched: Option<(WatchDescriptor, PathBuf)>,
     /// Files that have changed since they were read.
     changed: BTreeSet<String>,
     /// Everything may have.
@@ -58,20 +41,9 @@ pub(crate) struct RegistryWatch {
 impl RegistryWatch {
     /// Reads the folder, and watches it from then on.
     pub(crate) fn new(folder: &Path, now: Moment) -> RegistryWatch {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK);
-        let inotify = inotify.inspect_err(|errno| {
-            let cause = errno.desc();
-            log::warn!(
-                "changes of {} are seen within a second, since they cannot be watched: {cause} (is \
-                 fs.inotify.max_user_instances reached?)",
-                folder.display()
-            );
-        });
         let mut watch = RegistryWatch {
-            folder: folder.to_owned(),
+            folder: FolderWatch::new(folder),
             registry: Registry::default(),
-            inotify: inotify.ok(),
-            watched: None,
             changed: BTreeSet::new(),
             is_stale: true,
             due: None,
@@ -79,7 +51,7 @@ impl RegistryWatch {
             told: BTreeSet::new(),
         };
         // What changes after the first look is seen by the second.
-        watch.arm();
+        watch.folder.arm();
         watch.read_whole(now);
         watch
     }
@@ -91,7 +63,7 @@ impl RegistryWatch {
 
     /// Reports a change to epoll, once; [`RegistryWatch::renew`] waits for the next.
     pub(crate) fn watch(&self, epoll: &Epoll, token: u64) -> Result<(), Errno> {
-        match &self.inotify {
+        match self.folder.inotify() {
             Some(inotify) => epoll.add(inotify, event(token)),
             None => Ok(()),
         }
@@ -113,8 +85,10 @@ impl RegistryWatch {
             return false;
         }
         self.due = None;
-        self.take_events();
-        if let Some(inotify) = &self.inotify {
+        let changes = self.folder.take();
+        self.is_stale |= changes.is_stale;
+        self.changed.extend(changes.files);
+        if let Some(inotify) = self.folder.inotify() {
             // It was added at the start, and stays open; an event that is left is reported at once.
             let _ = epoll.modify(inotify, &mut event(token));
         }
@@ -124,7 +98,7 @@ impl RegistryWatch {
                 self.due = Some(due);
                 return false;
             }
-            self.arm();
+            self.folder.arm();
             self.read_whole(now);
             return true;
         }
@@ -140,85 +114,19 @@ impl RegistryWatch {
         !files.is_empty()
     }
 
-    fn take_events(&mut self) {
-        for _ in 0..READS {
-            let Some(Ok(events)) = self.inotify.as_ref().map(Inotify::read_events) else {
-                return;
-            };
-            for event in events {
-                self.take(event);
-            }
-        }
-    }
-
-    fn take(&mut self, event: InotifyEvent) {
-        const GONE: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF
-            .union(AddWatchFlags::IN_MOVE_SELF)
-            .union(AddWatchFlags::IN_UNMOUNT)
-            .union(AddWatchFlags::IN_Q_OVERFLOW);
-        let Some((watched, path)) = &self.watched else {
-            self.is_stale = true;
-            return;
-        };
-        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-            self.is_stale = true;
-        } else if event.wd != *watched {
-            // Of a folder that was watched before.
-        } else if event.mask.intersects(GONE) {
-            self.is_stale = true;
-        } else if *path == self.folder {
-            let name = event.name.and_then(|name| name.into_string().ok());
-            self.changed.extend(name);
-        } else if let Some(name) = event.name {
-            // The next folder on the way may be there now.
-            self.is_stale |= self.folder.starts_with(path.join(name));
-        }
-    }
-
-    /// Watches the folder, or the nearest one above it that is there.
-    fn arm(&mut self) {
-        let Some(inotify) = &self.inotify else {
-            return;
-        };
-        if let Some((former, _)) = self.watched.take() {
-            // It may be gone with its folder.
-            let _ = inotify.rm_watch(former);
-        }
-        for path in self.folder.ancestors() {
-            let flags = match path == self.folder {
-                true => CHANGES | SELF,
-                false => AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | SELF,
-            };
-            match inotify.add_watch(path, flags) {
-                Ok(watched) => {
-                    self.watched = Some((watched, path.to_owned()));
-                    break;
-                }
-                Err(Errno::ENOENT | Errno::ENOTDIR) => {}
-                Err(errno) => {
-                    let (path, cause) = (path.display(), errno.desc());
-                    log::warn!(
-                        "changes of {path} are seen within a second, since it cannot be watched: {cause}"
-                    );
-                    self.inotify = None;
-                    return;
-                }
-            }
-        }
-    }
-
     fn read_whole(&mut self, now: Moment) {
-        self.registry = Registry::read(&self.folder);
+        let folder = self.folder.folder();
+        self.registry = Registry::read(folder);
         self.changed.clear();
         self.read_whole = now;
         // One that was made between the two looks is not watched yet.
-        let is_watched = |(_, path): &(WatchDescriptor, PathBuf)| *path == self.folder;
-        let is_late = !self.watched.as_ref().is_some_and(is_watched) && self.folder.exists();
-        self.is_stale = self.inotify.is_none() || is_late;
-        self.due = match (&self.inotify, is_late) {
-            (None, _) => Some(now + WITHOUT),
-            (Some(_), true) => Some(now + WHOLE),
-            (Some(_), false) => None,
+        let is_late = !self.folder.has_folder() && folder.exists();
+        let is_watched = self.folder.inotify().is_some();
+        self.is_stale = !is_watched || is_late;
+        self.due = match (is_watched, is_late) {
+            (false, _) => Some(now + WITHOUT),
+            (true, true) => Some(now + WHOLE),
+            (true, false) => None,
         };
         self.tell();
     }
@@ -241,6 +149,7 @@ fn event(token: u64) -> EpollEvent {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
 
     use nix::sys::epoll::{EpollCreateFlags, EpollTimeout};
 
@@ -372,7 +281,7 @@ mod tests {
     #[test]
     fn without_inotify_the_folder_is_read_each_second() {
         let mut watched = Watched::new();
-        watched.watch.inotify = None;
+        watched.watch.folder.lose_inotify();
         watched.watch.read_whole(Moment::now());
         watched.make();
         watched.write("a.conf", "web=3");

@@ -19,13 +19,14 @@ const CRATES: [&str; 5] = [
     "vsockctl",
 ];
 /// Modules of the library.
-const MODULES: [&str; 30] = [
+const MODULES: [&str; 31] = [
     "activation",
     "clock",
     "connect",
     "descriptors",
     "error",
     "fdpass",
+    "folder_watch",
     "fuzzing",
     "gate",
     "gateway",
