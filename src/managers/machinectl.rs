@@ -9,8 +9,9 @@ const TOOL: &str = "machinectl";
 const PROPERTY: &str = "VSockCID";
 /// How machined writes that a machine has no CID: VMADDR_CID_ANY.
 const NO_CID: &str = "4294967295";
-/// What machinectl complains of when there is no D-Bus, and so no machined.
-const NO_BUS: &str = "Failed to connect to bus";
+/// What machinectl complains of when there is no D-Bus, and so no machined: `Failed to connect to bus: …`, and since systemd 256
+/// `Failed to connect to system scope bus via local transport: …`.
+const NO_BUS: [&str; 2] = ["Failed to connect to ", "bus"];
 /// Whoever was asked.
 pub(super) const UNKNOWN: &str = "systemd-machined knows no such machine";
 
@@ -55,7 +56,7 @@ pub(super) fn machines(deadline: Moment) -> Result<Vec<Managed>, String> {
         .collect();
     if names.is_empty() {
         let complaint = said.complaint.trim();
-        return match complaint.is_empty() || complaint.contains(NO_BUS) {
+        return match complaint.is_empty() || NO_BUS.iter().all(|words| complaint.contains(words)) {
             true => Ok(Vec::new()),
             false => Err(problem(&said, TOOL)),
         };
