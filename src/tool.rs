@@ -33,6 +33,8 @@ pub(crate) fn ask(
         .args(arguments)
         // What it says is read here and not by a person.
         .env("LC_ALL", "C")
+        // machinectl and systemctl tell the service manager how they ended, as if they were a service.
+        .env_remove("NOTIFY_SOCKET")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
