@@ -145,7 +145,7 @@ uninstall: ## stop what runs, and remove what install put there; settings stay
 	@for file in $(FILES) $(NSS_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
-	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the users vsock-bridge and vsock-exec, and vsock in /etc/nsswitch.conf if it is there"
+	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the users vsock-bridge, vsock-bridge-names and vsock-exec, and vsock in /etc/nsswitch.conf if it is there"
 
 # Binaries for any Linux of this architecture, as guests and containers without glibc are. The generator is for systemd alone.
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl

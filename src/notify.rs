@@ -84,6 +84,11 @@ pub(crate) fn ready() {
     send(&[NotifyState::Ready]);
 }
 
+/// Says what a program that is ready does, or what keeps it from that.
+pub(crate) fn status(text: &str) {
+    send(&[NotifyState::Status(text)]);
+}
+
 /// Says why this process does not get ready, and that it stays for that long before it ends.
 pub(crate) fn lingering(status: &str, time: Duration) {
     let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);

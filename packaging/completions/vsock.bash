@@ -38,7 +38,7 @@ _vsockctl() {
     ' list'*) choices="--user --json --no-legend --watch $(_vsock_bridges)" ;;
     ' metrics') choices='--openmetrics --http' ;;
     ' forward'*) choices='--allow-cid --persistent --remove --dry-run --owner' ;;
-    ' machines') choices='--json --no-legend' ;;
+    ' machines') choices='--json --no-legend --publish' ;;
     ' help') choices='addr cid prefix hosts rules check list forward machines metrics' ;;
     ' help prefix') choices='show generate up down watch' ;;
     *) choices= ;;

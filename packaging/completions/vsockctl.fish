@@ -61,4 +61,5 @@ complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l owner -x -a '(_
 complete -c vsockctl -n '__fish_seen_subcommand_from forward' -F
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l no-legend -d 'Without titles'
+complete -c vsockctl -n '__fish_seen_subcommand_from machines' -l publish -d 'Write the names for bridges'
 complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l http -d 'Answer one HTTP request on standard input'

@@ -1,5 +1,7 @@
 //! What a manager answers: its machines; or one CID, or why it is none, in a line.
 
+use nix::unistd::Pid;
+
 use crate::tool::Said;
 use crate::vsock::{Cid, decimal};
 
@@ -12,15 +14,18 @@ pub(crate) struct Managed {
     pub(crate) cid: Option<Cid>,
     /// `running`, or another word of the manager.
     pub(crate) state: String,
+    /// The process that it is, or that leads it, while it runs, if the manager tells.
+    pub(crate) process: Option<Pid>,
 }
 
 impl Managed {
     /// Makes one that runs, as all do that machined knows.
-    pub(super) fn running(name: &str, cid: Cid) -> Managed {
+    pub(super) fn running(name: &str, cid: Option<Cid>, process: Option<Pid>) -> Managed {
         Managed {
             name: name.to_owned(),
-            cid: Some(cid),
+            cid,
             state: "running".to_owned(),
+            process,
         }
     }
 }
@@ -32,6 +37,8 @@ pub(crate) struct Answer {
     pub(crate) machines: Vec<Managed>,
     /// Why these may not be all.
     pub(crate) problems: Vec<String>,
+    /// Why there is nobody to ask.
+    pub(crate) absent: Option<String>,
 }
 
 /// Takes the CID that was found; `text` is what stands for it in an answer of `who`.

@@ -2,6 +2,10 @@
 //!
 //! Read-only connections need no rights, so an ordinary user finds the machines of the system as well as their own.
 
+use std::fs;
+use std::path::Path;
+
+use nix::unistd::Pid;
 use roxmltree::{Document, Node};
 
 use super::answer::{Answer, Managed, one_cid, problem, shown};
@@ -10,6 +14,9 @@ use crate::tool;
 use crate::vsock::Cid;
 
 const TOOL: &str = "virsh";
+/// A file with the process id for each domain of QEMU that runs, `NAME.pid`, beside its state, which only root may read.
+pub(super) const FOLDER: &str = "/run/libvirt/qemu";
+const NOT_THERE: &str = "virsh is not there (is the package libvirt-clients installed?)";
 /// Where to look: where virsh does by itself, which is the user's own machines for all but root, and the system's.
 const CONNECTIONS: [&[&str]; 2] = [&[], &["--connect", "qemu:///system"]];
 /// What virsh complains of when there is no domain of the name (tools/virsh-util.c), and nothing else is wrong.
@@ -53,9 +60,7 @@ fn exact(name: &str, deadline: Moment) -> Result<Cid, String> {
         let question = ["--quiet", "--readonly", "dumpxml", "--domain", name];
         let arguments = [connection, &question].concat();
         let Some(said) = tool::ask(TOOL, &arguments, deadline)? else {
-            return Err(
-                "virsh is not there (is the package libvirt-clients installed?)".to_owned(),
-            );
+            return Err(NOT_THERE.to_owned());
         };
         let is_unknown = UNKNOWN.iter().any(|text| said.complaint.contains(text));
         let outcome = match said.answer.trim() {
@@ -99,23 +104,31 @@ fn cid_of(domain: Node<'_, '_>) -> Result<Cid, String> {
 /// Asks for all domains, running or not: the user's own, then those of the system with other names.
 pub(super) fn machines(deadline: Moment) -> Answer {
     let mut all = Answer::default();
-    let mut asked = Vec::new();
+    let (mut asked, mut absents) = (Vec::new(), Vec::new());
     for connection in CONNECTIONS {
-        let problem = add(&mut all.machines, &mut asked, connection, deadline).err();
-        all.problems.extend(problem);
+        match add(&mut all.machines, &mut asked, connection, deadline) {
+            Ok(absent) => absents.push(absent),
+            Err(problem) => all.problems.push(problem),
+        }
     }
     all.problems.dedup();
+    if absents.len() == CONNECTIONS.len() && absents.iter().all(Option::is_some) {
+        all.absent = absents.pop().flatten();
+    }
     all
 }
 
-/// Adds the domains of a connection to those of others, whose UUIDs are in `asked`.
+/// Adds the domains of a connection to those of others, whose UUIDs are in `asked`; returns why there is nobody to ask.
 fn add(
     machines: &mut Vec<Managed>,
     asked: &mut Vec<String>,
     connection: &[&str],
     deadline: Moment,
-) -> Result<(), String> {
-    let found = uuids(connection, deadline)?;
+) -> Result<Option<String>, String> {
+    let found = match uuids(connection, deadline)? {
+        Ok(found) => found,
+        Err(absent) => return Ok(Some(absent)),
+    };
     let new: Vec<String> = (found.into_iter())
         .filter(|uuid| !asked.contains(uuid))
         .collect();
@@ -127,7 +140,8 @@ fn add(
         let question = [connection, &["--quiet", "--readonly", &commands]].concat();
         let said = tool::ask(TOOL, &question, deadline)?;
         let text = said.map(|said| said.answer).unwrap_or_default();
-        for machine in read_all(&text)? {
+        for mut machine in read_all(&text)? {
+            machine.process = process(&machine.name);
             // Who asks for libvirt/NAME gets the first.
             if machines.iter().all(|known| known.name != machine.name) {
                 machines.push(machine);
@@ -135,18 +149,25 @@ fn add(
         }
     }
     asked.extend(new);
-    Ok(())
+    Ok(None)
 }
 
-fn uuids(connection: &[&str], deadline: Moment) -> Result<Vec<String>, String> {
+/// Reads which process a domain of the system's QEMU is.
+fn process(name: &str) -> Option<Pid> {
+    let path = Path::new(FOLDER).join(format!("{name}.pid"));
+    let text = fs::read_to_string(path).ok()?;
+    text.trim().parse().ok().map(Pid::from_raw)
+}
+
+fn uuids(connection: &[&str], deadline: Moment) -> Result<Result<Vec<String>, String>, String> {
     let question = ["--quiet", "--readonly", "list", "--all", "--uuid"];
     let Some(said) = tool::ask(TOOL, &[connection, &question].concat(), deadline)? else {
-        return Ok(Vec::new());
+        return Ok(Err(NOT_THERE.to_owned()));
     };
     let answer = said.answer.trim();
     if answer.is_empty() && !said.complaint.trim().is_empty() {
         return match ABSENT.iter().all(|text| said.complaint.contains(text)) {
-            true => Ok(Vec::new()),
+            true => Ok(Err(problem(&said, TOOL))),
             false => Err(problem(&said, TOOL)),
         };
     }
@@ -158,12 +179,13 @@ fn uuids(connection: &[&str], deadline: Moment) -> Result<Vec<String>, String> {
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty());
-    lines
+    let uuids: Result<Vec<String>, String> = lines
         .map(|line| match is_uuid(line) {
             true => Ok(line.to_owned()),
             false => Err(format!("virsh said \"{}\", which is no UUID", shown(line))),
         })
-        .collect()
+        .collect();
+    uuids.map(Ok)
 }
 
 /// Reads the XML of domains, each with its state behind. One that has gone meanwhile is not among them.
@@ -179,6 +201,7 @@ fn read_all(text: &str) -> Result<Vec<Managed>, String> {
             name: name.trim().to_owned(),
             cid: cid_of(domain).ok(),
             state,
+            process: None,
         })
     };
     Ok(children(document.root_element(), "domain")
@@ -240,6 +263,7 @@ mod tests {
             name: name.to_owned(),
             cid: Cid::new(cid),
             state: state.to_owned(),
+            process: None,
         };
         let all = [
             machine("web", 7, "running"),

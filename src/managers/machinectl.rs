@@ -12,6 +12,9 @@ const NO_CID: &str = "4294967295";
 /// What machinectl complains of when there is no D-Bus, and so no machined: `Failed to connect to bus: …`, and since systemd 256
 /// `Failed to connect to system scope bus via local transport: …`.
 const NO_BUS: [&str; 2] = ["Failed to connect to ", "bus"];
+const NOT_THERE: &str = "neither systemd-machined nor machinectl is there \
+     (is the package systemd-container installed?)";
+const NO_CIDS: &str = "this systemd-machined knows no CIDs (systemd 256 and newer do)";
 /// Whoever was asked.
 pub(super) const UNKNOWN: &str = "systemd-machined knows no such machine";
 
@@ -19,16 +22,14 @@ pub(super) const UNKNOWN: &str = "systemd-machined knows no such machine";
 pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     let question = ["show", "--no-pager", "--property", PROPERTY, "--", name];
     let Some(said) = tool::ask(TOOL, &question, deadline)? else {
-        return Err("neither systemd-machined nor machinectl is there \
-             (is the package systemd-container installed?)"
-            .to_owned());
+        return Err(NOT_THERE.to_owned());
     };
     let answer = said.answer.trim();
     if answer.is_empty() && said.complaint.contains("No machine") {
         return Err(UNKNOWN.to_owned());
     }
     if answer.is_empty() && said.complaint.trim().is_empty() {
-        return Err("this systemd-machined knows no CIDs (systemd 256 and newer do)".to_owned());
+        return Err(NO_CIDS.to_owned());
     }
     if answer.is_empty() {
         return Err(problem(&said, TOOL));
@@ -43,11 +44,11 @@ pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     one_cid(TOOL, cids.into_iter().filter(|cid| *cid != NO_CID))
 }
 
-/// Asks for the names, then for the CIDs of all.
-pub(super) fn machines(deadline: Moment) -> Result<Vec<Managed>, String> {
+/// Asks for the names, then for the CIDs of all; or returns why there is nobody to ask.
+pub(super) fn machines(deadline: Moment) -> Result<Result<Vec<Managed>, String>, String> {
     let question = ["--no-pager", "--no-legend", "list"];
     let Some(said) = tool::ask(TOOL, &question, deadline)? else {
-        return Ok(Vec::new());
+        return Ok(Err(NOT_THERE.to_owned()));
     };
     // What does not begin at the left goes on with the machine above.
     let lines = said.answer.lines().filter(|line| !line.starts_with(' '));
@@ -55,10 +56,12 @@ pub(super) fn machines(deadline: Moment) -> Result<Vec<Managed>, String> {
         .filter_map(|line| line.split_whitespace().next())
         .collect();
     if names.is_empty() {
-        let complaint = said.complaint.trim();
-        return match complaint.is_empty() || NO_BUS.iter().all(|words| complaint.contains(words)) {
-            true => Ok(Vec::new()),
-            false => Err(problem(&said, TOOL)),
+        return match said.complaint.trim() {
+            "" => Ok(Ok(Vec::new())),
+            complaint if NO_BUS.iter().all(|words| complaint.contains(words)) => {
+                Ok(Err(problem(&said, TOOL)))
+            }
+            _ => Err(problem(&said, TOOL)),
         };
     }
     let question = [
@@ -72,7 +75,10 @@ pub(super) fn machines(deadline: Moment) -> Result<Vec<Managed>, String> {
     ];
     let said = tool::ask(TOOL, &[&question, &names[..]].concat(), deadline)?;
     let answer = said.map(|said| said.answer).unwrap_or_default();
-    Ok(answer.split("\n\n").filter_map(machine).collect())
+    if !answer.trim().is_empty() && !answer.contains(PROPERTY) {
+        return Ok(Err(NO_CIDS.to_owned()));
+    }
+    Ok(Ok(answer.split("\n\n").filter_map(machine).collect()))
 }
 
 /// Reads the properties of one machine; before systemd 256 no CID is among them.
@@ -82,7 +88,8 @@ fn machine(text: &str) -> Option<Managed> {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
     };
     let cid = value(PROPERTY).filter(|cid| *cid != NO_CID)?;
-    Some(Managed::running(value("Name")?, one_cid(TOOL, [cid]).ok()?))
+    let cid = one_cid(TOOL, [cid]).ok()?;
+    Some(Managed::running(value("Name")?, Some(cid), None))
 }
 
 #[cfg(test)]
@@ -91,9 +98,8 @@ mod tests {
 
     #[test]
     fn a_machine_without_a_cid_is_left_out() {
-        let cid = Cid::new(7).unwrap();
         let shown = machine("Name=web\nVSockCID=7");
-        assert_eq!(shown, Some(Managed::running("web", cid)));
+        assert_eq!(shown, Some(Managed::running("web", Cid::new(7), None)));
         for none in [
             "",
             "Name=web",

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, UnixAddr};
-use nix::unistd::geteuid;
+use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Managed, one_cid, shown};
@@ -16,6 +16,8 @@ use crate::sys;
 use crate::vsock::Cid;
 
 const WHO: &str = "systemd-machined";
+/// A file for each machine, in every version (src/machine/machine.c); what is in it is private.
+pub(super) const FOLDER: &str = "/run/systemd/machines";
 const METHOD: &str = "io.systemd.Machine.List";
 /// More than any answer: a machine has less than 1 KiB.
 const ANSWER_MAX: usize = 1 << 20;
@@ -48,7 +50,7 @@ pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
     }
 }
 
-/// Asks which machines with a CID there are, in the same places. Those of libvirt are among them, but without.
+/// Asks which machines there are, in the same places. Those of libvirt are among them, but without a CID.
 pub(super) fn machines(deadline: Moment) -> Answer {
     let mut all = Answer::default();
     let mut is_there = false;
@@ -60,14 +62,15 @@ pub(super) fn machines(deadline: Moment) -> Answer {
         });
         for reply in replies {
             is_there |= reply != Reply::Absent;
-            if let Reply::Found(Some(machine)) = reply {
+            if let Reply::Found(machine) = reply {
                 all.machines.push(machine);
             }
         }
     }
     if !is_there {
         match machinectl::machines(deadline) {
-            Ok(machines) => all.machines = machines,
+            Ok(Ok(machines)) => all.machines = machines,
+            Ok(Err(absent)) => all.absent = Some(absent),
             Err(problem) => all.problems.push(problem),
         }
     }
@@ -205,11 +208,14 @@ fn cid_of(parameters: &Value) -> Option<Result<Cid, String>> {
     }
 }
 
-/// Reads what is said of a machine; nothing for one that vsock does not reach, such as a container.
-fn managed(parameters: &Value) -> Option<Result<Option<Managed>, String>> {
+/// Reads what is said of a machine, which vsock need not reach.
+fn managed(parameters: &Value) -> Option<Result<Managed, String>> {
     let name = parameters["name"].as_str()?;
     let cid = cid_of(parameters)?;
-    Some(Ok(cid.ok().map(|cid| Managed::running(name, cid))))
+    let leader = &parameters["leader"];
+    let leader = leader["pid"].as_i64().and_then(|pid| pid.try_into().ok());
+    let process = leader.map(Pid::from_raw);
+    Some(Ok(Managed::running(name, cid.ok(), process)))
 }
 
 #[cfg(test)]
@@ -221,16 +227,31 @@ mod tests {
     }
 
     #[test]
-    fn machines_without_a_cid_are_left_out() {
+    fn a_machine_may_have_a_cid_and_a_leader() {
         let list = |text: &str| reply(text.as_bytes(), managed);
-        let web = list(r#"{"parameters":{"name":"web","vSockCid":7},"continues":true}"#);
-        let cid = Cid::new(7).unwrap();
-        assert_eq!(web, Ok(Reply::Found(Some(Managed::running("web", cid)))));
-        for none in [
-            r#"{"parameters":{"name":"box","class":"container"}}"#,
-            r#"{"parameters":{"name":"x","vSockCid":0}}"#,
+        let found = |name, cid, process: Option<i32>| {
+            let process = process.map(Pid::from_raw);
+            Ok(Reply::Found(Managed::running(name, Cid::new(cid), process)))
+        };
+        for (text, machine) in [
+            (
+                r#"{"parameters":{"name":"web","vSockCid":7,"leader":{"pid":81,"pidfdId":4}},"continues":true}"#,
+                found("web", 7, Some(81)),
+            ),
+            (
+                r#"{"parameters":{"name":"web","vSockCid":7}}"#,
+                found("web", 7, None),
+            ),
+            (
+                r#"{"parameters":{"name":"box","class":"container","leader":{"pid":9}}}"#,
+                found("box", 0, Some(9)),
+            ),
+            (
+                r#"{"parameters":{"name":"x","vSockCid":0,"leader":{"pid":99999999999}}}"#,
+                found("x", 0, None),
+            ),
         ] {
-            assert_eq!(list(none), Ok(Reply::Found(None)), "{none}");
+            assert_eq!(list(text), machine, "{text}");
         }
         for broken in [
             r#"{"parameters":{"vSockCid":7}}"#,

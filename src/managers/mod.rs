@@ -9,6 +9,7 @@ mod machinectl;
 mod machined;
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 pub(crate) use answer::{Answer, Managed};
@@ -44,13 +45,23 @@ impl Manager {
 
     /// Asks which machines there are, as many as it tells; blocks for `limit` at the most.
     ///
-    /// A manager that is not on this machine, or does not run, has none.
+    /// A manager that is not on this machine, or does not run, has none. machined has containers among its own, which have no
+    /// CID, as have machines since it has started again.
     pub(crate) fn machines(self, limit: Duration) -> Answer {
         let deadline = Moment::now() + limit;
         match self {
             Manager::Machined => machined::machines(deadline),
             Manager::Libvirt => libvirt::machines(deadline),
         }
+    }
+
+    /// Returns the folder with a file for each machine that runs, which others than root may look at: what changes there tells
+    /// that it is time to ask.
+    pub(crate) fn folder(self) -> &'static Path {
+        Path::new(match self {
+            Manager::Machined => machined::FOLDER,
+            Manager::Libvirt => libvirt::FOLDER,
+        })
     }
 
     /// Asks which CID the machine has; blocks for `limit` at the most.

@@ -158,7 +158,7 @@ impl FromStr for GivenNames {
 /// Returns whether it is a name, in lower case, that can be given to a machine.
 ///
 /// Without a letter it could be a CID or a range of CIDs.
-pub(crate) fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let is_part = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     (1..=63).contains(&text.len())
         && text.bytes().all(is_part)

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::bridges::complain;
 use super::output;
+use super::publish;
 use super::table::{self, Cell, Column};
 use crate::config_file;
 use crate::error::{Error, Result};
@@ -34,6 +35,12 @@ pub(crate) struct Arguments {
     /// Prints an array of objects instead of a table.
     #[arg(long)]
     json: bool,
+    /// Write the names for bridges, until it is ended.
+    ///
+    /// Writes the names of machines that systemd-machined and libvirt know to /run/vsock-bridge/names.d for as long as these
+    /// run. vsock-bridge-names.service runs it.
+    #[arg(long, conflicts_with_all = ["json", "no_legend"])]
+    publish: bool,
     /// Leave out the titles of the columns.
     ///
     /// Prints the rows of the table without the line of its titles.
@@ -55,6 +62,9 @@ struct Row {
 ///
 /// Errors: somebody could not be asked, after the others are printed; or nothing can be written.
 pub(super) fn run(arguments: &Arguments, given: Option<&GivenNames>) -> Result<()> {
+    if arguments.publish {
+        return publish::run();
+    }
     let answers = ask_all();
     let (mut named, mut errors) = match named(given) {
         Ok(named) => (named, Vec::new()),
@@ -67,7 +77,9 @@ pub(super) fn run(arguments: &Arguments, given: Option<&GivenNames>) -> Result<(
     }
     let mut managed = Vec::new();
     for (manager, answer) in answers {
-        managed.extend(answer.machines.into_iter().map(|one| (manager, one)));
+        let is_shown = |one: &Managed| one.cid.is_some() || matches!(manager, Manager::Libvirt);
+        let machines = answer.machines.into_iter().filter(is_shown);
+        managed.extend(machines.map(|one| (manager, one)));
         errors.extend(answer.problems.into_iter().map(|problem| Error::Manager {
             manager: manager.to_string(),
             problem,
@@ -225,6 +237,7 @@ mod tests {
             name: name.to_owned(),
             cid: Cid::new(cid),
             state: state.to_owned(),
+            process: None,
         }
     }
 

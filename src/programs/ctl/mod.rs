@@ -12,6 +12,7 @@ pub(crate) mod metrics;
 pub mod output;
 mod overview;
 mod picture;
+mod publish;
 mod records;
 mod rules;
 mod sockets;

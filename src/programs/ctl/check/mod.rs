@@ -117,7 +117,7 @@ fn look(
     if let Ok((prefix, _)) = &prefix.found {
         findings.extend(names::check(*prefix));
     }
-    findings.extend(registry::check());
+    findings.extend(registry::check(units));
     findings.extend(files::check(units));
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
     match problem {

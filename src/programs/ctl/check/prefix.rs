@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::finding::{Finding, Level};
-use super::units::{METRICS, Unit, Use};
+use super::units::{METRICS, NAMES_SERVICE, Unit, Use};
 use crate::configured::{self, Origin};
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
@@ -115,7 +115,8 @@ impl Facts {
 pub(super) fn take_over(units: &[Unit]) -> Vec<String> {
     let mut commands = vec!["systemctl daemon-reload".to_owned()];
     let is_ours = |unit: &&Unit| {
-        unit.is("vsock-bridge", "") && !unit.is(METRICS, "") && unit.active != "inactive"
+        let is_bridge = !unit.is(METRICS, "") && unit.id != NAMES_SERVICE;
+        unit.is("vsock-bridge", "") && is_bridge && unit.active != "inactive"
     };
     let names = |suffixes: &[&str]| {
         let chosen = units
@@ -236,6 +237,7 @@ pub(super) mod tests {
             active(SOCKET),
             active("vsock-bridge-ipv6@445.service"),
             active(PREFIX_SERVICE),
+            active(NAMES_SERVICE),
         ];
         let finding = check(&other, &USED, &units);
         let command = "systemctl daemon-reload && systemctl stop vsock-bridge-ipv6@445.socket \

@@ -4,28 +4,40 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::unistd::Group;
+
+use super::super::publish::NO_NAMES;
 use super::finding::Finding;
+use super::units::{self, NAMES_SERVICE, Unit};
 use crate::config_file;
 use crate::names::{self, Names};
 use crate::registry::{Location, Registry};
+
+/// The group of the service, which may add files to the folder, and change no other ones there.
+const GROUP: &str = "vsock-bridge-names";
 
 /// What the folder is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rights {
     owner: u32,
+    /// Its group is that of the service.
+    is_shared: bool,
     mode: u32,
 }
 
 /// Returns a line for each fault; a registry that is right has none, since few machines have one.
-pub(super) fn check() -> Vec<Finding> {
+pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
     let folder = Path::new(names::REGISTRY);
     let rights = fs::metadata(folder).ok().map(|metadata| Rights {
         owner: metadata.uid(),
+        is_shared: Group::from_name(GROUP)
+            .is_ok_and(|group| group.is_some_and(|group| group.gid.as_raw() == metadata.gid())),
         mode: metadata.mode(),
     });
     // What is wrong with the administrator's names has its own line.
     let administrators = Names::read_with_line().unwrap_or_default();
     let mut findings = Vec::from_iter(rights.and_then(open_to_others));
+    findings.extend(unpublished(units));
     findings.extend(look(&Registry::read(folder), &administrators));
     findings
 }
@@ -35,11 +47,36 @@ fn open_to_others(rights: Rights) -> Option<Finding> {
     let text = format!(
         "others than root may write to {folder}, and so say which machines come in where a list has their names"
     );
-    (rights.owner != 0 || rights.mode & 0o022 != 0).then(|| {
-        Finding::warn("names", text)
-            .run(format!("chown root:root {folder}"))
-            .run(format!("chmod 755 {folder}"))
+    // Whoever may write to a folder may remove files of others there, unless it is sticky.
+    let allowed = match rights.is_shared && rights.mode & 0o1000 != 0 {
+        true => 0o002,
+        false => 0o022,
+    };
+    (rights.owner != 0 || rights.mode & allowed != 0).then(|| {
+        let finding = Finding::warn("names", text);
+        match units::has_systemd() {
+            true => finding.run(format!("systemd-tmpfiles --create --prefix={folder}")),
+            false => finding
+                .run(format!("chown root:root {folder}"))
+                .run(format!("chmod 755 {folder}")),
+        }
     })
+}
+
+/// Returns a line for each manager whose machines the service cannot name, as it says itself.
+fn unpublished(units: &[Unit]) -> Vec<Finding> {
+    let service = units.iter().find(|unit| unit.id == NAMES_SERVICE);
+    let said = service.filter(|unit| unit.is_active());
+    let parts = said.into_iter().flat_map(|unit| unit.status.split("; "));
+    let parts = parts.filter(|part| part.starts_with(NO_NAMES));
+    parts
+        .map(|part| {
+            Finding::warn(
+                "names",
+                format!("{NAMES_SERVICE} has {part}: see vsock-bridge-names(8), DIAGNOSTICS"),
+            )
+        })
+        .collect()
 }
 
 fn look(registry: &Registry, (names, line): &(Names, usize)) -> Vec<Finding> {
@@ -76,6 +113,7 @@ fn look(registry: &Registry, (names, line): &(Names, usize)) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::super::finding::Level;
+    use super::super::units::tests::active;
     use super::*;
 
     #[test]
@@ -100,14 +138,33 @@ mod tests {
 
     #[test]
     fn a_folder_that_others_may_write_to_is_a_line() {
-        for (owner, mode, is_open) in [
-            (0, 0o40755, false),
-            (0, 0o40775, true),
-            (0, 0o41777, true),
-            (1000, 0o40755, true),
+        for (owner, is_shared, mode, is_open) in [
+            (0, false, 0o40755, false),
+            (0, true, 0o41775, false),
+            (0, true, 0o40775, true),
+            (0, true, 0o41777, true),
+            (0, false, 0o41775, true),
+            (1000, false, 0o40755, true),
         ] {
-            let finding = open_to_others(Rights { owner, mode });
-            assert_eq!(finding.is_some(), is_open, "{owner} {mode:o}");
+            let rights = Rights {
+                owner,
+                is_shared,
+                mode,
+            };
+            assert_eq!(open_to_others(rights).is_some(), is_open, "{rights:?}");
         }
+    }
+
+    #[test]
+    fn each_manager_that_the_service_cannot_ask_is_a_line() {
+        let status = "no names of libvirt: virsh is not there; no names of machined: no bus";
+        let service = |status: &str| Unit {
+            status: status.to_owned(),
+            ..active(NAMES_SERVICE)
+        };
+        let found = unpublished(&[service(status)]);
+        assert_eq!(found.len(), 2, "{found:#?}");
+        assert!(found[1].text.contains("no names of machined: no bus"));
+        assert_eq!(unpublished(&[service("names of machines: 2")]).len(), 0);
     }
 }

@@ -20,6 +20,8 @@ pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
 /// Answers Prometheus; the socket unit of no bridge.
 pub(crate) const METRICS: &str = "vsock-bridge-metrics";
+/// Writes names that systemd-machined and libvirt tell; the unit of no bridge.
+pub(crate) const NAMES_SERVICE: &str = "vsock-bridge-names.service";
 const TOOL: &str = "systemctl";
 /// For systemd to answer: one that is stuck is a thing to be told, and not to wait for.
 pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
