@@ -201,22 +201,11 @@ pub fn command() -> clap::Command {
 
 /// Carries out the subcommand; gives the status to exit with.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
-    match arguments.command {
-        Some(Command::Forward(what)) => forward::run(what, arguments.machines),
-        // Whoever does not read to the end has seen enough.
-        _ => text(arguments)
-            .and_then(|text| output::print(&text))
-            .map(|_| ExitCode::SUCCESS),
-    }
-}
-
-/// Carries out a subcommand that is done at once, and gives what it prints.
-fn text(arguments: Arguments) -> Result<String> {
     let prefix = || this_machine::prefix(arguments.machines.prefix, Path::new("/"));
     let command = arguments
         .command
         .unwrap_or(Command::List(list::Arguments::default()));
-    match command {
+    let text = match command {
         Command::Addr { machine } => {
             let cid = self::machine(&machine, &arguments.machines)?;
             Ok(format!("{}\n", prefix()?.0.address(cid)))
@@ -278,12 +267,14 @@ fn text(arguments: Arguments) -> Result<String> {
         }
         Command::List(arguments) => list::run(&arguments).map(|()| String::new()),
         Command::Metrics(arguments) => metrics::run(&arguments).map(|()| String::new()),
-        // It has no text of its own.
-        Command::Forward(what) => forward::run(what, arguments.machines).map(|_| String::new()),
+        // It has a status of its own, and no text.
+        Command::Forward(what) => return forward::run(what, arguments.machines),
         Command::Machines(how) => {
             machines::run(&how, arguments.machines.names.as_ref()).map(|()| String::new())
         }
-    }
+    };
+    // Whoever does not read to the end has seen enough.
+    output::print(&text?).map(|_| ExitCode::SUCCESS)
 }
 
 /// Reads a machine in every form that names one.
