@@ -2,15 +2,17 @@
 //!
 //! The kernel is asked, by a program that runs as that user: it alone knows of lists of rights (acl(5)) besides modes.
 
+use std::ffi::OsStr;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 
 use super::finding::{Finding, Level};
 use super::sandbox::drop_in;
+use crate::clock::Moment;
+use crate::tool::{self, ANSWER_TIME};
 
 /// Sockets by which one becomes root.
 const OF_ROOT: [&str; 4] = [
@@ -79,17 +81,18 @@ impl Ids {
     /// Asks whether test(1) holds for them, without a capability, as our services are; none if that cannot be asked.
     fn may(&self, test: &str, path: &Path) -> Option<bool> {
         let groups: Vec<String> = self.groups.iter().map(Gid::to_string).collect();
-        let status = Command::new("setpriv")
-            .arg(format!("--reuid={}", self.uid))
-            .arg(format!("--regid={}", self.gid))
-            .arg(format!("--groups={}", groups.join(",")))
-            .args(["--bounding-set=-all", "--inh-caps=-all", "--", "test", test])
-            .arg(path)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        match status.ok()?.code()? {
+        let ids = [
+            format!("--reuid={}", self.uid),
+            format!("--regid={}", self.gid),
+            format!("--groups={}", groups.join(",")),
+        ];
+        let rest = ["--bounding-set=-all", "--inh-caps=-all", "--", "test", test];
+        let arguments = ids.iter().map(OsStr::new).chain(rest.map(OsStr::new));
+        let arguments: Vec<&OsStr> = arguments.chain([path.as_os_str()]).collect();
+        // A path on a file system that has gone, such as one of NFS, may never be looked at.
+        let deadline = Moment::now() + ANSWER_TIME;
+        let (status, _) = tool::try_out("setpriv".as_ref(), &arguments, deadline).ok()??;
+        match status.code()? {
             0 => Some(true),
             1 => Some(false),
             _ => None,

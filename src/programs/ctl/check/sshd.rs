@@ -1,11 +1,12 @@
 //! The sshd behind sshd-vsock.socket: whether it is there, and what it says of itself.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::finding::{Finding, Level};
 use super::units::{SSHD_INSTANCE, Unit, Use};
+use crate::clock::Moment;
 use crate::packets::{Device, Packets};
+use crate::tool::{self, ANSWER_TIME};
 
 /// Where systemd looks for a command without a path, in its order (systemd.service(5)).
 const PATH: [&str; 5] = [
@@ -61,22 +62,18 @@ pub(super) fn gather(units: &[Unit], is_root: bool) -> Facts {
 
 /// Runs `sshd -t`, which checks configuration, host keys and directory, and listens to nothing.
 fn complaint(program: &Path) -> Option<String> {
-    let output = Command::new(program)
-        .arg("-t")
-        .stdin(Stdio::null())
-        .output();
-    match output {
-        Ok(output) if output.status.success() => None,
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            let last = said.lines().last().unwrap_or_default().to_owned();
-            Some(if last.is_empty() {
-                output.status.to_string()
-            } else {
-                last
-            })
+    let name = program.as_os_str();
+    match tool::try_out(name, &["-t"], Moment::now() + ANSWER_TIME) {
+        Ok(Some((status, _))) if status.success() => None,
+        Ok(Some((status, said))) => {
+            let last = said.complaint.trim().lines().last().map(str::to_owned);
+            Some(last.unwrap_or(status.to_string()))
         }
-        Err(error) => Some(format!("cannot be run: {error}")),
+        Ok(None) => Some("is not there any more".to_owned()),
+        Err(problem) => {
+            let of_it = problem.strip_prefix(&*name.to_string_lossy());
+            Some(of_it.unwrap_or(&problem).trim().to_owned())
+        }
     }
 }
 
@@ -205,6 +202,13 @@ mod tests {
         let command = Some("systemd-tmpfiles --create");
         expect(facts(true), Level::Warn, command);
         expect(facts(false), Level::Fail, command);
+    }
+
+    #[test]
+    fn an_sshd_that_is_no_program_says_why_and_not_its_name_twice() {
+        // Nobody may execute it, not even root.
+        let said = complaint(Path::new("/proc/self/status")).unwrap();
+        assert!(said.starts_with("cannot be run: "), "{said}");
     }
 
     #[test]

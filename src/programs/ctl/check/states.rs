@@ -2,10 +2,10 @@
 
 use super::finding::{Finding, Level};
 use super::settings::configuration;
-use super::units::{ANSWER_TIME, METRICS, PREFIX_SERVICE, Unit};
+use super::units::{METRICS, PREFIX_SERVICE, Unit};
 use crate::clock::Moment;
 use crate::programs::exec::command;
-use crate::tool;
+use crate::tool::{self, ANSWER_TIME};
 
 /// Of what a unit said, in letters.
 const REASON_MAX: usize = 300;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::rights::Identity;
 use super::sandbox::Sandbox;
@@ -10,7 +9,7 @@ use crate::clock::Moment;
 use crate::config_file;
 use crate::endpoint::Endpoint;
 use crate::programs::exec::command;
-use crate::tool;
+use crate::tool::{self, ANSWER_TIME};
 
 /// Ours, and sshd's of whoever brings them.
 const PATTERNS: [&str; 3] = ["vsock-bridge*", "vsock-exec*", "sshd-vsock*"];
@@ -23,8 +22,6 @@ pub(crate) const METRICS: &str = "vsock-bridge-metrics";
 /// Writes names that systemd-machined and libvirt tell; the unit of no bridge.
 pub(crate) const NAMES_SERVICE: &str = "vsock-bridge-names.service";
 const TOOL: &str = "systemctl";
-/// For systemd to answer: one that is stuck is a thing to be told, and not to wait for.
-pub(super) const ANSWER_TIME: Duration = Duration::from_secs(10);
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
     User,Group,SupplementaryGroups,ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny,\
