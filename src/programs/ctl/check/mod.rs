@@ -25,6 +25,7 @@ mod sshd;
 mod states;
 mod system;
 mod targets;
+mod ties;
 mod transport;
 pub(crate) mod units;
 
@@ -134,6 +135,7 @@ fn look(
             findings.extend(ports::check(&clashes, units));
             findings.extend(port_lists::check(units));
             findings.extend(states::check(units, is_explained, states::last_error));
+            findings.extend(ties::check(units));
             findings.extend(targets::check(units, &listeners, is_root));
             findings.extend(commands::check(units));
             findings.extend(allowed::check(units));

@@ -25,7 +25,7 @@ const TOOL: &str = "systemctl";
 const PROPERTIES: &str = "Id,LoadState,ActiveState,SubState,Result,UnitFileState,Listen,NRestarts,Environment,\
     EnvironmentFiles,ExecStart,RuntimeDirectory,PrivateUsers,StatusText,\
     User,Group,SupplementaryGroups,ProtectHome,PrivateTmp,RestrictAddressFamilies,IPAddressAllow,IPAddressDeny,\
-    BindPaths,BindReadOnlyPaths";
+    BindPaths,BindReadOnlyPaths,FragmentPath,DropInPaths";
 
 /// Whose units are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +67,8 @@ pub(crate) struct Unit {
     pub identity: Identity,
     /// What keeps it from targets.
     pub sandbox: Sandbox,
+    /// The unit and its drop-ins.
+    pub files: Vec<PathBuf>,
     /// RuntimeDirectory=.
     pub runtime_directory: String,
     /// PrivateUsers= is not off.
@@ -218,7 +220,8 @@ pub(crate) fn with_socket(name: &str) -> Result<[Option<Unit>; 2], Unasked> {
     }))
 }
 
-fn show(manager: Manager, units: &[&str]) -> Result<Vec<Unit>, Unasked> {
+/// Asks systemd for units by name or pattern.
+pub(super) fn show(manager: Manager, units: &[&str]) -> Result<Vec<Unit>, Unasked> {
     if !has_systemd() {
         return Err(Unasked::NoSystemd);
     }
@@ -288,6 +291,10 @@ fn unit(block: &str) -> Unit {
             "PrivateUsers" => unit.has_private_users = value == "yes",
             "Environment" => unit.environment = words(value),
             "Listen" => unit.listen.push(first()),
+            "FragmentPath" | "DropInPaths" => {
+                unit.files
+                    .extend(words(value).into_iter().map(PathBuf::from));
+            }
             "EnvironmentFiles" => unit.environment_files.push(first().into()),
             other => unit.sandbox.set(other, value),
         }
