@@ -25,7 +25,7 @@ fn each_link_leads_somewhere() {
     assert!(links > 60, "{links} links");
 }
 
-fn documents() -> Vec<PathBuf> {
+pub fn documents() -> Vec<PathBuf> {
     let folders = ["", "docs", "docs/recipes", "tests"].map(|folder| root().join(folder));
     let entries = folders
         .iter()

@@ -17,6 +17,7 @@ mod connect_mux;
 mod connect_program;
 mod connect_stdio;
 mod control_program;
+mod document_commands;
 mod documents;
 mod exec_program;
 mod fault_injection;
