@@ -90,9 +90,8 @@ fn collect(
     }
     // That of a bridge itself may be for its user alone.
     for entry in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
-        if let Ok(name) = entry.file_name().into_string()
-            && is_folder(&entry)
-        {
+        let name = entry.file_name().into_string();
+        if let (Ok(name), true) = (name, is_folder(&entry)) {
             let path = format!("{path}/{name}");
             collect(&entry, (&path, file), depth + 1, found);
             if entry.path().join(file).try_exists().unwrap_or(true) {
