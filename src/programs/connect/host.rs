@@ -47,6 +47,13 @@ fn form_of_others(host: &str) -> Option<String> {
         if ["qemu", "qemu:system", "qemu:session"].contains(&word) {
             return Some(format!("write libvirt/{name}"));
         }
+        let with_port = name.split_once(':').filter(|_| word == "vsock");
+        if let Some((name, port)) = with_port.filter(|(_, port)| port.parse::<VsockPort>().is_ok())
+        {
+            return Some(format!(
+                "write `vsock-connect vsock/{name} {port}`; for ssh, `ssh -p {port} vsock/{name}`"
+            ));
+        }
     }
     let is_word = |text: &str| {
         let is_part = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -221,6 +228,10 @@ mod tests {
                 "write 127.0.0.1:22; the user is for ssh",
             ),
             ("user@libvirt/web", "`ssh user@libvirt/web`"),
+            (
+                "vsock/3:2222",
+                "write `vsock-connect vsock/3 2222`; for ssh, `ssh -p 2222 vsock/3`",
+            ),
             ("qemu/web", "write libvirt/web"),
             ("qemu%web", "write libvirt/web"),
             ("qemu:system/web", "write libvirt/web"),
