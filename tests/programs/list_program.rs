@@ -207,13 +207,18 @@ fn bridges_that_cannot_be_asked_are_a_line_each_the_others_are_shown_and_exits_1
 }
 
 #[test]
-fn a_bridge_of_another_user_is_a_line_that_says_who_may_look_and_exits_1() {
+fn bridges_of_another_user_are_a_line_that_says_who_may_look_and_exits_1() {
     let Some(run) = own_run() else { return };
     if finish(run.command_without_rights("true")).code != 0 {
         return skipped("no setpriv(1) here");
     }
-    let folder = run.service("vsock-bridge@445");
-    fs::set_permissions(&folder, Permissions::from_mode(0o000)).unwrap();
+    let folders = ["vsock-bridge@445", "vsock-bridge@446"].map(|name| run.service(name));
+    let set_mode = |mode| {
+        for folder in &folders {
+            fs::set_permissions(folder, Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    set_mode(0o000);
     for arguments in [&["list"][..], &["list", "--json"], &["metrics"]] {
         let mut vsockctl = run.command_without_rights(ours("vsockctl"));
         vsockctl.args(arguments);
@@ -228,7 +233,7 @@ fn a_bridge_of_another_user_is_a_line_that_says_who_may_look_and_exits_1() {
             "{line}"
         );
     }
-    fs::set_permissions(&folder, Permissions::from_mode(0o700)).unwrap();
+    set_mode(0o700);
 }
 
 #[test]

@@ -66,9 +66,17 @@ impl Survey {
             name: name.to_owned(),
         });
         let missing: Vec<Error> = missing.collect();
+        let mut is_refused = false;
         let unread = self.unread.into_iter().map(|unread| unread.error);
+        // Whoever is not root is told so once.
+        let unread =
+            unread.filter(|error| !is_denied(error) || !std::mem::replace(&mut is_refused, true));
         missing.into_iter().chain(unread).collect()
     }
+}
+
+fn is_denied(error: &Error) -> bool {
+    matches!(error, Error::Control { source, .. } if source.kind() == ErrorKind::PermissionDenied)
 }
 
 /// Logs what is wrong.
