@@ -25,7 +25,7 @@ pub(crate) use attempt::{Attempt, Readiness};
 pub(crate) use errand::Errand;
 pub(crate) use queue::{Caller, Queues};
 pub(crate) use target::Target;
-pub(crate) use targets::{Targets, machines};
+pub(crate) use targets::{Targets, check_listeners, machines};
 pub(crate) use via::Route;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};

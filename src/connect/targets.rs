@@ -56,14 +56,13 @@ impl Targets {
 
     /// Looks up all names. `locals`: where the peers connect to.
     ///
-    /// Errors: those of [`Target::resolve`] and of [`machines`]; a port that no listener names; targets for machines where
-    /// nobody comes over vsock.
+    /// Errors: those of [`Target::resolve`], [`machines`] and [`check_listeners`]; a port that no listener names.
     pub(crate) fn resolve(
         list: &TargetList,
         locals: &[Endpoint],
         names: &Known<'_>,
     ) -> Result<Targets> {
-        check_vsock(list, locals)?;
+        check_listeners(list, locals)?;
         let mut choices = Vec::new();
         for (machines, endpoint) in machines(list, names)? {
             let machines = machines.map(|(list, machines)| (list.clone(), machines));
@@ -266,16 +265,30 @@ fn has(machines: &AllowedCids, peer: &Peer, destination: Destination) -> bool {
     })
 }
 
-/// A peer that comes another way has no CID, and so no target.
-fn check_vsock(list: &TargetList, locals: &[Endpoint]) -> Result<()> {
+/// Checks that some peer can have a target: one that comes over vsock has a CID, and the one of `vsock:mapped` is in the
+/// address that a peer connected to over IPv6.
+///
+/// Errors: [`Error::Usage`].
+pub(crate) fn check_listeners(list: &TargetList, locals: &[Endpoint]) -> Result<()> {
     let is_vsock = |local: &Endpoint| matches!(local, Endpoint::Vsock(_));
-    let is_common = matches!(list, TargetList::Common(_));
-    match is_common || locals.is_empty() || locals.iter().any(is_vsock) {
-        true => Ok(()),
-        false => Err(Error::Usage(format!(
+    let is_ipv6 = |local: &Endpoint| matches!(local, Endpoint::Tcp(address) if address.is_ipv6());
+    let is_mapped = |endpoint: &Endpoint| matches!(endpoint, Endpoint::VsockMapped(_));
+    if locals.is_empty() {
+        return Ok(());
+    }
+    if !matches!(list, TargetList::Common(_)) && !locals.iter().any(is_vsock) {
+        return Err(Error::Usage(format!(
             "{list} are targets for machines that come over vsock, and no listener of this bridge is vsock: give \
              `--to` or VSOCK_BRIDGE_TO one target for everybody, e.g. [::1]:445"
+        )));
+    }
+    let mapped = list.endpoints().find(|endpoint| is_mapped(endpoint));
+    match mapped.filter(|_| !locals.iter().any(is_ipv6)) {
+        Some(mapped) => Err(Error::Usage(format!(
+            "{mapped} takes the CID from the IPv6 address that a peer connected to, and no listener of this bridge has one: \
+             name the machine in `--to` or VSOCK_BRIDGE_TO, e.g. vsock:2:445"
         ))),
+        None => Ok(()),
     }
 }
 
@@ -460,6 +473,11 @@ mod tests {
                 "3=@a 4=@b",
                 &["[::1]:1"],
                 "no listener of this bridge is vsock",
+            ),
+            (
+                "vsock:mapped",
+                &["vsock::445", "127.0.0.1:445"],
+                "vsock:mapped takes the CID from the IPv6 address",
             ),
             ("3=vsock::1", &["vsock::1"], "a target needs a CID"),
             (

@@ -9,8 +9,8 @@ use super::rights;
 use super::sandbox;
 use super::settings::{Setting, configuration, services, setting, sockets_of};
 use super::units::Unit;
-use crate::connect::Target;
 use crate::connect::circle::Place;
+use crate::connect::{Target, check_listeners};
 use crate::endpoint::{ADDRESS_BYTES_MAX, Endpoint, UnixName};
 use crate::error::Error;
 use crate::known::Known;
@@ -177,6 +177,7 @@ fn endpoints(
     let places: Vec<_> = (sockets.iter().cloned())
         .map(Place::of_connection)
         .collect();
+    check_listeners(list, sockets)?;
     let mut found = Vec::new();
     for endpoint in list.endpoints() {
         for (_, endpoint) in endpoint.clone().at_ports_of(sockets)? {
