@@ -248,7 +248,7 @@ pub enum Error {
         source: Errno,
     },
     /// Things that must be true and are not; each was printed.
-    #[error("{failed} failed: run what the lines with FAIL name, the first one first")]
+    #[error("{failed} failed: run the command in each FAIL line, from the top")]
     Checks {
         /// How many.
         failed: usize,

@@ -216,6 +216,33 @@ fn a_list_of_ports_in_the_file_of_no_instance_has_no_effect() {
 }
 
 #[test]
+fn a_file_with_settings_whose_name_is_of_no_bridge_is_told_and_no_other_one() {
+    let wrong = [
+        "445.conf",
+        "vsock-bridge@445",
+        "vsock-bridge@445.socket.conf",
+    ];
+    let right = [
+        "vsock-bridge@445.conf",
+        "vsock-bridge-any.conf",
+        "vsock-bridge@80.conf~",
+    ];
+    let files = [&wrong[..], &right[..]].concat().join(" ");
+    let write = format!(
+        "echo VSOCK_BRIDGE_ALLOW_CID=3 | tee {files} >/dev/null; echo see README >notes; \
+         echo '3 host:53' >gateway.conf"
+    );
+    let Some(said) = settings_after(&write) else {
+        return;
+    };
+    assert_eq!(said.len(), wrong.len(), "{said:?}");
+    for (line, name) in said.iter().zip(wrong) {
+        let begin = format!("WARN /etc/vsock-bridge/{name} is read by no bridge: ");
+        assert!(line.starts_with(&begin), "{line:?}");
+    }
+}
+
+#[test]
 fn what_a_file_comes_to_is_told_though_no_unit_is_in_use() {
     let write = "echo 'VSOCK_BRIDGE_NAMES=\"web=3\"' >vsock-bridge.conf; \
         echo 'VSOCK_BRIDGE_TO=\"3=/run/a web=/run/b\"' >vsock-bridge@1.conf; \

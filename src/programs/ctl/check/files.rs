@@ -8,18 +8,18 @@ use super::finding::{Finding, Level};
 use super::settings::services;
 use super::units::Unit;
 use crate::config_file;
+use crate::gateway_rules;
 use crate::prefix;
 use crate::programs::bridge::complaints;
 use crate::programs::bridge::variables::{Complaint, FOLDER, Variables};
 
-/// Returns a line for each wrong setting, or one for all files if there are any.
-pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
+/// Returns a line for each wrong setting, or one for all files if there are any. `misnamed`: those that nobody reads.
+pub(super) fn check(units: &[Unit], misnamed: Vec<Finding>) -> Vec<Finding> {
     let mut paths = files_in(Path::new(FOLDER));
     let read = services(units).flat_map(|service| service.environment_files.iter().cloned());
     paths.extend(read.filter(|path| path.exists()));
-    let mut findings: Vec<Finding> = (paths.iter())
-        .flat_map(|path| look(path, is_in_use(path, units)))
-        .collect();
+    let mut findings = misnamed;
+    findings.extend((paths.iter()).flat_map(|path| look(path, is_in_use(path, units))));
     findings.extend(services(units).flat_map(of_unit));
     findings.extend(services(units).filter_map(listens_twice));
     let idle = paths.iter().filter(|path| !is_in_use(path, units));
@@ -52,12 +52,11 @@ pub(super) fn keep_down(service: &Unit) -> bool {
 fn files_in(folder: &Path) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
-    paths
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension == "conf")
-        })
-        .collect()
+    // Rules of the gateway are no settings.
+    let is_for_settings = |path: &PathBuf| {
+        path.extension().is_some_and(|end| end == "conf") && path != Path::new(gateway_rules::PATH)
+    };
+    paths.filter(is_for_settings).collect()
 }
 
 fn look(path: &Path, is_in_use: bool) -> Vec<Finding> {
@@ -141,7 +140,7 @@ fn together_idle(path: &Path, units: &[Unit]) -> Vec<Finding> {
 }
 
 /// Returns whether some unit in use reads the file; all of them read the common one.
-fn is_in_use(path: &Path, units: &[Unit]) -> bool {
+pub(super) fn is_in_use(path: &Path, units: &[Unit]) -> bool {
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     let is_its = |unit: &&Unit| unit.id.rsplit_once('.').map(|(name, _)| name) == stem;
     path == Path::new(config_file::PATH)

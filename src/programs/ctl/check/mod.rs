@@ -11,6 +11,7 @@ mod files;
 mod finding;
 mod kernel;
 mod listeners;
+mod misnamed;
 mod names;
 mod nft;
 mod port_lists;
@@ -119,7 +120,7 @@ fn look(
         findings.extend(names::check(*prefix));
     }
     findings.extend(registry::check(units));
-    findings.extend(files::check(units));
+    findings.extend(files::check(units, misnamed::check(units)));
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
     match problem {
         Some(Unasked::NoSystemd) => findings.push(Finding::ok(

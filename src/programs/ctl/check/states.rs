@@ -1,11 +1,14 @@
 //! Whether the units that are in use are well.
 
+use std::num::NonZeroU16;
+
 use super::finding::{Finding, Level};
 use super::settings::configuration;
 use super::units::{METRICS, PREFIX_SERVICE, Unit};
 use crate::clock::Moment;
 use crate::programs::exec::command;
 use crate::tool::{self, ANSWER_TIME};
+use crate::vsock::VsockPort;
 
 /// Of what a unit said, in letters.
 const REASON_MAX: usize = 300;
@@ -57,8 +60,12 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
     if kinds.iter().any(|kind| unit.is(kind, ".service")) {
         return None;
     }
+    if unit.load != "loaded" && !has_port(unit) {
+        let text = "has no port in its name, which it takes that from: it is to be like vsock-bridge@445.socket";
+        return Some(fail(text.to_owned()).run(format!("systemctl disable {id}")));
+    }
     if unit.load != "loaded" {
-        let finding = fail(format!("cannot be loaded ({})", unit.load));
+        let finding = fail(format!("cannot be loaded ({}): {}", unit.load, reason()));
         return Some(
             finding
                 .run("systemctl daemon-reload")
@@ -99,6 +106,17 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
         // Its socket has a line.
         _ => None,
     }
+}
+
+/// Returns whether the name of an instance is a port, where the unit takes that from it.
+fn has_port(unit: &Unit) -> bool {
+    let of_tcp = unit.id.strip_prefix("vsock-bridge-ipv6@");
+    let instance = of_tcp.or_else(|| unit.id.strip_prefix("vsock-bridge@"));
+    let port = instance.and_then(|instance| instance.strip_suffix(".socket"));
+    port.is_none_or(|port| match of_tcp {
+        Some(_) => port.parse::<NonZeroU16>().is_ok(),
+        None => port.parse::<VsockPort>().is_ok(),
+    })
 }
 
 /// Returns the commands that start a unit again; open connections go on.
@@ -286,6 +304,21 @@ mod tests {
             "systemctl restart vsock-bridge-ipv6@445.socket",
         ];
         expect_failure(&[unit], &commands);
+    }
+
+    #[test]
+    fn a_unit_whose_name_has_no_port_is_disabled() {
+        for id in [
+            "vsock-bridge@smb.socket",
+            "vsock-bridge-ipv6@99999.socket",
+            "vsock-bridge-ipv6@0.socket",
+        ] {
+            let unit = Unit {
+                load: "bad-setting".into(),
+                ..inactive(id)
+            };
+            expect_failure(&[unit], &[&format!("systemctl disable {id}")]);
+        }
     }
 
     #[test]
