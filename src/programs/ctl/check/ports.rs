@@ -20,9 +20,12 @@ pub(super) struct Clash<'a> {
 
 /// Finds the units that are meant to listen and cannot, because somebody else does.
 pub(super) fn clashes<'a>(units: &'a [Unit], listeners: &Listeners) -> Vec<Clash<'a>> {
+    // One that was stopped beside its service has left its listener there.
+    let is_held =
+        |unit: &Unit| unit.active == "inactive" && states::running_service(unit, units).is_some();
     let waiting = units
         .iter()
-        .filter(|unit| unit.is_in_use() && !unit.is_active());
+        .filter(|unit| unit.is_in_use() && !unit.is_active() && !is_held(unit));
     waiting
         .flat_map(|unit| {
             unit.listen
@@ -140,6 +143,15 @@ mod tests {
         }
         assert!(clashes(&[socket("active")], &listening("[fd00::2]:445")).is_empty());
         assert_eq!(check(&[], &failed)[0].level, Level::Ok);
+    }
+
+    #[test]
+    fn a_bridge_that_has_the_listener_of_its_socket_does_not_clash_with_it() {
+        let service = active("vsock-bridge-ipv6@445.service");
+        let units = [socket("inactive"), service.clone()];
+        assert!(clashes(&units, &listening("[fd00::2]:445")).is_empty());
+        let units = [socket("failed"), service];
+        assert_eq!(clashes(&units, &listening("[::]:445")).len(), 1);
     }
 
     #[test]

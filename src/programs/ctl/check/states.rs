@@ -134,7 +134,7 @@ pub(super) fn restart(unit: &Unit, units: &[Unit]) -> Vec<String> {
 }
 
 /// Finds the service of a socket unit, if it is not at rest.
-fn running_service<'a>(unit: &Unit, units: &'a [Unit]) -> Option<&'a Unit> {
+pub(super) fn running_service<'a>(unit: &Unit, units: &'a [Unit]) -> Option<&'a Unit> {
     let service = format!("{}.service", unit.id.strip_suffix(".socket")?);
     units
         .iter()
