@@ -58,10 +58,11 @@ fn the_command_knows_who_is_there_and_has_nothing_else_of_systemd() {
         (Kind::Unix, ["", &*nix::unistd::getuid().to_string()]),
     ] {
         let (mut peer, accepted) = connected(kind);
-        let script = "echo $REMOTE_ADDR,$REMOTE_UID,$LISTEN_FDS$LISTEN_PID; \
+        let script = "echo $REMOTE_ADDR,$REMOTE_UID,$LISTEN_FDS$LISTEN_PID$LISTEN_PIDFDID; \
                       readlink /proc/$$/fd/* | grep -cFx \"$(readlink /proc/$$/fd/0)\"; exit 3";
         let mut program = exec(accepted)
             .variable("REMOTE_ADDR", "vsock:3")
+            .variable("LISTEN_PIDFDID", "7")
             .arguments(&["--", "sh", "-c", script])
             .start();
         let (said, end) = read_to_end(&mut peer);

@@ -74,8 +74,9 @@ fn serve(passed: Passed, settings: Settings) -> Result<()> {
 
 /// Tells the program who is at the other end, in the words of systemd.exec(5) and of CGI.
 fn tell(program: &mut Command, peer: &Peer, prefix: Option<Prefix>) {
-    // What systemd has said of it is an address of no program but its own.
-    for name in ["REMOTE_ADDR", "REMOTE_PORT"] {
+    // What systemd has said of it is an address of no program but its own; of the descriptors, which are taken, systemd 259
+    // and newer says more than listenfd removes.
+    for name in ["REMOTE_ADDR", "REMOTE_PORT", "LISTEN_PIDFDID"] {
         program.env_remove(name);
     }
     match peer {
@@ -121,7 +122,9 @@ mod tests {
             port: 77u16.into(),
         });
         let set = |pairs: &[(&str, &str)]| {
-            let mut all = BTreeMap::from(["REMOTE_ADDR", "REMOTE_PORT"].map(|n| (n.into(), None)));
+            let mut all = BTreeMap::from(
+                ["REMOTE_ADDR", "REMOTE_PORT", "LISTEN_PIDFDID"].map(|n| (n.into(), None)),
+            );
             all.extend(pairs.iter().map(|&(n, v)| (n.into(), Some(v.into()))));
             all
         };
