@@ -37,7 +37,8 @@ impl FromStr for TargetList {
 
     fn from_str(text: &str) -> Result<TargetList, Invalid> {
         if machines_of(text).is_none() {
-            return text.parse().map(TargetList::Common);
+            let common = text.parse().map(TargetList::Common);
+            return common.map_err(|problem| with_colon(text).unwrap_or(problem));
         }
         let words = text.split_ascii_whitespace();
         words
@@ -71,6 +72,15 @@ fn machines_of(text: &str) -> Option<(&str, &str)> {
     parts.0.bytes().all(is_part).then_some(parts)
 }
 
+/// Has the right form of `3:/run/a.sock`.
+fn with_colon(text: &str) -> Option<Invalid> {
+    let (machines, path) = text.split_once(":/")?;
+    let is_number = |byte: u8| byte.is_ascii_digit() || b",-".contains(&byte);
+    let form = format!("write {machines}=/{path}");
+    let has_machines = !machines.is_empty() && machines.bytes().all(is_number);
+    has_machines.then(|| Invalid::new("list of targets", text, form))
+}
+
 fn read_item(word: &str) -> Result<(AllowList, Endpoint), Invalid> {
     let fail = |hint: &str| Err(Invalid::new("list of targets", word, hint));
     const FORM: &str = "expected MACHINE=TARGET, e.g. 3=/run/a.sock web=[::1]:80";
@@ -81,10 +91,11 @@ fn read_item(word: &str) -> Result<(AllowList, Endpoint), Invalid> {
         return fail(FORM);
     }
     // Else the rest would be a part of a path.
-    if target
-        .match_indices(',')
-        .any(|(at, _)| machines_of(&target[at + 1..]).is_some())
-    {
+    let is_next = |(at, _): (usize, &str)| {
+        let rest = &target[at + 1..];
+        rest.is_empty() || machines_of(rest).is_some()
+    };
+    if target.match_indices(',').any(is_next) {
         return fail("write a space, not a comma, between one target and the next");
     }
     Ok((machines.parse()?, target.parse()?))
@@ -126,10 +137,8 @@ mod tests {
             ("3=[::1]:80 [::1]:81", "expected MACHINE=TARGET"),
             ("3=[::1]:80 4", "expected MACHINE=TARGET"),
             ("3=/run/a.sock,4=/run/b.sock", "a space, not a comma"),
-            (
-                "3=/run/a.sock, 4=/run/b.sock,web=@c",
-                "a space, not a comma",
-            ),
+            ("3=/run/a.sock, 4=/run/b.sock", "a space, not a comma"),
+            ("3:/run/a.sock", "write 3=/run/a.sock"),
             ("3=80", "a bare number"),
             ("3-2=[::1]:80", "3-2"),
             ("0=[::1]:80 ", "\"0\""),
