@@ -201,3 +201,27 @@ fn a_file_that_cannot_be_read_is_told_and_not_taken_for_right() {
         );
     }
 }
+
+#[test]
+fn there_is_neither_the_file_of_a_bridge_nor_a_systemd_that_is_told() {
+    let Some(mut etc) = OwnEtc::new() else {
+        return skipped("nothing can be mounted here");
+    };
+    etc.write(
+        "vsock-bridge/vsock-bridge@445.conf",
+        "VSOCK_BRIDGE_TO=[::1]:445\n",
+    );
+    etc.prelude = "mount -t tmpfs none /run && ".to_owned();
+    for (name, code) in [("vsock-bridge@445", 0), ("vsock-bridge@446", 2)] {
+        let mut check = etc.command(ours("vsock-bridge"));
+        check.args(["--check", name]);
+        let finished = finish(check);
+        assert_eq!(finished.code, code, "{finished:#?}");
+        let file = format!("vsock-bridge: there is no file /etc/vsock-bridge/{name}.conf, ");
+        let is_told = finished.stderr.iter().all(|line| line.starts_with(&file));
+        assert!(
+            is_told && finished.stderr.len() * 2 == code as usize,
+            "{finished:#?}"
+        );
+    }
+}

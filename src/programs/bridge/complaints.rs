@@ -62,8 +62,13 @@ fn of_unit(name: &str) -> Vec<String> {
         .as_ref()
         .is_none_or(|service| service.load != "not-found");
     let own_file = variables::own_file(name);
+    let file = own_file.display();
+    if known.is_none() && own_file.symlink_metadata().is_err() {
+        return vec![format!(
+            "there is no file {file}, and no systemd that tells of a unit {name}.service"
+        )];
+    }
     if !is_known && !own_file.exists() {
-        let file = own_file.display();
         return vec![format!(
             "there is neither a unit {name}.service nor a file {file}"
         )];
