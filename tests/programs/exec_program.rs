@@ -109,10 +109,12 @@ fn a_listener_is_no_connection() {
     assert_eq!((finished.code, finished.stderr.len()), (2, 1));
     assert!(finished.stderr[0].contains("write Accept=yes into the socket unit"));
     let finished = Bridge::program("vsock-exec").arguments(&["cat"]).finish();
+    let line = &finished.stderr[0];
     assert!(
-        finished.stderr[0].contains("LISTEN_FDS is 0"),
+        line.contains("LISTEN_FDS is 0") && line.contains("systemctl start vsock-exec@22.socket"),
         "{finished:?}"
     );
+    assert_eq!(finished.code, 2, "{finished:?}");
 }
 
 /// Runs it with a file of the port 2222 that has that text, and its own /etc.

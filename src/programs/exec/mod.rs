@@ -39,7 +39,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 /// Takes the one connection; none if its peer has gone.
 fn take() -> Result<Option<Passed>> {
-    let activation = Activation::take()?;
+    let activation = Activation::take().map_err(|error| match error {
+        Error::NotActivated(why) => Error::Usage(format!(
+            "no connection was passed ({why}): start a socket unit with Accept=yes, e.g. `systemctl start vsock-exec@22.socket`"
+        )),
+        error => error,
+    })?;
     let mut connections = activation.connections;
     match (activation.listeners.is_empty(), connections.len()) {
         (true, 0 | 1) => Ok(connections.pop()),
