@@ -58,7 +58,7 @@ UNIT_NAMES = $(patsubst units/%,%,$(UNITS:.in=))
 ALIASES = $(filter-out $(patsubst man/%.8,%,$(PAGES)),$(UNIT_NAMES))
 described_in = $(if $(filter sshd-%,$(1)),sshd-vsock.socket,$(if $(filter vsock-exec%,$(1)),vsock-exec,$(if \
 	$(filter vsock-bridge-metrics%,$(1)),vsockctl,$(if \
-	$(filter vsock-bridge-gateway% vsock-bridge-proxy%,$(1)),vsock-bridge-gateway,vsock-bridge))))
+	$(filter vsock-bridge-gateway% vsock-bridge-proxy% vsock-bridge-inbound%,$(1)),vsock-bridge-gateway,vsock-bridge))))
 FILES = \
 	755:$(RELEASE)/vsock-bridge:$(LIBEXECDIR)/vsock-bridge/vsock-bridge \
 	755:$(RELEASE)/vsock-notify:$(LIBEXECDIR)/vsock-bridge/vsock-notify \

@@ -15,6 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::invalid::Invalid;
 use crate::prefix::Prefix;
 use crate::unusable::Unusable;
+use crate::vsock::Cid;
 
 /// The result of everything that can fail here.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
@@ -119,6 +120,14 @@ pub enum Error {
         problem: String,
         /// Another try would be told the same.
         is_final: bool,
+    },
+    /// A machine, brought by the gateway, of which so many connections are open already.
+    #[error("the limit --max-connections-per-peer={limit} is reached for CID {cid}")]
+    PeerFull {
+        /// The machine.
+        cid: Cid,
+        /// The limit.
+        limit: usize,
     },
     /// What a peer of the gateway has asked for, and no rule allows.
     #[error("{0}")]

@@ -5,6 +5,8 @@
 //! not fit into 16 bits is told as 0, which both versions allow, and in full in the TLV alone. A peer without an address
 //! is told as unknown.
 
+pub(crate) mod read;
+
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
@@ -66,6 +68,12 @@ pub fn header(
         Version::V2 => binary(addresses, vsock_address(peer)),
         Version::V2Plain => binary(addresses, None),
     }
+}
+
+/// Returns the header by which a gateway says which machine it brings, and to which port: in version 2, with the TLV.
+pub(crate) fn of_machine(from: &VsockAddr, to: SocketAddr, prefix: Prefix) -> Vec<u8> {
+    let addresses = mapped(from, prefix).map(|from| (from, to));
+    binary(addresses, Some(from))
 }
 
 /// Returns where the connection comes from and where it went, in one family.

@@ -14,6 +14,7 @@ use nix::sys::time::TimeVal;
 
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
+use crate::gateway::INBOUND_PORT;
 use crate::peer::{Family, inet_addr};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
@@ -229,6 +230,11 @@ impl Address {
                 if !matches!(self, Address::Unix(_) | Address::Mux(..)) =>
             {
                 " (kept from it by the unit's RestrictAddressFamilies= or IPAddressAllow=, or by a firewall?)"
+            }
+            (Address::Vsock(addr), Errno::ECONNRESET)
+                if addr.port == VsockPort::from(INBOUND_PORT) =>
+            {
+                " (nothing listens on that port: is vsock-bridge-inbound.socket enabled in the machine, as `as-peer` needs?)"
             }
             (Address::Vsock(_), Errno::ECONNRESET) => {
                 " (nothing listens on that port, or its queue is full)"

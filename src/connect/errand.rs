@@ -1,21 +1,36 @@
 //! From what a peer of the gateway has asked for to the addresses that are tried for it.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::address::{Address, Source};
+use super::inbound::Counted;
 use super::{Attempt, Dialer, source_towards};
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::gateway;
 use crate::gateway::step::{Form, Request};
+use crate::gateway::{self, Gateway};
 use crate::gateway_rules::Who;
 use crate::peer::{Destination, Peer};
+use crate::proxy_protocol;
+use crate::proxy_protocol::read::Header;
+use crate::vsock::{Cid, VsockAddr};
+
+/// Whom a peer asks where it is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// A gateway, as that machine if it is one.
+    Gateway(Option<Who>),
+    /// This machine, as the gateway of the host.
+    Inbound,
+}
 
 /// What a peer has asked for, and what came of it.
 #[derive(Debug)]
 pub(crate) struct Errand {
+    /// Who comes, if the peer is a gateway that brings somebody.
+    pub from: Option<Peer>,
     /// Where it wants to go.
     pub asked: Endpoint,
     /// The rule that lets it, `FILE:LINE`.
@@ -26,29 +41,111 @@ pub(crate) struct Errand {
     pub form: Form,
     /// Bytes of the request, which are the peer's first.
     pub length: usize,
+    /// What the target is told before the first byte.
+    pub header: Vec<u8>,
+    /// Who comes is counted as long as it is here.
+    counted: Option<Counted>,
 }
 
 impl Errand {
     /// Begins with a request that nobody has looked at.
     pub(crate) fn new(request: Request) -> Errand {
         Errand {
+            from: None,
             asked: request.asked,
             rule: None,
             address: None,
             form: request.form,
             length: request.length,
+            header: Vec::new(),
+            counted: None,
+        }
+    }
+
+    /// Begins with what a gateway has said of whom it brings.
+    pub(crate) fn inbound(header: &Header) -> Errand {
+        let request = Request {
+            form: Form::Proxy,
+            asked: Endpoint::Tcp((Ipv6Addr::LOCALHOST, header.port).into()),
+            length: header.length,
+        };
+        Errand {
+            from: Some(Peer::Vsock(header.from)),
+            ..Errand::new(request)
         }
     }
 }
 
 impl Dialer {
-    /// Returns the number of the target of a peer if that is the gateway.
-    pub(crate) fn gateway_for(&self, peer: &Peer, destination: Destination) -> Option<usize> {
+    /// Returns the number of the target of a peer if that is to say where it goes, and whom it asks.
+    pub(crate) fn asked_by(&self, peer: &Peer, destination: Destination) -> Option<(usize, Asks)> {
         let number = self.targets.choose(peer, destination)?;
-        self.targets.get(number).is_gateway().then_some(number)
+        let who = |gateway: &Arc<Gateway>| gateway.who(peer, destination);
+        match self.targets.get(number).endpoint {
+            Endpoint::Gateway => {
+                let who = self.gateway.as_ref().and_then(who);
+                Some((number, Asks::Gateway(who)))
+            }
+            Endpoint::Inbound => Some((number, Asks::Inbound)),
+            _ => None,
+        }
     }
 
-    /// Begins to connect to a place that needs no resolver. `target`: what [`Dialer::gateway_for`] gave; `is_here`: it is a
+    /// Begins to connect on behalf of a machine that the gateway of the host brings.
+    ///
+    /// Errors: [`Error::NotAllowed`] if the peer is not the host; [`Error::PeerFull`].
+    pub(crate) fn run_inbound(
+        &self,
+        target: usize,
+        peer: &Peer,
+        errand: &mut Errand,
+        now: Moment,
+    ) -> Result<Attempt> {
+        if peer.cid() != Some(Cid::HOST) {
+            let who = "who comes is believed from the gateway of the host alone, CID 2";
+            return Err(Error::NotAllowed(who.to_owned()));
+        }
+        let from = errand.from.unwrap_or(*peer);
+        if let (Some(inbound), Some(cid)) = (&self.inbound, from.cid()) {
+            errand.counted = Some(inbound.enter(cid)?);
+        }
+        Ok(self.run(target, &from, &errand.asked, true, now))
+    }
+
+    /// Begins to connect to the bridge of a machine that sees who comes, and brings them to that port.
+    ///
+    /// Errors: [`Error::NotAllowed`] if this machine has no prefix.
+    pub(crate) fn run_as_peer(
+        &self,
+        target: usize,
+        (who, peer): (Who, &Peer),
+        (place, port): (&Endpoint, u16),
+        errand: &mut Errand,
+        now: Moment,
+    ) -> Result<Attempt> {
+        let Some(prefix) = self.prefix else {
+            let problem = "machines cannot see who comes: this machine has no prefix";
+            return Err(Error::NotAllowed(problem.to_owned()));
+        };
+        let from = VsockAddr {
+            cid: Some(match who {
+                Who::Machine(cid) => cid,
+                Who::Local => Cid::HOST,
+            }),
+            port: match peer {
+                Peer::Vsock(addr) => addr.port,
+                _ => 0u16.into(),
+            },
+        };
+        let ip = match place {
+            Endpoint::Vsock(VsockAddr { cid: Some(cid), .. }) => prefix.address(*cid),
+            _ => Ipv6Addr::LOCALHOST,
+        };
+        errand.header = proxy_protocol::of_machine(&from, (ip, port).into(), prefix);
+        Ok(self.run(target, peer, place, false, now))
+    }
+
+    /// Begins to connect to a place that needs no resolver. `target`: what [`Dialer::asked_by`] gave; `is_here`: it is a
     /// service of this machine, which sees who the peer is.
     pub(crate) fn run(
         &self,

@@ -8,6 +8,7 @@ mod attempt;
 pub(crate) mod circle;
 mod errand;
 mod handshake;
+mod inbound;
 mod own_cid;
 mod queue;
 mod renewal;
@@ -22,7 +23,8 @@ use std::time::Duration;
 use address::Address;
 pub(crate) use address::Source;
 pub(crate) use attempt::{Attempt, Readiness};
-pub(crate) use errand::Errand;
+pub(crate) use errand::{Asks, Errand};
+pub(crate) use inbound::Inbound;
 pub(crate) use queue::{Caller, Queues};
 pub(crate) use target::Target;
 pub(crate) use targets::{Targets, check_listeners, machines};
@@ -35,6 +37,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gateway::Gateway;
 use crate::mux;
+use crate::packets::Packets;
 use crate::peer::{self, Destination, Peer};
 use crate::prefix::Prefix;
 use crate::proxy_protocol;
@@ -48,6 +51,8 @@ pub(crate) struct Dialer {
     pub targets: Targets,
     /// Who may go where, if peers say where they want to go.
     pub gateway: Option<Arc<Gateway>>,
+    /// The machines that the gateway of the host brings, if that is what it is for.
+    pub inbound: Option<Arc<Inbound>>,
     /// The prefix that maps CIDs and addresses, if one is known.
     pub prefix: Option<Prefix>,
     /// Bound of one round through all addresses.
@@ -65,37 +70,46 @@ pub(crate) struct Dialer {
 impl Dialer {
     /// Returns one that differs in its targets alone.
     pub(crate) fn with_targets(&self, targets: Targets) -> Dialer {
-        let gateway = self.gateway.clone();
+        let (gateway, inbound) = (self.gateway.clone(), self.inbound.clone());
         Dialer {
             targets,
             gateway,
+            inbound,
             ..*self
+        }
+    }
+
+    /// Returns one with a single target, which hears nothing but what is passed on, and is tried once.
+    pub(crate) fn to(target: Target, timeout: Duration, tuning: Tuning) -> Dialer {
+        Dialer {
+            targets: Targets::common(target),
+            gateway: None,
+            inbound: None,
+            mux_answer: mux::Answer::default(),
+            proxy_protocol: None,
+            prefix: None,
+            timeout,
+            retry: Duration::ZERO,
+            tuning,
         }
     }
 
     /// For tests that need one and never connect.
     #[cfg(test)]
     pub(crate) fn to_nobody() -> Dialer {
-        Dialer {
-            targets: Targets::common(Target {
-                endpoint: Endpoint::Unix(crate::endpoint::UnixName::Unnamed),
-                source: Source::Kernel,
-                addresses: Vec::new(),
-                renewal: None,
-                machine: None,
-            }),
-            gateway: None,
-            mux_answer: mux::Answer::default(),
-            proxy_protocol: None,
-            prefix: None,
-            timeout: Duration::ZERO,
-            retry: Duration::ZERO,
-            tuning: Tuning {
-                keepalive: None,
-                vsock_buffer_bytes: 0,
-                vsock_packets: crate::packets::Packets::UNLIMITED,
-            },
-        }
+        let target = Target {
+            endpoint: Endpoint::Unix(crate::endpoint::UnixName::Unnamed),
+            source: Source::Kernel,
+            addresses: Vec::new(),
+            renewal: None,
+            machine: None,
+        };
+        let tuning = Tuning {
+            keepalive: None,
+            vsock_buffer_bytes: 0,
+            vsock_packets: Packets::UNLIMITED,
+        };
+        Dialer::to(target, Duration::ZERO, tuning)
     }
 
     /// Checks that the source fits the target, and that connections from mapped sources would come back.

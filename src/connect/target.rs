@@ -54,7 +54,7 @@ impl Target {
                     .map(Address::Tcp)
                     .collect()
             }
-            Endpoint::VsockMapped(_) | Endpoint::Gateway => Vec::new(),
+            Endpoint::VsockMapped(_) | Endpoint::Gateway | Endpoint::Inbound => Vec::new(),
             Endpoint::TcpMapped(_) => {
                 let hint = "there is no listener whose port could be taken";
                 return Err(Error::invalid("target", &endpoint.to_string(), hint));
@@ -164,6 +164,16 @@ impl Target {
         self.endpoint == Endpoint::Gateway
     }
 
+    /// Returns whether the gateway of the host says where each peer goes.
+    pub(crate) fn is_inbound(&self) -> bool {
+        self.endpoint == Endpoint::Inbound
+    }
+
+    /// Returns whether services of this machine are reached over IPv6, which can see who comes by the source address.
+    pub(crate) fn sees_machines(&self) -> bool {
+        self.is_ipv6_loopback() || self.is_gateway() || self.is_inbound()
+    }
+
     /// Returns whether it is reached over vsock, or may be.
     pub(crate) fn is_vsock(&self) -> bool {
         let may_be = self.is_mapped() || self.is_gateway() || self.machine.is_some();
@@ -197,9 +207,9 @@ impl Target {
     ///
     /// Errors: [`Error::Usage`].
     pub(super) fn check(&self) -> Result<()> {
-        if let (Source::Address(_), true) = (self.source, self.is_gateway()) {
+        if let (Source::Address(_), true) = (self.source, self.is_gateway() || self.is_inbound()) {
             return Err(Error::Usage(
-                "`--source` of a gateway is `none` or `mapped`, with which services of this machine see who it is"
+                "`--source` of a gateway, and of `inbound`, is `none` or `mapped`, with which services of this machine see who it is"
                     .to_owned(),
             ));
         }

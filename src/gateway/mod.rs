@@ -22,7 +22,7 @@ use crate::gateway_rules::Who;
 use crate::known::Known;
 use crate::names::GivenNames;
 use crate::peer::{Destination, Peer};
-use crate::vsock::{Cid, VsockAddr};
+use crate::vsock::{Cid, VsockAddr, VsockPort};
 use resolver::Resolver;
 use rules::RuleFiles;
 
@@ -36,6 +36,8 @@ pub(crate) struct Gateway {
     names: Option<GivenNames>,
     /// Who comes through a unix listener.
     machine: Option<Cid>,
+    /// Machines see who comes, whatever the rule says.
+    is_as_peer: bool,
 }
 
 /// Where a peer may go, and by which rule.
@@ -56,20 +58,28 @@ pub(crate) enum Way {
     Here(Endpoint),
     /// A name is to be looked up first.
     Named(String, u16),
+    /// The bridge of the machine that sees who comes is there, and brings them to that port.
+    AsPeer(Endpoint, u16),
 }
 
+/// Where vsock-bridge-inbound listens.
+pub(crate) const INBOUND_PORT: u16 = 1081;
+
 impl Gateway {
-    /// Begins with the rules of these files. `machine`: who the peers of a unix listener are.
+    /// Begins with the rules of these files. `machine`: who the peers of a unix listener are; `is_as_peer`: machines see who
+    /// comes, whatever the rule says.
     pub(crate) fn new(
         rules: RuleFiles,
         names: Option<GivenNames>,
         machine: Option<Cid>,
+        is_as_peer: bool,
     ) -> Result<Gateway> {
         Ok(Gateway {
             rules,
             resolver: Resolver::new()?,
             names,
             machine,
+            is_as_peer,
         })
     }
 
@@ -93,7 +103,11 @@ impl Gateway {
     /// Finds the rule that lets a peer go where it asks to.
     ///
     /// Errors: why none does, in a line.
-    pub(crate) fn decide(&self, who: Option<Who>, asked: &Endpoint) -> Result<Allowed, String> {
+    pub(crate) fn decide(
+        &self,
+        who: Option<Who>,
+        asked: &Endpoint,
+    ) -> Result<(Who, Allowed), String> {
         let Some(who) = who else {
             return Err(
                 "it came over unix or TCP, where no machine is known; --machine names the one behind a unix listener"
@@ -103,10 +117,11 @@ impl Gateway {
         let rules = self.rules.current();
         let found = self.located(asked).and_then(|asked| {
             let rule = rules.find(who, &asked)?;
-            Some(Allowed {
+            let allowed = Allowed {
                 rule: rule.place.clone(),
-                way: way(&asked)?,
-            })
+                way: way(&asked, self.is_as_peer || rule.is_as_peer())?,
+            };
+            Some((who, allowed))
         });
         found.ok_or_else(|| {
             format!(
@@ -159,18 +174,37 @@ impl Gateway {
 }
 
 /// The host is asked for by its services, which listen on loopback.
-fn way(asked: &Endpoint) -> Option<Way> {
+fn way(asked: &Endpoint, is_as_peer: bool) -> Option<Way> {
     Some(match asked {
         Endpoint::Vsock(VsockAddr {
             cid: Some(Cid::HOST),
             port,
         }) => {
-            let port = u16::try_from(port.number()).ok()?;
+            let port = self::port(*port)?;
             Way::Here(Endpoint::Tcp((Ipv6Addr::LOCALHOST, port).into()))
+        }
+        Endpoint::Vsock(addr) if is_as_peer => {
+            let place = Endpoint::Vsock(VsockAddr {
+                port: INBOUND_PORT.into(),
+                ..*addr
+            });
+            Way::AsPeer(place, port(addr.port)?)
+        }
+        Endpoint::Mux { path, port } if is_as_peer => {
+            let place = Endpoint::Mux {
+                path: path.clone(),
+                port: INBOUND_PORT.into(),
+            };
+            Way::AsPeer(place, self::port(*port)?)
         }
         Endpoint::TcpName { name, port } => Way::Named(name.clone(), *port),
         other => Way::Direct(other.clone()),
     })
+}
+
+/// Returns a port as TCP has it.
+fn port(port: VsockPort) -> Option<u16> {
+    u16::try_from(port.number()).ok()
 }
 
 /// Returns the words for a peer.
@@ -189,7 +223,7 @@ mod tests {
     fn gateway(rules: &str, machine: Option<u32>) -> Gateway {
         let names: GivenNames = "web=3 db=4".parse().unwrap();
         let rules = RuleFiles::of_text(rules, &names);
-        Gateway::new(rules, Some(names), machine.and_then(Cid::new)).unwrap()
+        Gateway::new(rules, Some(names), machine.and_then(Cid::new), false).unwrap()
     }
 
     fn guest(number: u32) -> Option<Who> {
@@ -199,23 +233,33 @@ mod tests {
     #[test]
     fn a_rule_leads_to_a_way() {
         let gateway = gateway(
-            "web db:5432 host:53 mirror.example.net:443 10.0.0.0/8:1",
+            "web db:5432 host:53 mirror.example.net:443 10.0.0.0/8:1\n\
+             web 6:22 host:54 as-peer",
             None,
         );
-        for (asked, way) in [
+        let asked_in_second = ["6.vsock:22", "host.vsock:54"];
+        for (text, way) in [
             ("db.vsock:5432", "Direct(vsock:4:5432)"),
             ("4.vsock:5432", "Direct(vsock:4:5432)"),
             ("host.vsock:53", "Here([::1]:53)"),
             ("mirror.example.net:443", "Named(mirror.example.net:443)"),
             ("10.1.2.3:1", "Direct(10.1.2.3:1)"),
+            ("6.vsock:22", "AsPeer(vsock:6:1081 22)"),
+            ("host.vsock:54", "Here([::1]:54)"),
         ] {
-            let asked = asked::authority(asked).unwrap();
-            let allowed = gateway.decide(guest(3), &asked).unwrap();
-            assert_eq!(&*allowed.rule, "gateway.conf:1");
+            let asked = asked::authority(text).unwrap();
+            let (_, allowed) = gateway.decide(guest(3), &asked).unwrap();
+            let line = if asked_in_second.contains(&text) {
+                2
+            } else {
+                1
+            };
+            assert_eq!(*allowed.rule, format!("gateway.conf:{line}"));
             let found = match allowed.way {
                 Way::Direct(endpoint) => format!("Direct({endpoint})"),
                 Way::Here(endpoint) => format!("Here({endpoint})"),
                 Way::Named(name, port) => format!("Named({name}:{port})"),
+                Way::AsPeer(place, port) => format!("AsPeer({place} {port})"),
             };
             assert_eq!(found, way);
             let refusal = gateway.decide(guest(5), &asked).unwrap_err();

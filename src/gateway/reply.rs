@@ -13,6 +13,7 @@ impl Form {
         match self {
             Form::Socks => socks::reply(socks::Code::Connected),
             Form::Http => http::CONNECTED.to_vec(),
+            Form::Proxy => Vec::new(),
         }
     }
 
@@ -23,6 +24,7 @@ impl Form {
             (Form::Socks, error) => socks::reply(socks::code(error)),
             (Form::Http, Error::NotAllowed(why)) => http::not_allowed(why),
             (Form::Http, error) => http::failed(error),
+            (Form::Proxy, _) => Vec::new(),
         }
     }
 }

@@ -12,6 +12,8 @@ pub(crate) enum Form {
     Socks,
     /// `CONNECT` of HTTP (RFC 9110, section 9.3.6).
     Http,
+    /// The header of the PROXY protocol, by which another gateway says who it brings; it is not answered.
+    Proxy,
 }
 
 /// A whole request.

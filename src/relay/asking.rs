@@ -1,4 +1,5 @@
-//! A peer of the gateway that says where it wants to go, until it is known what to connect to.
+//! A peer of the gateway that says where it wants to go, until it is known what to connect to; or the gateway of the host,
+//! that says whom it brings.
 //!
 //! Nothing is taken from its socket before the target is reached: so the request is still there for the next process, and
 //! what is behind it is never anybody's but the target's.
@@ -15,14 +16,15 @@ use super::end::End;
 use super::ending::Ending;
 use super::token::Side;
 use crate::clock::Moment;
-use crate::connect::{Attempt, Dialer, Errand};
+use crate::connect::{Asks, Attempt, Dialer, Errand};
 use crate::error::{Error, Result};
 use crate::gateway::request;
 use crate::gateway::resolver::Question;
-use crate::gateway::step::{REQUEST_MAX, Request, Step};
-use crate::gateway::{Allowed, Gateway, Way, reply};
+use crate::gateway::step::{REQUEST_MAX, Step};
+use crate::gateway::{Allowed, Way, reply};
 use crate::gateway_rules::Who;
 use crate::peer::Peer;
+use crate::proxy_protocol::{self, read::Read};
 use crate::stream::Stream;
 
 /// Within that time a request must be complete.
@@ -32,9 +34,9 @@ const REQUEST_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Asking {
     peer: End<Stream>,
-    /// The number of the target that is the gateway.
+    /// The number of the target that it asks.
     target: usize,
-    who: Option<Who>,
+    asks: Asks,
     /// As whom it waits for the resolver.
     name: u64,
     /// The greeting, which is still in the socket, was answered.
@@ -50,8 +52,7 @@ impl Asking {
     /// Begins to wait for the request. `has_greeted`: the process before has answered the greeting.
     pub(crate) fn new(
         peer: Stream,
-        target: usize,
-        who: Option<Who>,
+        (target, asks): (usize, Asks),
         name: u64,
         has_greeted: bool,
         now: Moment,
@@ -59,7 +60,7 @@ impl Asking {
         Asking {
             peer: End::new(peer),
             target,
-            who,
+            asks,
             name,
             has_greeted,
             question: None,
@@ -100,18 +101,21 @@ impl Asking {
             let errno = self.peer.wire.take_error().unwrap_or(Errno::ECONNRESET);
             return broken(errno);
         }
-        let Some(gateway) = &dialer.gateway else {
-            return ControlFlow::Break(Err(Error::NoTarget(name.to_string())));
-        };
-        let attempt = match &self.question {
-            Some(_) => self.found(dialer, errand, now),
-            None => match self.request(now)? {
-                Some(request) => {
-                    let errand = errand.insert(Box::new(Errand::new(request)));
-                    self.decide((dialer, gateway), name, errand, now)
+        let attempt = match (self.asks, &self.question) {
+            (Asks::Gateway(who), Some(question)) => {
+                let question = question.clone();
+                self.found(dialer, (who, &question), errand, now)
+            }
+            (asks, _) => {
+                let Some(asked) = self.request(now)? else {
+                    return ControlFlow::Continue(None);
+                };
+                let errand = errand.insert(Box::new(asked));
+                match asks {
+                    Asks::Gateway(who) => self.decide((dialer, who), name, errand, now),
+                    Asks::Inbound => (dialer.run_inbound(self.target, name, errand, now)).map(Some),
                 }
-                None => return ControlFlow::Continue(None),
-            },
+            }
         };
         match (attempt, errand) {
             (Ok(attempt), _) => ControlFlow::Continue(attempt),
@@ -129,7 +133,7 @@ impl Asking {
     }
 
     /// Looks at what the peer has sent so far.
-    fn request(&mut self, now: Moment) -> Progress<Option<Request>> {
+    fn request(&mut self, now: Moment) -> Progress<Option<Errand>> {
         let mut bytes = [0; REQUEST_MAX];
         let count = match self.peer.wire.peek(&mut bytes) {
             Ok(0) => return broken(Errno::EPIPE),
@@ -138,6 +142,30 @@ impl Asking {
             Err(errno) => return broken(errno),
         };
         let bytes = &bytes[..count];
+        match self.asks {
+            Asks::Gateway(_) => self.asked_for(bytes, now),
+            Asks::Inbound => self.brought(bytes, now),
+        }
+    }
+
+    /// Reads whom the gateway of the host brings.
+    fn brought(&self, bytes: &[u8], now: Moment) -> Progress<Option<Errand>> {
+        let wrong = |problem| ControlFlow::Break(Err(Error::Request(problem)));
+        match proxy_protocol::read::read(bytes) {
+            Read::Header(header) => ControlFlow::Continue(Some(Errand::inbound(&header))),
+            Read::Wrong(problem) => wrong(problem),
+            Read::Incomplete if self.peer.is_ended => {
+                wrong("it has ended in the middle of its PROXY header".to_owned())
+            }
+            Read::Incomplete if now >= self.deadline => {
+                wrong("its PROXY header was not complete within 5s".to_owned())
+            }
+            Read::Incomplete => ControlFlow::Continue(None),
+        }
+    }
+
+    /// Reads a request to the gateway.
+    fn asked_for(&mut self, bytes: &[u8], now: Moment) -> Progress<Option<Errand>> {
         let mut step = request::read(bytes, self.has_greeted);
         if step == Step::Greeting {
             if let Err(errno) = self.peer.wire.write_at_once(&reply::METHOD) {
@@ -154,7 +182,7 @@ impl Asking {
             };
         }
         match step {
-            Step::Asked(request) => ControlFlow::Continue(Some(request)),
+            Step::Asked(request) => ControlFlow::Continue(Some(Errand::new(request))),
             Step::Wrong { reply, problem } => {
                 dismiss(&self.peer.wire, &reply);
                 ControlFlow::Break(Err(Error::Request(problem)))
@@ -166,21 +194,26 @@ impl Asking {
     /// Asks the rules; begins to look the name up if it is one.
     fn decide(
         &mut self,
-        (dialer, gateway): (&Dialer, &Gateway),
+        (dialer, who): (&Dialer, Option<Who>),
         name: &Peer,
         errand: &mut Errand,
         now: Moment,
     ) -> Result<Option<Attempt>> {
-        let decided = gateway.decide(self.who, &errand.asked);
-        let (Allowed { rule, way }, who) = match (decided, self.who) {
-            (Ok(allowed), Some(who)) => (allowed, who),
-            (Ok(_), None) => return Err(Error::NotAllowed("nobody has asked".to_owned())),
-            (Err(reason), _) => return Err(Error::NotAllowed(reason)),
+        let Some(gateway) = &dialer.gateway else {
+            return Err(Error::NoTarget(name.to_string()));
         };
+        let (who, allowed) = gateway
+            .decide(who, &errand.asked)
+            .map_err(Error::NotAllowed)?;
+        let Allowed { rule, way } = allowed;
         errand.rule = Some(rule);
         match way {
             Way::Direct(endpoint) => Ok(Some(dialer.run(self.target, name, &endpoint, false, now))),
             Way::Here(endpoint) => Ok(Some(dialer.run(self.target, name, &endpoint, true, now))),
+            Way::AsPeer(place, port) => {
+                let (who, to) = ((who, name), (&place, port));
+                (dialer.run_as_peer(self.target, who, to, errand, now)).map(Some)
+            }
             Way::Named(host, port) => {
                 let question = gateway.resolver.ask(who, &host, port, self.name);
                 let busy = || Error::Lookup {
@@ -198,10 +231,11 @@ impl Asking {
     fn found(
         &mut self,
         dialer: &Dialer,
+        (who, question): (Option<Who>, &Question),
         errand: &Option<Box<Errand>>,
         now: Moment,
     ) -> Result<Option<Attempt>> {
-        let (Some(question), Some(who), Some(errand)) = (&self.question, self.who, errand) else {
+        let (Some(who), Some(errand)) = (who, errand) else {
             return Ok(None);
         };
         match question.take_answer() {
@@ -234,7 +268,10 @@ fn broken<T>(errno: Errno) -> Progress<T> {
 /// Errors: the peer does not even take that.
 pub(crate) fn accept(peer: &Stream, errand: &Errand) -> std::result::Result<(), Errno> {
     peer.discard(errand.length)?;
-    peer.write_at_once(&errand.form.connected())
+    match &errand.form.connected()[..] {
+        [] => Ok(()),
+        reply => peer.write_at_once(reply),
+    }
 }
 
 /// Bytes of a peer that was told no which are read so that its answer arrives.
@@ -243,7 +280,7 @@ const DISCARD_MAX: usize = 256 << 10;
 /// Tells a peer no, and lets it have that before the end. Without an answer it is reset.
 pub(crate) fn dismiss(peer: &Stream, reply: &[u8]) {
     // TCP sends a reset at the close of a socket with unread bytes, which may overtake the answer.
-    let is_told = peer.write_at_once(reply).is_ok() && !reply.is_empty();
+    let is_told = !reply.is_empty() && peer.write_at_once(reply).is_ok();
     if is_told && peer.discard(DISCARD_MAX) == Err(Errno::EAGAIN) {
         peer.reset_on_close(false);
         // A peer that has gone needs none.

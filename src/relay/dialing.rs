@@ -15,7 +15,6 @@ use crate::clock::Moment;
 use crate::connect::{Attempt, Dialer, Readiness};
 use crate::error::Result;
 use crate::handover::Store;
-use crate::peer::Peer;
 use crate::stream::Stream;
 
 /// A peer that connects and closes at once is seen by a target that can be reached within that time, as one over TCP is.
@@ -92,14 +91,14 @@ impl Dialing {
         (has_waited && peer.is_ended && peer.wire.is_abandoned()).then_some(Errno::EPIPE)
     }
 
-    /// Becomes a connection, which begins with a header for the target if there is to be one.
+    /// Becomes a connection, which begins with a header for the target if there is one.
     ///
     /// Errors: there is no memory for the header.
     pub(crate) fn connected(
         self,
         target: Stream,
+        header: &[u8],
         dialer: &Dialer,
-        name: &Peer,
         store: &Arc<Store>,
         now: Moment,
     ) -> std::result::Result<Connection<Stream>, Errno> {
@@ -110,12 +109,11 @@ impl Dialing {
             // What was said before was read until nothing more came; what is behind it is not reported again.
             target.on_events(EpollFlags::EPOLLIN);
         }
-        let header = dialer.header(name, &self.peer.wire);
         if header.is_empty() {
             return Ok(Connection::new(self.peer, target, now));
         }
         let mut buffer = store.buffer()?;
-        buffer.load(&header);
+        buffer.load(header);
         Ok(Connection::holding((self.peer, target), buffer, now))
     }
 

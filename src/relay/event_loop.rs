@@ -241,6 +241,9 @@ impl Loop {
             Err(Error::NotAllowed(_)) => {
                 counters::count_refusal(self.worker.store(), &Refusal::NoRule);
             }
+            Err(Error::PeerFull { limit, .. }) => {
+                counters::count_refusal(self.worker.store(), &Refusal::PeerFull(*limit));
+            }
             Err(error) => counters::count_failure(self.worker.store(), error),
             Ok(_) => {}
         }

@@ -112,16 +112,19 @@ impl Reporter {
                 self.ended(closed, *ending, dialer, now);
             }
             Err(Error::NotAllowed(reason)) => self.not_allowed(closed, reason, dialer, now),
+            Err(error @ Error::PeerFull { .. }) => {
+                self.not_allowed(closed, &error.to_string(), dialer, now);
+            }
             Err(error) => self.unreachable(closed, error, dialer, now),
         }
     }
 
-    /// Reports a peer of the gateway that no rule lets go where it asks to.
+    /// Reports a peer of the gateway that may not go where it asks to.
     fn not_allowed(&mut self, closed: &Closed, reason: &str, dialer: &Dialer, now: Moment) {
         self.totals.refused += 1;
         if let Some(left_out) = admit(&mut self.refusals, event::PEER_REFUSED, now) {
-            let Closed { peer, target, .. } = closed;
-            let mut fields = fields(*peer, target.as_ref(), dialer);
+            let (peer, target) = (closed.who(), &closed.target);
+            let mut fields = fields(peer, target.as_ref(), dialer);
             fields.extend(errand_fields(closed));
             fields.push(("reason", reason.to_owned()));
             let message = format!("{peer} refused: {reason}{left_out}");
@@ -152,9 +155,9 @@ impl Reporter {
         let Some(left_out) = admit(&mut self.ends, event, now) else {
             return;
         };
-        let Closed { peer, target, .. } = closed;
+        let (peer, target) = (closed.who(), &closed.target);
         let (inbound, outbound) = (closed.inbound_bytes, closed.outbound_bytes);
-        let mut fields = fields(*peer, target.as_ref(), dialer);
+        let mut fields = fields(peer, target.as_ref(), dialer);
         fields.extend(errand_fields(closed));
         fields.extend([
             ("inbound_bytes", inbound.to_string()),
@@ -174,8 +177,8 @@ impl Reporter {
         self.totals.unreachable += 1;
         let report = error.report();
         if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
-            let Closed { peer, target, .. } = closed;
-            let mut fields = fields(*peer, target.as_ref(), dialer);
+            let (peer, target) = (closed.who(), &closed.target);
+            let mut fields = fields(peer, target.as_ref(), dialer);
             fields.extend(errand_fields(closed));
             fields.push(("reason", report.clone()));
             let way = way(closed);
@@ -203,7 +206,7 @@ fn admit(limit: &mut RateLimit, event: event::Event, now: Moment) -> Option<Stri
 
 /// Returns from whom and to where, if that is known.
 fn way(closed: &Closed) -> String {
-    let peer = closed.peer;
+    let peer = closed.who();
     let Some(target) = &closed.target else {
         return peer.to_string();
     };

@@ -114,6 +114,15 @@ impl Closed {
             errand: None,
         }
     }
+
+    /// Returns who it was to people.
+    pub(crate) fn who(&self) -> Peer {
+        who(&self.peer, self.errand.as_deref())
+    }
+}
+
+fn who(peer: &Peer, errand: Option<&Errand>) -> Peer {
+    errand.and_then(|errand| errand.from).unwrap_or(*peer)
 }
 
 impl Session {
@@ -142,11 +151,10 @@ impl Session {
             destination,
             has_greeted,
         } = arrival;
-        if let Some(target) = dialer.gateway_for(&peer, destination) {
+        if let Some((target, asks)) = dialer.asked_by(&peer, destination) {
             let stream = dialer.tuning.limit_writes(stream, peer.cid());
-            let who = (dialer.gateway.as_ref()).and_then(|gateway| gateway.who(&peer, destination));
             let name = caller(target).name;
-            let asking = Asking::new(stream, target, who, name, has_greeted, now);
+            let asking = Asking::new(stream, (target, asks), name, has_greeted, now);
             return Ok(Session::new(peer, Phase::Asking(Box::new(asking)), now));
         }
         match dialer.dial(&peer, destination, caller, now) {
@@ -188,7 +196,8 @@ impl Session {
         if let Phase::Relaying(connection) = &mut self.phase {
             connection.keep_pipes()?;
         }
-        let (peer, started) = (&self.peer, self.started);
+        // Whoever has no target yet says once more who it brings.
+        let (peer, who, started) = (&self.peer, &self.who(), self.started);
         match (&self.kept, &self.phase) {
             (Some(kept), Phase::Relaying(connection)) => {
                 record::write_progress(kept.words(), connection);
@@ -197,7 +206,7 @@ impl Session {
             (None, Phase::Relaying(connection)) => {
                 let (peer_end, target) = connection.ends();
                 let write = |words: Words<'_>| {
-                    record::write_peer(words, peer, started);
+                    record::write_peer(words, who, started);
                     record::write_progress(words, connection);
                     // Before it is found: no process may go on with it and without the bytes that it holds.
                     connection.set_owners(words);
@@ -312,7 +321,11 @@ impl Session {
         now: Moment,
     ) -> std::result::Result<(), Errno> {
         if let Phase::Dialing(dialing) = std::mem::replace(&mut self.phase, Phase::Between) {
-            let connection = dialing.connected(target, dialer, &self.peer, store, now)?;
+            let header = match &self.errand {
+                Some(errand) if !errand.header.is_empty() => errand.header.clone(),
+                _ => dialer.header(&self.who(), dialing.peer()),
+            };
+            let connection = dialing.connected(target, &header, dialer, store, now)?;
             self.phase = Phase::Relaying(connection);
             // By the clock: the round may have begun before the peer came.
             let time = Moment::now() - self.started;
@@ -358,6 +371,11 @@ impl Session {
         self.has_keepalive = true;
     }
 
+    /// Returns who it is to people and to its target: whom the gateway brings, else the peer.
+    pub(crate) fn who(&self) -> Peer {
+        who(&self.peer, self.errand())
+    }
+
     /// Returns what it has asked the gateway for.
     pub(crate) fn errand(&self) -> Option<&Errand> {
         self.errand.as_deref()
@@ -384,7 +402,7 @@ impl Session {
             None => (Stage::Connecting, (0, 0), self.started),
         };
         Entry {
-            peer: self.peer,
+            peer: self.who(),
             target,
             stage,
             bytes,

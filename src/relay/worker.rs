@@ -418,8 +418,8 @@ impl Worker {
         };
         // There is none for what an earlier process has connected, with other settings.
         let target = self.dialer.target_of(&session.peer, destination);
-        let is_fixed =
-            target.as_ref() != Some(&Endpoint::Gateway) && !self.dialer.targets.follow_names();
+        let is_told = matches!(target, Some(Endpoint::Gateway | Endpoint::Inbound));
+        let is_fixed = !is_told && !self.dialer.targets.follow_names();
         if target.is_some() && is_fixed {
             return target;
         }
@@ -473,13 +473,20 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
+    use std::net::{Ipv6Addr, Shutdown, TcpListener};
     use std::os::unix::net::UnixStream;
 
     use nix::sys::epoll::EpollEvent;
 
     use super::*;
+    use crate::connect::{Inbound, Targets};
+    use crate::known::Known;
+    use crate::names::{GivenNames, Names};
     use crate::peer::{Family, Peer};
+    use crate::proxy_protocol;
+    use crate::registry::Registry;
     use crate::relay::token::Token;
+    use crate::vsock::{Cid, VsockAddr};
 
     /// Lets the worker go on until nothing is reported; tells how many events there were.
     fn settle(worker: &mut Worker) -> usize {
@@ -537,5 +544,137 @@ mod tests {
         client.write_all(b"more").unwrap();
         settle(&mut worker);
         server.read_exact(&mut part[..4]).unwrap();
+    }
+
+    /// One that the kernel calls the host, which brings machines to ports of this one.
+    fn inbound(limit: usize) -> Worker {
+        let (registry, names) = (Registry::default(), GivenNames::from(Names::default()));
+        let known = Known::with(Some(&names), &registry);
+        let targets = Targets::resolve(&"inbound".parse().unwrap(), &[], &known).unwrap();
+        let dialer = Arc::new(Dialer {
+            targets,
+            inbound: Some(Arc::new(Inbound::new(limit))),
+            timeout: Duration::from_secs(60),
+            ..Dialer::to_nobody()
+        });
+        let store = Store::private().unwrap();
+        Worker::new(dialer, store, Limits::default(), true).unwrap()
+    }
+
+    /// Comes as the machine with that CID to the kernel.
+    fn come(worker: &mut Worker, cid: u32) -> UnixStream {
+        let (client, peer) = UnixStream::pair().unwrap();
+        let arrival = Arrival {
+            stream: Stream::passed(peer.into(), Family::Unix).unwrap(),
+            peer: Peer::Vsock(machine(cid)),
+            destination: Destination::Unnamed,
+            has_greeted: false,
+        };
+        worker.begin(arrival, Moment::now());
+        client
+    }
+
+    fn machine(cid: u32) -> VsockAddr {
+        VsockAddr {
+            cid: Cid::new(cid),
+            port: 1024u16.into(),
+        }
+    }
+
+    fn header(cid: u32, port: u16) -> Vec<u8> {
+        let prefix = "fd00:abcd:ef12::/64".parse().unwrap();
+        let to = (Ipv6Addr::LOCALHOST, port).into();
+        proxy_protocol::of_machine(&machine(cid), to, prefix)
+    }
+
+    fn reasons(worker: &mut Worker) -> Vec<String> {
+        let reason = |closed: Closed| match closed.result {
+            Ok(ending) => ending.to_string(),
+            Err(error) => error.report(),
+        };
+        worker.take_closed().map(reason).collect()
+    }
+
+    #[test]
+    fn the_host_brings_a_machine_it_is_that_machine_and_the_port_has_what_is_behind_the_header() {
+        let server = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        let mut worker = inbound(10);
+        let mut client = come(&mut worker, 2);
+        let bytes = [
+            &header(3, server.local_addr().unwrap().port())[..],
+            b"SELECT 1",
+        ]
+        .concat();
+        for byte in &bytes {
+            client.write_all(&[*byte]).unwrap();
+            settle(&mut worker);
+        }
+        let (mut stream, _) = server.accept().unwrap();
+        settle(&mut worker);
+        let mut found = [0; 8];
+        stream.read_exact(&mut found).unwrap();
+        assert_eq!(&found, b"SELECT 1");
+        stream.write_all(b"answer").unwrap();
+        settle(&mut worker);
+        let mut found = [0; 6];
+        client.read_exact(&mut found).unwrap();
+        assert_eq!(&found, b"answer");
+        let [entry] = &worker.entries()[..] else {
+            panic!("not one")
+        };
+        assert_eq!(entry.peer.to_string(), "vsock:3:1024");
+        let target = entry.target.as_ref().unwrap().to_string();
+        assert_eq!(target, server.local_addr().unwrap().to_string());
+    }
+
+    #[test]
+    fn who_is_not_the_host_or_says_nothing_right_is_refused_and_nothing_is_connected_to() {
+        let server = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let good = header(3, server.local_addr().unwrap().port());
+        for (cid, bytes, words) in [
+            (3, &good[..], "from the gateway of the host alone"),
+            (1, &good, "from the gateway of the host alone"),
+            (2, b"SSH-2.0", "no PROXY header"),
+            (2, &good[..30], "has ended in the middle"),
+            (2, b"", "Broken pipe"),
+        ] {
+            let mut worker = inbound(10);
+            let mut client = come(&mut worker, cid);
+            client.write_all(bytes).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            settle(&mut worker);
+            let reasons = reasons(&mut worker);
+            assert!(
+                reasons.len() == 1 && reasons[0].contains(words),
+                "{reasons:?}"
+            );
+            assert!(server.accept().is_err(), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_machine_has_all_its_places_others_have_theirs() {
+        let server = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        let port = server.local_addr().unwrap().port();
+        let mut worker = inbound(1);
+        let mut open = Vec::new();
+        for (cid, is_in) in [(3, true), (3, false), (4, true)] {
+            let mut client = come(&mut worker, 2);
+            client.write_all(&header(cid, port)).unwrap();
+            settle(&mut worker);
+            let reasons = reasons(&mut worker);
+            assert_eq!(reasons.is_empty(), is_in, "{cid}: {reasons:?}");
+            open.push(client);
+        }
+        drop(open);
+        settle(&mut worker);
+        drop((server.accept(), server.accept()));
+        settle(&mut worker);
+        reasons(&mut worker);
+        let mut client = come(&mut worker, 2);
+        client.write_all(&header(3, port)).unwrap();
+        settle(&mut worker);
+        assert_eq!(reasons(&mut worker), [""; 0]);
     }
 }

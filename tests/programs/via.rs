@@ -251,6 +251,65 @@ fn the_gateway_leads_to_a_machine_by_its_name() {
     assert!(line.contains("lets CID 3 reach vsock:db:5432"), "{line}");
 }
 
+/// What the bridge of the machine would read: who comes, and to which port.
+#[test]
+fn a_machine_is_told_who_comes_where_the_rule_says_so() {
+    let registry = Registry::new();
+    let (_, gateway, monitor) = three();
+    registry.write("a.conf", &format!("db={}\n", monitor.text));
+    let folder = own_folder();
+    let rules = folder.path().join("rules");
+    fs::write(&rules, "web db:22\nweb db:5432 as-peer\n").unwrap();
+    let bridge = Bridge::to("gateway")
+        .listener(&gateway)
+        .arguments(&["--names", "web=3", "--machine", "web"])
+        .arguments(&[
+            "--prefix",
+            "fd00:1::/64",
+            "--rules",
+            rules.to_str().unwrap(),
+        ]);
+    let Some(bridge) = registry.given_to(bridge) else {
+        return;
+    };
+    let _bridge = bridge.start();
+    let client = |port: u16| {
+        let mut client = gateway.connect();
+        let request = format!("CONNECT db.vsock:{port} HTTP/1.1\r\n\r\nSELECT");
+        client.write_all(request.as_bytes()).unwrap();
+        client
+    };
+    let machine = |port: u16| {
+        let mut machine = monitor.accept();
+        let mut request = vec![0; format!("CONNECT {port}\n").len()];
+        machine.read_exact(&mut request).unwrap();
+        assert_eq!(request, format!("CONNECT {port}\n").into_bytes());
+        machine.write_all(b"OK 1\n").unwrap();
+        machine
+    };
+    let mut plain = client(22);
+    let mut bytes = [0; 6];
+    machine(22).read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"SELECT");
+    assert_eq!(read_to_end(&mut plain).0, CONNECTED);
+
+    let told = client(5432);
+    let mut machine = machine(1081);
+    told.shutdown(Shutdown::Write).unwrap();
+    let (bytes, end) = read_to_end(&mut machine);
+    assert_eq!(end, End::Clean);
+    let header = ppp::v2::Header::try_from(&bytes[..]).unwrap();
+    assert!(bytes.ends_with(b"SELECT"), "{}", bytes.escape_ascii());
+    assert_eq!(header.len() + b"SELECT".len(), bytes.len());
+    let ppp::v2::Addresses::IPv6(found) = header.addresses else {
+        panic!("{:?}", header.addresses)
+    };
+    assert_eq!(found.source_address.to_string(), "fd00:1::3");
+    assert_eq!((found.source_port, found.destination_port), (0, 5432));
+    let tlv = header.tlvs().next().unwrap().unwrap();
+    assert_eq!((tlv.kind, &*tlv.value), (0xe5, &b"vsock:3:0"[..]));
+}
+
 fn three() -> (Place, Place, Place) {
     let listening = Place::listening;
     (

@@ -54,6 +54,8 @@ pub enum Endpoint {
     Unix(UnixName),
     /// `gateway`: each peer says where it wants to go
     Gateway,
+    /// `inbound`: the gateway of the host says which machine it brings, and to which port of this one
+    Inbound,
     /// `vsock-mux:/run/vm.vsock:445`: hybrid vsock of Firecracker, Cloud Hypervisor and vhost-device-vsock
     Mux {
         /// The VMM's socket.
@@ -183,6 +185,7 @@ impl fmt::Display for Endpoint {
             Endpoint::VsockMapped(None) => write!(f, "vsock:mapped"),
             Endpoint::VsockMapped(Some(port)) => write!(f, "vsock:mapped:{port}"),
             Endpoint::Gateway => write!(f, "gateway"),
+            Endpoint::Inbound => write!(f, "inbound"),
             Endpoint::Unix(name) => name.fmt(f),
             Endpoint::Mux { path, port } => write!(f, "vsock-mux:{path}:{port}"),
         }
@@ -207,6 +210,7 @@ fn read(text: &str) -> Result<Endpoint, Invalid> {
     }
     match text.split_once(':') {
         None if text == "gateway" => Ok(Endpoint::Gateway),
+        None if text == "inbound" => Ok(Endpoint::Inbound),
         Some(("vsock", rest)) => vsock(text, rest),
         Some(("vsock-mux", rest)) => mux(text, rest),
         Some(("unix", rest)) => unix(rest),

@@ -1,6 +1,6 @@
 //! Who may go where through the gateway: the lines of its rule files.
 //!
-//! A line is `WHO WHERE...`. There is no rule against anybody: what no line allows is refused. Pure but for the names of
+//! A line is `WHO WHERE... [as-peer]`. There is no rule against anybody: what no line allows is refused. Pure but for the names of
 //! machines, which are looked up where the names are given.
 
 mod goal;
@@ -20,6 +20,8 @@ use crate::vsock::Cid;
 pub const VARIABLE: &str = "VSOCK_BRIDGE_RULES";
 /// Where the rules are where that is not set.
 pub const PATH: &str = "/etc/vsock-bridge/gateway.conf";
+/// The word at the end of a rule whose machines see who comes.
+const AS_PEER: &str = "as-peer";
 /// More of them, in `*.conf`.
 pub const FOLDER: &str = "/etc/vsock-bridge/gateway.conf.d";
 
@@ -41,6 +43,7 @@ pub struct Rule {
     text: String,
     who: AllowList,
     goals: Vec<Goal>,
+    is_as_peer: bool,
 }
 
 /// One line with the names of machines looked up.
@@ -51,6 +54,7 @@ pub struct ResolvedRule {
     text: String,
     who: AllowedCids,
     goals: Vec<Goal>,
+    is_as_peer: bool,
 }
 
 /// Reads all lines; what is wrong with one is told with its number, from 1.
@@ -81,19 +85,34 @@ fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
         return Ok(None);
     };
     let who: AllowList = who.parse().map_err(|error| format!("{error}"))?;
-    let goals: Vec<Goal> = words.map(Goal::read).collect::<Result<_, _>>()?;
-    match goals.is_empty() {
-        false => Ok(Some(Rule {
-            line: number,
-            text: line.split_whitespace().collect::<Vec<_>>().join(" "),
-            who,
-            goals,
-        })),
-        true => Err(format!(
+    let mut words: Vec<&str> = words.collect();
+    let is_as_peer = words.last() == Some(&AS_PEER);
+    if is_as_peer {
+        words.pop();
+    }
+    if words.contains(&AS_PEER) {
+        return Err(format!("{AS_PEER} stands once, at the end of the line"));
+    }
+    let goals: Vec<Goal> = (words.into_iter().map(Goal::read)).collect::<Result<_, _>>()?;
+    if goals.is_empty() {
+        return Err(format!(
             "where {} may go is missing; expected e.g. {0} db:5432 mirror.example.net:443",
             who.text()
-        )),
+        ));
     }
+    if is_as_peer && !goals.iter().any(Goal::may_be_another_machine) {
+        return Err(format!(
+            "{AS_PEER} is for other machines, and the rule names none; expected e.g. {} db:5432 {AS_PEER}",
+            who.text()
+        ));
+    }
+    Ok(Some(Rule {
+        line: number,
+        text: line.split_whitespace().collect::<Vec<_>>().join(" "),
+        who,
+        goals,
+        is_as_peer,
+    }))
 }
 
 impl Rule {
@@ -114,6 +133,7 @@ impl Rule {
             text,
             who,
             goals,
+            is_as_peer: self.is_as_peer,
         };
         (rule, unknown)
     }
@@ -126,6 +146,11 @@ impl ResolvedRule {
             Who::Machine(cid) => self.who.contains(cid),
             Who::Local => self.who.contains_local(),
         }
+    }
+
+    /// Returns whether a machine that it leads to sees who comes.
+    pub fn is_as_peer(&self) -> bool {
+        self.is_as_peer
     }
 
     /// Returns it as it was written.
@@ -283,6 +308,13 @@ mod tests {
             ("web 9-5:22", "nor the name"),
             ("web vsock:4:22", "write 4:22"),
             ("web db:1 as-pear", "the port is missing"),
+            ("web as-peer", "where web may go is missing"),
+            ("web as-peer db:1", "at the end"),
+            ("web db:1 as-peer as-peer", "at the end"),
+            (
+                "web host:53 mirror.example.net:80 as-peer",
+                "the rule names none",
+            ),
         ] {
             let (rules, problems) = parse(&format!("# first\n{line}\n"));
             assert_eq!(rules, [], "{line}");
@@ -291,6 +323,14 @@ mod tests {
             };
             assert!(problem.contains(words), "{line}: {problem}");
         }
+    }
+
+    #[test]
+    fn machines_of_a_rule_see_who_comes_where_it_says_so() {
+        let rules = rules("web db:1 host:2 as-peer # a comment\nweb 4-9:2 as-peer\nweb db:3\n");
+        let found: Vec<bool> = rules.iter().map(ResolvedRule::is_as_peer).collect();
+        assert_eq!(found, [true, true, false]);
+        assert_eq!(rules[0].text(), "web db:1 host:2 as-peer");
     }
 
     #[test]

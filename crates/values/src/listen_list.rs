@@ -67,7 +67,9 @@ fn address(text: &str) -> Result<Endpoint, Invalid> {
         Ok(Endpoint::TcpMapped(_) | Endpoint::VsockMapped(_)) => {
             fail(format!("`mapped` is for targets; expected {FORMS}"))
         }
-        Ok(Endpoint::Gateway) => fail(format!("`gateway` is a target; expected {FORMS}")),
+        Ok(target @ (Endpoint::Gateway | Endpoint::Inbound)) => {
+            fail(format!("`{target}` is a target; expected {FORMS}"))
+        }
         Ok(Endpoint::Mux { path, port }) => fail(format!(
             "the monitor itself listens there; what its guest opens arrives at {path}_{port}"
         )),

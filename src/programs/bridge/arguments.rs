@@ -33,7 +33,7 @@ takes a log filter, such as debug.
 
 Targets: [::1]:445  127.0.0.1:445  name:445  [::1]:mapped  /run/x.sock  @name
          vsock:2:445  vsock:web:445  vsock:mapped  vsock:mapped:445
-         unix:/run/x.sock  vsock-mux:/run/vm.vsock:445  gateway
+         unix:/run/x.sock  vsock-mux:/run/vm.vsock:445  gateway  inbound
 Listen:  vsock::445 (any CID)  vsock:local:445  [::1]:445  127.0.0.1:445
          /run/x.sock  @name
 Times:   500ms  5s  5 (the same)  10min  1h 30min  infinity
@@ -120,6 +120,19 @@ pub struct Arguments {
     /// The machine behind the socket of a hybrid vsock, by which --to gateway knows whose rules hold.
     #[arg(long, env = "VSOCK_BRIDGE_MACHINE", value_name = "MACHINE")]
     pub(crate) machine: Option<Machine>,
+    /// Have machines see who comes: yes or no.
+    ///
+    /// With yes, --to gateway reaches machines by their vsock-bridge-inbound.socket, whose services see which machine it
+    /// is; else where a rule ends in as-peer.
+    #[arg(
+        long,
+        env = "VSOCK_BRIDGE_AS_PEER",
+        value_name = "BOOL",
+        default_value = "no",
+        value_parser = parse_switch,
+        action = ArgAction::Set
+    )]
+    pub(crate) as_peer: bool,
     /// What is behind vsock, and behind what stands for it.
     #[command(flatten)]
     pub(crate) beyond: Beyond,

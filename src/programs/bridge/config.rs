@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::arguments::{Arguments, NO_TARGET, SourceArgument};
 use crate::connect::circle::Place;
-use crate::connect::{Dialer, Source, Target, Targets};
+use crate::connect::{Dialer, Inbound, Source, Target, Targets};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
@@ -45,12 +45,12 @@ impl Settings {
         for problem in absent {
             log::warn!("{problem}; it may come in once it is there");
         }
-        let gate = Gate::new(
-            allowed,
-            arguments.max_connections,
-            arguments.max_connections_per_peer,
-            dialer.prefix,
-        );
+        // Those whom the host brings are counted by themselves.
+        let per_peer = match dialer.inbound {
+            None => arguments.max_connections_per_peer,
+            Some(_) => usize::MAX,
+        };
+        let gate = Gate::new(allowed, arguments.max_connections, per_peer, dialer.prefix);
         if let Some(Err(problem)) = names.map(GivenNames::names) {
             log::warn!("{problem}; no name was needed so far");
         }
@@ -88,9 +88,7 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     for target in targets.iter_mut() {
         target.source = match arguments.source {
             Some(SourceArgument(source)) => source,
-            None if has_vsock && (target.is_ipv6_loopback() || target.is_gateway()) => {
-                Source::Mapped
-            }
+            None if has_vsock && target.sees_machines() => Source::Mapped,
             None => Source::Kernel,
         };
     }
@@ -98,6 +96,7 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     let is_told = has_vsock && arguments.proxy_protocol.is_some();
     let needs_prefix = is_told || targets.iter().any(is_mapped);
     let has_gateway = targets.iter().any(Target::is_gateway);
+    let is_inbound = targets.iter().any(Target::is_inbound);
     let dialer = Dialer {
         gateway: has_gateway
             .then(|| gateway(arguments))
@@ -105,6 +104,7 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
             .map(Arc::new),
         prefix: find_prefix(arguments.machines.prefix, needs_prefix)?,
         tuning: tuning(arguments, has_vsock || targets.iter().any(Target::is_vsock)),
+        inbound: is_inbound.then(|| Arc::new(Inbound::new(arguments.max_connections_per_peer))),
         targets,
         timeout: arguments.connect_timeout,
         retry: arguments.connect_retry,
@@ -133,7 +133,7 @@ fn gateway(arguments: &Arguments) -> Result<Gateway> {
         ),
         count => log::info!("{} of {}", in_words(count), rules.files()),
     }
-    Gateway::new(files, names, machine)
+    Gateway::new(files, names, machine, arguments.as_peer)
 }
 
 fn tuning(arguments: &Arguments, has_vsock: bool) -> Tuning {

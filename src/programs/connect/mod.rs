@@ -14,7 +14,7 @@ use nix::errno::Errno;
 
 use crate::allow_list::AllowedCids;
 use crate::clock::Moment;
-use crate::connect::{Caller, Dialer, Target, Targets};
+use crate::connect::{Caller, Dialer, Target};
 use crate::error::{Error, Result};
 use crate::fdpass;
 use crate::gate::Gate;
@@ -133,14 +133,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         vsock_packets: (arguments.beyond).packets(target.is_vsock(), log::Level::Debug),
     };
     let dialer = Dialer {
-        gateway: None,
-        targets: Targets::common(target),
-        prefix: None,
-        timeout: arguments.connect_timeout,
         retry: arguments.wait,
-        tuning,
         mux_answer: arguments.beyond.mux_answer,
-        proxy_protocol: None,
+        ..Dialer::to(target, arguments.connect_timeout, tuning)
     };
     let stream = dialer
         .dial(

@@ -61,6 +61,15 @@ impl Goal {
         Ok(Goal { place, ports })
     }
 
+    /// Returns whether it is a machine that is not the host, or may be one.
+    pub(super) fn may_be_another_machine(&self) -> bool {
+        match &self.place {
+            Place::Machine(Machine::Cid(cid)) => *cid > Cid::HOST,
+            Place::Machine(Machine::Name(_)) | Place::At(_) | Place::Machines(_) => true,
+            Place::Network(..) | Place::Name(_) | Place::Below(_) => false,
+        }
+    }
+
     /// Looks the name of a machine up.
     pub(super) fn resolve(self, names: &Known<'_>) -> Result<Goal, Unusable> {
         let place = match self.place {

@@ -55,6 +55,7 @@ impl Sandbox {
             }
             // Of a family that only the resolver knows.
             Endpoint::TcpName { .. } | Endpoint::Gateway => None,
+            Endpoint::Inbound => Some("AF_INET6"),
         };
         let family = family.filter(|family| !self.allows_family(family));
         let family = family.map(|family| format!("RestrictAddressFamilies={family}"));
