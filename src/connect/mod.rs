@@ -36,6 +36,7 @@ use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gateway::Gateway;
+use crate::known::Known;
 use crate::mux;
 use crate::packets::Packets;
 use crate::peer::{self, Destination, Peer};
@@ -229,6 +230,22 @@ impl Dialer {
             Source::Mapped => Some(self.prefix?.address(peer.cid()?).into()),
         }
     }
+}
+
+/// Connects to a place, and closes at once.
+///
+/// Errors: why it cannot be reached within the limit.
+pub(crate) fn probe(endpoint: &Endpoint, limit: Duration) -> Result<()> {
+    let target = Target::resolve(endpoint.clone(), &Known::now(None))?;
+    let tuning = Tuning {
+        keepalive: None,
+        vsock_buffer_bytes: 1 << 16,
+        vsock_packets: Packets::UNLIMITED,
+    };
+    let dialer = Dialer::to(target, limit, tuning);
+    let (peer, from) = (Peer::Stdio, Destination::Unnamed);
+    let mut attempt = dialer.dial(&peer, from, |_| Caller::default(), Moment::now())?;
+    attempt.wait_connected(&dialer, |_| {}).map(drop)
 }
 
 /// Returns whether all addresses of a prefix are this machine's. Without the local route a connection from a mapped source

@@ -1,7 +1,7 @@
 //! `vsockctl check`: one line for each thing that must be true, with the command that mends it.
 //!
 //! Each check is a function from facts to findings; what gathers the facts stands beside it. Nothing is changed, and
-//! nobody is connected to. Only what is in use can fail. The order is that of mending: what a line needs stands above
+//! nobody is connected to but a gateway that this machine is told of, which hears nothing. Only what is in use can fail. The order is that of mending: what a line needs stands above
 //! it, and what follows from a fault has no line of its own, where that is certain.
 
 mod allowed;
@@ -9,6 +9,7 @@ mod commands;
 mod device;
 mod files;
 mod finding;
+mod gateway;
 mod kernel;
 mod listeners;
 mod misnamed;
@@ -140,6 +141,7 @@ fn look(
             findings.extend(targets::check(units, &listeners, is_root));
             findings.extend(commands::check(units));
             findings.extend(allowed::check(units));
+            findings.extend(gateway::check(units));
         }
     }
     findings
