@@ -95,7 +95,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc msrv unit programs shipped units packages systemd vm older virtio
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs recordings check-long demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs recordings check-long check-next demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release $(LOCKED)
@@ -116,6 +116,9 @@ $(addprefix check-,$(STAGES)): check-%:
 
 check-long: ## the tests that take an hour and more: long pauses, a million packets, more than 4 GiB
 	@tests/check long
+
+check-next: build ## the cases under systemd with that of Debian's next release; not part of check
+	@tests/systemd/next
 
 # Among all stages, without the cases that compile everything once more.
 check-packages: export ALL_PACKAGE_CASES = yes
