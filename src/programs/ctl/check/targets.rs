@@ -23,6 +23,18 @@ use crate::vsock::Cid;
 
 /// `--to` as an environment variable.
 const VARIABLE: &str = "VSOCK_BRIDGE_TO";
+/// Of targets that one line names.
+const PLACES_MAX: usize = 3;
+
+/// What is known of a target.
+enum Looked {
+    /// This.
+    Told(Finding),
+    /// Nobody listens there.
+    Unserved,
+    /// Nothing that could be seen from here.
+    Unknown,
+}
 
 /// Returns a line for each target, on this machine, of a bridge in use, and for each bridge that reaches none. Only root can ask what the user of a service may do.
 pub(super) fn check(units: &[Unit], listeners: &Listeners, is_root: bool) -> Vec<Finding> {
@@ -32,7 +44,8 @@ pub(super) fn check(units: &[Unit], listeners: &Listeners, is_root: bool) -> Vec
                 let look = |endpoint: &Endpoint| look_at(service, endpoint, listeners, is_root);
                 let given = given(service);
                 let names = Known::now(given.as_ref());
-                let mut findings = look_at_all(&target, &names, &sockets_of(service, units), look);
+                let sockets = sockets_of(service, units);
+                let mut findings = look_at_all(service, &target, &names, &sockets, look);
                 // A fault that was found has its line.
                 let is_well = |finding: &Finding| finding.level == Level::Ok;
                 if findings.iter().all(is_well) {
@@ -67,33 +80,56 @@ pub(super) fn given(service: &Unit) -> Option<GivenNames> {
 }
 
 fn look_at_all(
+    service: &Unit,
     target: &Setting,
     names: &Known<'_>,
     sockets: &[Endpoint],
-    look: impl Fn(&Endpoint) -> Option<Finding>,
+    look: impl Fn(&Endpoint) -> Looked,
 ) -> Vec<Finding> {
     // What is none has its line with the settings.
     let Ok(list) = target.text.parse::<TargetList>() else {
         return Vec::new();
     };
-    match endpoints(&list, names, sockets) {
-        Ok(endpoints) => endpoints.iter().filter_map(look).collect(),
+    let endpoints = match endpoints(&list, names, sockets) {
+        Ok(endpoints) => endpoints,
         Err(error) => {
             let text = format!("{}: {}", target.place, error.report());
-            vec![Finding::new(Level::Fail, "target", text)]
+            return vec![Finding::new(Level::Fail, "target", text)];
+        }
+    };
+    let (mut findings, mut unserved) = (Vec::new(), Vec::new());
+    for endpoint in &endpoints {
+        match look(endpoint) {
+            Looked::Told(finding) => findings.push(finding),
+            Looked::Unserved => unserved.push(endpoint.to_string()),
+            Looked::Unknown => {}
         }
     }
+    findings.extend(nobody_listens(&service.id, &unserved));
+    findings
 }
 
-fn look_at(
-    service: &Unit,
-    endpoint: &Endpoint,
-    listeners: &Listeners,
-    is_root: bool,
-) -> Option<Finding> {
+/// Returns one line for all of them, which may be those of a list of ports.
+fn nobody_listens(id: &str, unserved: &[String]) -> Option<Finding> {
+    if unserved.is_empty() {
+        return None;
+    }
+    let mut places = unserved[..unserved.len().min(PLACES_MAX)].join(", ");
+    if unserved.len() > PLACES_MAX {
+        places += &format!(" and {} more", unserved.len() - PLACES_MAX);
+    }
+    let text = format!(
+        "nobody listens on {places}, where {id} connects to: start that server, or set another \
+         {VARIABLE} in {}",
+        configuration(id)
+    );
+    Some(Finding::warn("target", text))
+}
+
+fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners, is_root: bool) -> Looked {
     let id = &service.id;
     if let Some(finding) = sandbox::check(id, &service.sandbox, endpoint) {
-        return Some(finding);
+        return Looked::Told(finding);
     }
     let path = match &endpoint {
         Endpoint::Unix(UnixName::Path(path))
@@ -106,13 +142,13 @@ fn look_at(
     if let Some(finding) =
         (path.filter(|_| is_root)).and_then(|path| rights::check(id, &service.identity, path))
     {
-        return Some(finding);
+        return Looked::Told(finding);
     }
     let is_served = match endpoint {
         Endpoint::Tcp(address) if address.ip().is_loopback() => listeners.serve(*address),
         // The kernel lists it under the name that it was bound by, which cannot have been this path.
         Endpoint::Unix(UnixName::Path(path)) if path.as_os_str().len() > ADDRESS_BYTES_MAX => {
-            return None;
+            return Looked::Unknown;
         }
         Endpoint::Unix(name) => {
             // As it was bound, which may be another name of the same place, such as /run for /var/run.
@@ -121,26 +157,19 @@ fn look_at(
                 || real.is_some_and(|path| listeners.serve_unix(&UnixName::Path(path)))
         }
         // On another machine, or to be resolved first.
-        _ => return None,
+        _ => return Looked::Unknown,
     };
     if is_served && path.is_some() && !is_root {
         let text = format!(
             "{endpoint}, of {id}, is listened to; whether {id} may write to it can be looked at by root only"
         );
-        return Some(Finding::warn("target", text));
+        return Looked::Told(Finding::warn("target", text));
     }
     if is_served {
-        return Some(Finding::ok(
-            "target",
-            format!("{endpoint}, of {id}, is listened to"),
-        ));
+        let text = format!("{endpoint}, of {id}, is listened to");
+        return Looked::Told(Finding::ok("target", text));
     }
-    let text = format!(
-        "nobody listens on {endpoint}, where {id} connects to: start that server, or set another \
-         {VARIABLE} in {}",
-        configuration(id)
-    );
-    Some(Finding::warn("target", text))
+    Looked::Unserved
 }
 
 fn ask(service: &Unit) -> Option<Snapshot> {
@@ -263,6 +292,19 @@ mod tests {
         ] {
             units[0].listen = vec![listener.into()];
             assert_eq!(levels(&units), Some(level), "{listener}");
+        }
+    }
+
+    #[test]
+    fn targets_of_a_list_of_ports_that_nobody_listens_on_are_one_line() {
+        let places = ["[::1]:1", "[::1]:2", "[::1]:3", "[::1]:4", "[::1]:5"].map(str::to_owned);
+        for (count, named) in [
+            (1, "on [::1]:1, where"),
+            (3, "on [::1]:1, [::1]:2, [::1]:3, where"),
+            (5, "on [::1]:1, [::1]:2, [::1]:3 and 2 more, where"),
+        ] {
+            let finding = nobody_listens("vsock-bridge@1.service", &places[..count]).unwrap();
+            assert!(finding.text.contains(named), "{}", finding.text);
         }
     }
 
