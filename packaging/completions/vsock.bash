@@ -34,7 +34,7 @@ _vsockctl() {
     ' prefix generate') choices='--write' ;;
     ' hosts') choices='--write --remove --resolved' ;;
     ' rules') choices='--load --unload --gateway --who --to --rules' ;;
-    ' check') choices='--json' ;;
+    ' check') choices='--user --json' ;;
     ' list'*) choices="--user --json --no-legend --watch $(_vsock_bridges)" ;;
     ' metrics') choices='--openmetrics --http' ;;
     ' forward'*) choices='--allow-cid --persistent --remove --dry-run --owner' ;;

@@ -46,6 +46,7 @@ complete -c vsockctl -n '__fish_seen_subcommand_from rules' -l gateway -d 'Print
 complete -c vsockctl -n '__fish_seen_subcommand_from rules' -x -l who -a '(__vsockctl_machines)' -d 'Only rules for this machine'
 complete -c vsockctl -n '__fish_seen_subcommand_from rules' -x -l to -d 'Only rules that lead there'
 complete -c vsockctl -n '__fish_seen_subcommand_from rules' -r -l rules -d 'Another file'
+complete -c vsockctl -n '__fish_seen_subcommand_from check' -l user -d 'Those of your own systemd'
 complete -c vsockctl -n '__fish_seen_subcommand_from check' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l json -d 'As JSON'
 complete -c vsockctl -n '__fish_seen_subcommand_from list' -l user -d 'Your own'

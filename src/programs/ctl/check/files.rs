@@ -7,15 +7,18 @@ use std::path::{Path, PathBuf};
 use super::finding::{Finding, Level};
 use super::settings::services;
 use super::units::Unit;
-use crate::config_file;
 use crate::gateway_rules;
 use crate::prefix;
 use crate::programs::bridge::complaints;
-use crate::programs::bridge::variables::{Complaint, FOLDER, Variables};
+use crate::programs::bridge::variables::{Complaint, Variables};
 
-/// Returns a line for each wrong setting, or one for all files if there are any. `misnamed`: those that nobody reads.
-pub(super) fn check(units: &[Unit], misnamed: Vec<Finding>) -> Vec<Finding> {
-    let mut paths = files_in(Path::new(FOLDER));
+/// The file of all bridges.
+const COMMON: &str = "vsock-bridge.conf";
+
+/// Returns a line for each wrong setting, or one for all files of the folder if there are any. `misnamed`: those that nobody
+/// reads.
+pub(super) fn check(units: &[Unit], folder: &Path, misnamed: Vec<Finding>) -> Vec<Finding> {
+    let mut paths = files_in(folder);
     let read = services(units).flat_map(|service| service.environment_files.iter().cloned());
     paths.extend(read.filter(|path| path.exists()));
     let mut findings = misnamed;
@@ -31,7 +34,7 @@ pub(super) fn check(units: &[Unit], misnamed: Vec<Finding>) -> Vec<Finding> {
         }
     }
     if findings.is_empty() && !paths.is_empty() {
-        let text = format!("in {FOLDER} are all known and valid");
+        let text = format!("in {} are all known and valid", folder.display());
         findings.push(Finding::ok("settings", text));
     }
     findings
@@ -49,6 +52,10 @@ pub(super) fn keep_down(service: &Unit) -> bool {
         || listens_twice(service).is_some()
 }
 
+fn is_common(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == COMMON)
+}
+
 fn files_in(folder: &Path) -> BTreeSet<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
@@ -64,7 +71,7 @@ fn look(path: &Path, is_in_use: bool) -> Vec<Finding> {
     if let Err(error) = variables.read(path) {
         return vec![Finding::warn("settings", error.report())];
     }
-    if path == Path::new(config_file::PATH) {
+    if is_common(path) {
         // It has a line of its own.
         variables
             .assigned
@@ -72,7 +79,7 @@ fn look(path: &Path, is_in_use: bool) -> Vec<Finding> {
     }
     // What the settings of one bridge come to is told when all of them are known.
     let level = Level::of_fault(is_in_use);
-    if path == Path::new(config_file::PATH) {
+    if is_common(path) {
         let complaints = variables.complaints().into_iter();
         return complaints.map(|one| finding(one, level)).collect();
     }
@@ -130,7 +137,7 @@ fn together_idle(path: &Path, units: &[Unit]) -> Vec<Finding> {
     let id = format!("{}.service", stem.unwrap_or_default());
     let service = units.iter().find(|unit| unit.id == id);
     let together = together(&Unit {
-        environment_files: vec![config_file::PATH.into(), path.to_owned()],
+        environment_files: vec![path.with_file_name(COMMON), path.to_owned()],
         ..service.cloned().unwrap_or_default()
     });
     let place = format!("{}:", path.display());
@@ -143,7 +150,7 @@ fn together_idle(path: &Path, units: &[Unit]) -> Vec<Finding> {
 pub(super) fn is_in_use(path: &Path, units: &[Unit]) -> bool {
     let stem = path.file_stem().and_then(|stem| stem.to_str());
     let is_its = |unit: &&Unit| unit.id.rsplit_once('.').map(|(name, _)| name) == stem;
-    path == Path::new(config_file::PATH)
+    is_common(path)
         || units.iter().filter(is_its).any(Unit::is_in_use)
         || services(units).any(|service| service.environment_files.iter().any(|read| read == path))
 }
@@ -152,6 +159,7 @@ pub(super) fn is_in_use(path: &Path, units: &[Unit]) -> bool {
 mod tests {
     use super::super::units::tests::{active, inactive};
     use super::*;
+    use crate::programs::bridge::variables::FOLDER;
 
     fn levels(text: &str, is_in_use: bool) -> Vec<(Level, String)> {
         let folder = tempfile::tempdir().unwrap();

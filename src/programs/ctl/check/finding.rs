@@ -1,9 +1,15 @@
 //! What one check found, and the table of all of them. Pure: who prints decides about colours.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use anstyle::{AnsiColor, Style};
 use serde::Serialize;
+
+/// The command for units of a user.
+const OF_USER: &str = "systemctl --user ";
+/// Where drop-ins of the machine's units are.
+const OF_MACHINE: &str = "/etc/systemd/system/";
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -87,9 +93,32 @@ impl Finding {
         self
     }
 
+    /// Makes it one about units of a user, whose systemd reads their drop-ins in a folder of `configuration`.
+    pub(super) fn of_user(mut self, configuration: Option<&Path>) -> Finding {
+        self.text = self.text.replace("`journalctl -", "`journalctl --user -");
+        let folder = configuration.map(|folder| format!("{}/systemd/user/", folder.display()));
+        let own = |command: String| {
+            let command = match command.strip_prefix("systemctl ") {
+                Some(rest) => format!("{OF_USER}{rest}"),
+                None => command,
+            };
+            match &folder {
+                Some(folder) => command.replace(OF_MACHINE, folder),
+                None => command,
+            }
+        };
+        self.commands = self.commands.into_iter().map(own).collect();
+        self
+    }
+
     /// Joins the commands to one line for a shell.
     fn command_line(&self, is_root: bool) -> Option<String> {
-        let sudo = if is_root { "" } else { "sudo " };
+        // What is the user's is not for root.
+        let is_own = self
+            .commands
+            .iter()
+            .any(|command| command.starts_with(OF_USER));
+        let sudo = if is_root || is_own { "" } else { "sudo " };
         let commands: Vec<String> = self.commands.iter().map(|c| format!("{sudo}{c}")).collect();
         (!commands.is_empty()).then(|| commands.join(" && "))
     }
@@ -137,6 +166,19 @@ mod tests {
             "OK    a       is well\nFAIL  longer  is broken; run `sudo one && sudo two --now`\n";
         assert_eq!(plain(&findings, false), lines);
         assert_eq!(plain(&findings, true), lines.replace("sudo ", ""));
+    }
+
+    #[test]
+    fn commands_of_a_user_are_not_for_root() {
+        let finding = Finding::new(Level::Fail, "a", "see `journalctl -eu a`")
+            .run("mkdir -p '/etc/systemd/system/a.d'")
+            .run("systemctl daemon-reload");
+        let device = Finding::warn("device", "is missing").run("modprobe vsock");
+        let own = [finding, device].map(|one| one.of_user(Some(Path::new("/home/a/.config"))));
+        let lines = "FAIL  a       see `journalctl --user -eu a`; run `mkdir -p \
+             '/home/a/.config/systemd/user/a.d' && systemctl --user daemon-reload`\n\
+             WARN  device  is missing; run `sudo modprobe vsock`\n";
+        assert_eq!(plain(&own, false), lines);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use super::finding::Finding;
 use super::settings::services;
 use super::units::Unit;
 use crate::gateway_rules;
-use crate::programs::bridge::variables::FOLDER;
 
 /// Units of which there is one.
 const SINGLE: [&str; 4] = [
@@ -39,8 +38,8 @@ const OLD: [&str; 9] = [
 const OLD_WITHIN: [&str; 3] = [".dpkg-", ".rpm", ".ucf-"];
 
 /// Returns a line for each file that has settings and is of no bridge, or whose name is nearly that of one in use.
-pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
-    let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
+pub(super) fn check(units: &[Unit], folder: &Path) -> Vec<Finding> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
     paths.sort();
     let problems = paths.iter().filter_map(|path| problem(path, units));
@@ -61,7 +60,7 @@ fn problem(path: &Path, units: &[Unit]) -> Option<String> {
         );
         return has_settings(path).then_some(text);
     }
-    let near = near(name, units)?;
+    let near = near(path.parent()?, name, units)?;
     Some(format!(
         "{} is of no bridge in use, and {near}, which is, has no file: is the name misspelt?",
         path.display()
@@ -88,11 +87,11 @@ fn has_settings(path: &Path) -> bool {
 }
 
 /// Finds a bridge in use without a file of its own whose name differs in one letter.
-fn near<'a>(name: &str, units: &'a [Unit]) -> Option<&'a str> {
+fn near<'a>(folder: &Path, name: &str, units: &'a [Unit]) -> Option<&'a str> {
     let bridges = services(units).filter_map(|service| service.id.strip_suffix(".service"));
     let mut lonely = bridges.filter(|bridge| {
         let file = format!("{bridge}.conf");
-        strsim::osa_distance(&file, name) == 1 && !Path::new(FOLDER).join(file).exists()
+        strsim::osa_distance(&file, name) == 1 && !folder.join(file).exists()
     });
     lonely.next()
 }
@@ -136,7 +135,11 @@ mod tests {
             ("vsock-bridge@80.conf", None),
             ("vsock-bridge-any.conf", None),
         ] {
-            assert_eq!(near(name, &units), expected, "{name}");
+            assert_eq!(
+                near(Path::new("/missing"), name, &units),
+                expected,
+                "{name}"
+            );
         }
     }
 }

@@ -31,11 +31,14 @@ mod ties;
 mod transport;
 pub(crate) mod units;
 
+use std::path::Path;
+
 use clap::Args;
 
 use super::output;
 use crate::error::{Error, Result};
 use crate::prefix::Prefix;
+use crate::programs::bridge::variables::FOLDER;
 
 use finding::{Finding, Level};
 use units::{Manager, Unasked, Unit, Use};
@@ -43,6 +46,11 @@ use units::{Manager, Unasked, Unit, Use};
 /// How the findings are shown.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
+    /// Look at those of your own `systemctl --user`.
+    ///
+    /// Looks at your bridges in place of those of the machine, and at what these need.
+    #[arg(long)]
+    user: bool,
     /// Print JSON.
     ///
     /// Prints an array of objects instead of lines.
@@ -55,9 +63,15 @@ pub(crate) struct Arguments {
 /// Errors: [`Error::Checks`] when something has failed, [`Error::Output`].
 pub(crate) fn run(arguments: &Arguments, is_quiet: bool, given: Option<Prefix>) -> Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
-    let mut findings = match units::gather(Manager::System) {
-        Ok(units) => look(given, is_root, &units, None),
-        Err(problem) => look(given, is_root, &[], Some(&problem)),
+    let mut findings = match arguments.user {
+        true => match units::gather(Manager::User) {
+            Ok(units) => look_at_own(&units),
+            Err(problem) => vec![unasked(&problem)],
+        },
+        false => match units::gather(Manager::System) {
+            Ok(units) => look(given, is_root, &units, None),
+            Err(problem) => look(given, is_root, &[], Some(&problem)),
+        },
     };
     findings.retain(|finding| finding.level != Level::Ok || !is_quiet);
     let text = match arguments.json {
@@ -91,6 +105,10 @@ fn look(
     };
     let (device, transports) = (device::gather(), transport::gather());
     let system = system::gather();
+    let looker = match is_root {
+        true => targets::Looker::Root,
+        false => targets::Looker::Other,
+    };
     let prefix = prefix::gather(given, problem.is_none());
     let own_cid = transports.knows_cid(&device).then_some(transports.cid);
     let listeners = listeners::gather();
@@ -121,28 +139,68 @@ fn look(
         findings.extend(names::check(*prefix));
     }
     findings.extend(registry::check(units));
-    findings.extend(files::check(units, misnamed::check(units)));
+    let folder = Path::new(FOLDER);
+    findings.extend(files::check(units, folder, misnamed::check(units, folder)));
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
     match problem {
         Some(Unasked::NoSystemd) => findings.push(Finding::ok(
             "units",
             "none, as systemd is not running: see `--listen` in vsock-bridge(8)",
         )),
-        Some(problem) => findings.push(Finding::warn(
-            "units",
-            format!("cannot be looked at: {problem}"),
-        )),
+        Some(problem) => findings.push(unasked(problem)),
         None => {
             findings.extend(nft::check(&nft, units));
             findings.extend(ports::check(&clashes, units));
             findings.extend(port_lists::check(units));
-            findings.extend(states::check(units, is_explained, states::last_error));
+            findings.extend(states::check(units, is_explained, |unit| {
+                states::last_error(unit, Manager::System)
+            }));
             findings.extend(ties::check(units));
-            findings.extend(targets::check(units, &listeners, is_root));
+            findings.extend(targets::check(units, &listeners, looker));
             findings.extend(commands::check(units));
             findings.extend(allowed::check(units));
             findings.extend(gateway::check(units));
         }
     }
     findings
+}
+
+fn unasked(problem: &Unasked) -> Finding {
+    Finding::warn("units", format!("cannot be looked at: {problem}"))
+}
+
+/// Looks at the bridges of the user who asks. The prefix, its route and its rules are the machine's, and none of these needs
+/// them.
+fn look_at_own(units: &[Unit]) -> Vec<Finding> {
+    let is_used = Use {
+        to_host: targets::has_host(units),
+        ..Use::of(units)
+    };
+    let (device, transports) = (device::gather(), transport::gather());
+    let listeners = listeners::gather();
+    let clashes = ports::clashes(units, &listeners);
+    let is_explained = |unit: &Unit| {
+        clashes.iter().any(|clash| clash.unit.id == unit.id) || files::keep_down(unit)
+    };
+    let reason = |unit: &Unit| states::last_error(unit, Manager::User);
+    let mut findings = vec![
+        device::check(&device, &is_used),
+        transport::check(&transports, &device, &is_used),
+        transport::cid(&transports, &device),
+        kernel::check(&kernel::version()),
+    ];
+    // ~/.config, as the user's systemd has it; the files need not exist.
+    let files = units.iter().flat_map(|unit| &unit.environment_files);
+    let folder = files.filter_map(|path| path.parent()).next();
+    if let Some(folder) = folder {
+        let misnamed = misnamed::check(units, folder);
+        findings.extend(files::check(units, folder, misnamed));
+    }
+    findings.extend(ports::check(&clashes, units));
+    findings.extend(states::check(units, is_explained, reason));
+    findings.extend(targets::check(units, &listeners, targets::Looker::Owner));
+    findings.extend(allowed::check(units));
+    let configuration = folder.and_then(Path::parent);
+    let own = |finding: Finding| finding.of_user(configuration);
+    findings.into_iter().map(own).collect()
 }

@@ -5,6 +5,7 @@ use crate::config_file;
 use crate::configured;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::programs::bridge::variables::FOLDER;
 
 /// A setting, and where it was written: a file with its line, or the unit.
 #[derive(Debug)]
@@ -62,11 +63,14 @@ pub(crate) fn setting(
 }
 
 /// Returns the file with the settings of an instance.
-pub(crate) fn configuration(service: &str) -> String {
-    format!(
-        "/etc/vsock-bridge/{}.conf",
-        service.trim_end_matches(".service")
-    )
+pub(crate) fn configuration(service: &Unit) -> String {
+    let name = format!("{}.conf", service.id.trim_end_matches(".service"));
+    // That of a user is elsewhere.
+    let mut files = service.environment_files.iter();
+    match files.find(|path| path.file_name().is_some_and(|file| *file == *name)) {
+        Some(path) => path.display().to_string(),
+        None => format!("{FOLDER}/{name}"),
+    }
 }
 
 /// Returns the addresses that the socket of a service listens on.

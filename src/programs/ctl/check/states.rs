@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use super::finding::{Finding, Level};
 use super::settings::configuration;
-use super::units::{METRICS, PREFIX_SERVICE, Unit};
+use super::units::{METRICS, Manager, PREFIX_SERVICE, Unit};
 use crate::clock::Moment;
 use crate::programs::exec::command;
 use crate::tool::{self, ANSWER_TIME};
@@ -33,9 +33,13 @@ pub(super) fn check(
 }
 
 /// Asks the journal for the last error of a unit that says more than that it has failed; only who may read it hears.
-pub(super) fn last_error(unit: &Unit) -> Option<String> {
+pub(super) fn last_error(unit: &Unit, manager: Manager) -> Option<String> {
     let question = ["--boot", "--quiet", "--no-pager", "--output=cat"];
-    let lines = ["--priority=err", "--lines=20", "--unit", &unit.id];
+    let of_unit = match manager {
+        Manager::System => "--unit",
+        Manager::User => "--user-unit",
+    };
+    let lines = ["--priority=err", "--lines=20", of_unit, &unit.id];
     let deadline = Moment::now() + ANSWER_TIME;
     let said = tool::ask("journalctl", &[question, lines].concat(), deadline);
     last_reason(&said.ok()??.answer, &unit.id)
@@ -82,7 +86,7 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
         let text = format!(
             "cannot start: {cause}; put that right, in {} if it is a setting: it is tried again by itself, at the \
              latest after a minute",
-            configuration(id)
+            configuration(unit)
         );
         return Some(fail(text));
     }

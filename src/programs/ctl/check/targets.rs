@@ -36,12 +36,24 @@ enum Looked {
     Unknown,
 }
 
-/// Returns a line for each target, on this machine, of a bridge in use, and for each bridge that reaches none. Only root can ask what the user of a service may do.
-pub(super) fn check(units: &[Unit], listeners: &Listeners, is_root: bool) -> Vec<Finding> {
+/// Who looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Looker {
+    /// Who may look at everything.
+    Root,
+    /// The user whose bridges they are.
+    Owner,
+    /// Some other user.
+    Other,
+}
+
+/// Returns a line for each target, on this machine, of a bridge in use, and for each bridge that reaches none. Only root can
+/// ask what the user of a service may do.
+pub(super) fn check(units: &[Unit], listeners: &Listeners, looker: Looker) -> Vec<Finding> {
     services(units)
         .flat_map(|service| match target(service) {
             Ok(Some(target)) => {
-                let look = |endpoint: &Endpoint| look_at(service, endpoint, listeners, is_root);
+                let look = |endpoint: &Endpoint| look_at(service, endpoint, listeners, looker);
                 let given = given(service);
                 let names = Known::now(given.as_ref());
                 let sockets = sockets_of(service, units);
@@ -105,15 +117,16 @@ fn look_at_all(
             Looked::Unknown => {}
         }
     }
-    findings.extend(nobody_listens(&service.id, &unserved));
+    findings.extend(nobody_listens(service, &unserved));
     findings
 }
 
 /// Returns one line for all of them, which may be those of a list of ports.
-fn nobody_listens(id: &str, unserved: &[String]) -> Option<Finding> {
+fn nobody_listens(service: &Unit, unserved: &[String]) -> Option<Finding> {
     if unserved.is_empty() {
         return None;
     }
+    let id = &service.id;
     let mut places = unserved[..unserved.len().min(PLACES_MAX)].join(", ");
     if unserved.len() > PLACES_MAX {
         places += &format!(" and {} more", unserved.len() - PLACES_MAX);
@@ -121,12 +134,12 @@ fn nobody_listens(id: &str, unserved: &[String]) -> Option<Finding> {
     let text = format!(
         "nobody listens on {places}, where {id} connects to: start that server, or set another \
          {VARIABLE} in {}",
-        configuration(id)
+        configuration(service)
     );
     Some(Finding::warn("target", text))
 }
 
-fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners, is_root: bool) -> Looked {
+fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners, looker: Looker) -> Looked {
     let id = &service.id;
     if let Some(finding) = sandbox::check(id, &service.sandbox, endpoint) {
         return Looked::Told(finding);
@@ -139,8 +152,8 @@ fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners, is_root: 
         } => Some(path),
         _ => None,
     };
-    if let Some(finding) =
-        (path.filter(|_| is_root)).and_then(|path| rights::check(id, &service.identity, path))
+    if let Some(finding) = (path.filter(|_| looker == Looker::Root))
+        .and_then(|path| rights::check(id, &service.identity, path))
     {
         return Looked::Told(finding);
     }
@@ -159,7 +172,7 @@ fn look_at(service: &Unit, endpoint: &Endpoint, listeners: &Listeners, is_root: 
         // On another machine, or to be resolved first.
         _ => return Looked::Unknown,
     };
-    if is_served && path.is_some() && !is_root {
+    if is_served && path.is_some() && looker == Looker::Other {
         let text = format!(
             "{endpoint}, of {id}, is listened to; whether {id} may write to it can be looked at by root only"
         );
@@ -260,7 +273,7 @@ mod tests {
     }
 
     fn levels(to: &str) -> Vec<Level> {
-        let findings = check(&units(to), &listeners(), true);
+        let findings = check(&units(to), &listeners(), Looker::Root);
         findings.iter().map(|finding| finding.level).collect()
     }
 
@@ -276,14 +289,18 @@ mod tests {
         ] {
             assert_eq!(levels(to), [level], "{to}");
         }
-        let text = &check(&units("[::1]:446"), &listeners(), true)[0].text;
+        let text = &check(&units("[::1]:446"), &listeners(), Looker::Root)[0].text;
         assert!(text.contains("[::1]:446") && text.contains("vsock-bridge@445.conf"));
     }
 
     #[test]
     fn a_mapped_port_is_that_of_the_socket() {
         let mut units = units("[::1]:mapped");
-        let levels = |units: &[Unit]| check(units, &listeners(), true).pop().map(|f| f.level);
+        let levels = |units: &[Unit]| {
+            check(units, &listeners(), Looker::Root)
+                .pop()
+                .map(|f| f.level)
+        };
         assert_eq!(levels(&units), Some(Level::Fail));
         for (listener, level) in [
             ("/run/vm.vsock_445", Level::Ok),
@@ -297,13 +314,14 @@ mod tests {
 
     #[test]
     fn targets_of_a_list_of_ports_that_nobody_listens_on_are_one_line() {
+        let service = active("vsock-bridge@1.service");
         let places = ["[::1]:1", "[::1]:2", "[::1]:3", "[::1]:4", "[::1]:5"].map(str::to_owned);
         for (count, named) in [
             (1, "on [::1]:1, where"),
             (3, "on [::1]:1, [::1]:2, [::1]:3, where"),
             (5, "on [::1]:1, [::1]:2, [::1]:3 and 2 more, where"),
         ] {
-            let finding = nobody_listens("vsock-bridge@1.service", &places[..count]).unwrap();
+            let finding = nobody_listens(&service, &places[..count]).unwrap();
             assert!(finding.text.contains(named), "{}", finding.text);
         }
     }
@@ -318,7 +336,7 @@ mod tests {
         ] {
             let mut units = units(to);
             units[0].listen = vec![listener.into()];
-            let [finding] = &check(&units, &listeners(), true)[..] else {
+            let [finding] = &check(&units, &listeners(), Looker::Root)[..] else {
                 panic!("{listener} to {to}: not one line")
             };
             assert_eq!(finding.level, Level::Fail, "{finding:?}");
@@ -352,7 +370,7 @@ mod tests {
             file_state: "disabled".into(),
             ..inactive("vsock-bridge@445.socket")
         };
-        assert_eq!(check(&units, &listeners(), true), []);
+        assert_eq!(check(&units, &listeners(), Looker::Root), []);
     }
 
     #[test]
@@ -419,12 +437,12 @@ mod tests {
         fs::write(&path, "# c\nVSOCK_BRIDGE_TO=vsock::445\n").unwrap();
         let mut units = units("[::1]:445");
         units[1].environment_files = vec![directory.path().join("missing"), path.clone()];
-        let text = &check(&units, &listeners(), true)[0].text;
+        let text = &check(&units, &listeners(), Looker::Root)[0].text;
         assert!(
             text.starts_with(&format!("{}:2: ", path.display())),
             "{text}"
         );
         units[1].command = "{ argv[]=/x --to [::1]:446 }".into();
-        assert_eq!(check(&units, &listeners(), true), []);
+        assert_eq!(check(&units, &listeners(), Looker::Root), []);
     }
 }
