@@ -37,7 +37,7 @@ _vsockctl() {
     ' check') choices='--user --json' ;;
     ' list'*) choices="--user --json --no-legend --watch $(_vsock_bridges)" ;;
     ' metrics') choices='--openmetrics --http' ;;
-    ' forward'*) choices='--allow-cid --persistent --remove --dry-run --owner' ;;
+    ' forward'*) choices='--allow-cid --persistent --user --remove --dry-run --owner' ;;
     ' machines') choices='--json --no-legend --publish' ;;
     ' help') choices='addr cid prefix hosts rules check list forward machines metrics' ;;
     ' help prefix') choices='show generate up down watch' ;;

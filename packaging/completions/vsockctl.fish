@@ -56,6 +56,7 @@ complete -c vsockctl -n '__fish_seen_subcommand_from list' -a '(__vsockctl_bridg
 complete -c vsockctl -n '__fish_seen_subcommand_from metrics' -l openmetrics -d 'In the format of OpenMetrics'
 complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l allow-cid -x -d 'Machines that may connect over vsock'
 complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l persistent -d 'Have systemd forward, also after a boot'
+complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l user -d 'By your own systemd'
 complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l remove -d 'Undo what --persistent has done'
 complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l dry-run -d 'Print a script instead of doing it'
 complete -c vsockctl -n '__fish_seen_subcommand_from forward' -l owner -x -a '(__fish_complete_users)' -d 'Whose the socket is'

@@ -121,7 +121,7 @@ pub(crate) fn listens_twice(variables: &Variables, socket: &str) -> Option<Strin
 
 /// Asks systemd for a service and its socket; where it does not run, there are files alone.
 fn ask(name: &str) -> [Option<Unit>; 2] {
-    match units::with_socket(name) {
+    match units::with_socket(units::Manager::System, name) {
         Ok(units) => units,
         Err(Unasked::NoSystemd) => [None, None],
         Err(Unasked::Failed(problem)) => {

@@ -210,9 +210,9 @@ fn port_of_commands(socket: &Unit) -> Option<(String, PathBuf)> {
 }
 
 /// Asks systemd for a service and the socket of its name, which it loads for that; what does not exist is `not-found`.
-pub(crate) fn with_socket(name: &str) -> Result<[Option<Unit>; 2], Unasked> {
+pub(crate) fn with_socket(manager: Manager, name: &str) -> Result<[Option<Unit>; 2], Unasked> {
     let ids = ["service", "socket"].map(|kind| format!("{name}.{kind}"));
-    let mut units = show(Manager::System, &[&ids[0], &ids[1]])?;
+    let mut units = show(manager, &[&ids[0], &ids[1]])?;
     // One that has another name besides is told by that, but its kind stays.
     Ok(["service", "socket"].map(|kind| {
         let place = units.iter().position(|unit| unit.is("", kind));

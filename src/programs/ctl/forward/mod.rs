@@ -17,6 +17,7 @@ use crate::allow_list::{self, AllowList};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::programs::bridge::{self, Arguments as Bridge};
+use crate::programs::ctl::check::units::Manager;
 use crate::programs::options::Machines;
 
 use places::{Listen, Target};
@@ -42,6 +43,11 @@ pub(crate) struct Arguments {
     /// socket. Needs root.
     #[arg(long)]
     persistent: bool,
+    /// Have your own systemd forward, without root.
+    ///
+    /// With --persistent or --remove, what forwards is a bridge of `systemctl --user`, as the user who types.
+    #[arg(long, conflicts_with = "owner")]
+    user: bool,
     /// Undo what --persistent has done.
     ///
     /// Stops what forwards from there, and removes the files that were written. Needs root.
@@ -68,10 +74,15 @@ pub(super) fn run(arguments: Arguments, machines: Machines) -> Result<ExitCode> 
         persistent: is_persistent,
         dry_run: is_dry,
         owner,
+        user: is_own,
         ..
     } = arguments;
+    let manager = match is_own {
+        true => Manager::User,
+        false => Manager::System,
+    };
     let Some(Target(target)) = target else {
-        return print(persist::remove(&listen, is_dry));
+        return print(persist::remove(manager, &listen, is_dry));
     };
     for line in gives::warnings(&listen, &target, allow_cid.text()) {
         log::warn!("{line}");
@@ -83,12 +94,13 @@ pub(super) fn run(arguments: Arguments, machines: Machines) -> Result<ExitCode> 
             allowed: allow_cid.text(),
             owner: owner.as_deref(),
         };
-        return print(persist::add(&wish, is_dry));
+        return print(persist::add(manager, &wish, is_dry));
     }
-    if is_dry {
-        let hint =
-            "`--dry-run` is for `--persistent` and `--remove`; without them nothing is changed";
-        return Err(Error::Usage(hint.to_owned()));
+    if is_dry || is_own {
+        let option = if is_dry { "--dry-run" } else { "--user" };
+        return Err(Error::Usage(format!(
+            "`{option}` is for `--persistent` and `--remove`; without them nothing is changed"
+        )));
     }
     Ok(bridge::run(settings(
         &listen, &target, allow_cid, machines,

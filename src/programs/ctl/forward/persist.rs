@@ -6,21 +6,21 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::geteuid;
 
-use super::plan::{self, MARK, Wish, Written};
+use super::plan::{self, MARK, Place, Wish, Written};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::programs::ctl::check::rights::{self, Access};
-use crate::programs::ctl::check::units::{self, Unit};
+use crate::programs::ctl::check::units::{self, Manager, Unit};
 use crate::programs::ctl::text_file;
 
 /// Forwards from now on, also after a boot; or returns a script that does so.
 ///
 /// Errors: what is there already and not from here; a target that nobody but root may write to; systemd that refuses.
-pub(super) fn add(wish: &Wish<'_>, is_dry: bool) -> Result<String> {
-    let unit = plan::unit(wish.listen)?;
-    let service = service(&unit)?;
-    let files = plan::files(&unit, wish, &needs(&service, wish.target)?);
-    for path in plan::places(&unit) {
+pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<String> {
+    let unit = plan::unit(manager, wish.listen)?;
+    let (place, service) = place(manager, &unit)?;
+    let files = plan::files(&place, &unit, wish, &needs(&place, &service, wish.target)?);
+    for path in plan::places(&place, &unit) {
         if is_there(&path)? == Some(false) {
             let path = path.display();
             return Err(Error::Usage(format!(
@@ -36,30 +36,36 @@ pub(super) fn add(wish: &Wish<'_>, is_dry: bool) -> Result<String> {
         vec!["restart".to_owned(), format!("{unit}.socket")],
     ];
     if is_dry {
-        return Ok(script(&files, &commands));
+        return Ok(script(&place, &files, &commands));
     }
-    remove_files(&unit)?;
+    remove_files(&place, &unit)?;
     for (path, text) in &files {
         let folder = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
         text_file::put(path, &[], text.as_bytes())?;
     }
-    run_all(&commands)?;
-    log::info!("{unit}.socket forwards; `vsockctl list {unit}` shows its connections");
+    run_all(&place, &commands)?;
+    let option = place.option();
+    log::info!("{unit}.socket forwards; `vsockctl list {option}{unit}` shows its connections");
     Ok(String::new())
 }
 
 /// Forwards no more; or returns a script that does so.
 ///
 /// Errors: one that was not added here.
-pub(super) fn remove(listen: &[Endpoint], is_dry: bool) -> Result<String> {
-    let unit = plan::unit(listen)?;
-    let ours = ours(&unit)?;
+pub(super) fn remove(manager: Manager, listen: &[Endpoint], is_dry: bool) -> Result<String> {
+    let unit = plan::unit(manager, listen)?;
+    let place = match manager {
+        Manager::System => Place::of_machine(),
+        Manager::User => place(manager, &unit)?.0,
+    };
+    let ours = ours(&place, &unit)?;
     if ours.is_empty() {
         let first = listen.first().map(Endpoint::to_string);
         return Err(Error::Usage(format!(
-            "nothing from {} is forwarded by `vsockctl forward --persistent`",
-            first.unwrap_or_default()
+            "nothing from {} is forwarded by `vsockctl forward {}--persistent`",
+            first.unwrap_or_default(),
+            place.option()
         )));
     }
     let before = [
@@ -79,19 +85,42 @@ pub(super) fn remove(listen: &[Endpoint], is_dry: bool) -> Result<String> {
             format!("rmdir --ignore-fail-on-non-empty '{folder}'\n")
         });
         let removed: String = removed.chain(emptied).collect();
-        return Ok(script(&[], &before) + &removed + &script(&[], &after));
+        return Ok(script(&place, &[], &before) + &removed + &script(&place, &[], &after));
     }
-    run_all(&before)?;
-    remove_files(&unit)?;
-    run_all(&after)?;
+    run_all(&place, &before)?;
+    remove_files(&place, &unit)?;
+    run_all(&place, &after)?;
     Ok(String::new())
 }
 
-/// Asks systemd what the service is without anything from here: what another instance would be.
-fn service(unit: &str) -> Result<Unit> {
+/// Asks systemd what the service is without anything from here, what another instance would be, and so where its files are.
+fn place(manager: Manager, unit: &str) -> Result<(Place, Unit)> {
+    let service = service(manager, unit)?;
+    if manager == Manager::System {
+        return Ok((Place::of_machine(), service));
+    }
+    // ~/.config, as the user's systemd has it.
+    let files = service.environment_files.iter();
+    let settings = files.filter_map(|path| path.parent()).next();
+    let both = settings.and_then(|settings| Some((settings, settings.parent()?)));
+    let (settings, configuration) = both.ok_or_else(|| {
+        Error::Usage(format!(
+            "{} reads no files below ~/.config: `systemctl --user revert` it",
+            service.id
+        ))
+    })?;
+    let place = Place {
+        manager,
+        settings: settings.to_owned(),
+        units: configuration.join("systemd/user"),
+    };
+    Ok((place, service))
+}
+
+fn service(manager: Manager, unit: &str) -> Result<Unit> {
     let template = unit.split_once('@').map_or(unit, |(template, _)| template);
     let name = format!("{template}@vsockctl-forward");
-    let [asked, _] = units::with_socket(&name).map_err(|problem| {
+    let [asked, _] = units::with_socket(manager, &name).map_err(|problem| {
         Error::Usage(format!(
             "`--persistent` is for systemd, and {problem}; without it, start vsock-bridge --listen by your own init"
         ))
@@ -105,8 +134,12 @@ fn service(unit: &str) -> Result<Unit> {
 }
 
 /// Returns the lines that the service needs for its target.
-fn needs(service: &Unit, target: &Endpoint) -> Result<Vec<String>> {
+fn needs(place: &Place, service: &Unit, target: &Endpoint) -> Result<Vec<String>> {
     let mut lines = plan::opened(service.sandbox.lacks(target), target);
+    if place.manager == Manager::User {
+        // It reaches what the user does.
+        return Ok(lines);
+    }
     let socket = match target {
         Endpoint::Unix(UnixName::Path(path))
         | Endpoint::Mux {
@@ -141,9 +174,9 @@ fn is_there(path: &Path) -> Result<Option<bool>> {
     Ok((is_ours || path.exists()).then_some(is_ours))
 }
 
-fn ours(unit: &str) -> Result<Vec<PathBuf>> {
+fn ours(place: &Place, unit: &str) -> Result<Vec<PathBuf>> {
     let mut ours = Vec::new();
-    for path in plan::places(unit) {
+    for path in plan::places(place, unit) {
         if is_there(&path)? == Some(true) {
             ours.push(path);
         }
@@ -151,8 +184,8 @@ fn ours(unit: &str) -> Result<Vec<PathBuf>> {
     Ok(ours)
 }
 
-fn remove_files(unit: &str) -> Result<()> {
-    for path in ours(unit)? {
+fn remove_files(place: &Place, unit: &str) -> Result<()> {
+    for path in ours(place, unit)? {
         fs::remove_file(&path).map_err(Error::file("remove", &path))?;
         if let Some(folder) = own_folder(&path) {
             // Another drop-in keeps it.
@@ -168,9 +201,11 @@ fn own_folder(path: &Path) -> Option<&Path> {
     path.parent().filter(is_of_drop_ins)
 }
 
-fn run_all(commands: &[Vec<String>]) -> Result<()> {
+fn run_all(place: &Place, commands: &[Vec<String>]) -> Result<()> {
+    let systemctl = place.systemctl();
     commands.iter().try_for_each(|arguments| {
-        let output = Command::new("systemctl")
+        let output = Command::new(systemctl[0])
+            .args(&systemctl[1..])
             .args(arguments)
             .stdin(Stdio::null())
             .output()
@@ -186,14 +221,15 @@ fn run_all(commands: &[Vec<String>]) -> Result<()> {
 }
 
 /// Returns what does the same in a shell.
-fn script(files: &[Written], commands: &[Vec<String>]) -> String {
+fn script(place: &Place, files: &[Written], commands: &[Vec<String>]) -> String {
+    let systemctl = place.systemctl().join(" ");
     let write = |(path, text): &Written| {
         format!(
             "install -D -m 644 /dev/stdin '{}' <<'END'\n{text}END\n",
             path.display()
         )
     };
-    let run = |arguments: &Vec<String>| format!("systemctl {}\n", arguments.join(" "));
+    let run = |arguments: &Vec<String>| format!("{systemctl} {}\n", arguments.join(" "));
     files
         .iter()
         .map(write)

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
+use crate::programs::bridge::variables::FOLDER;
+use crate::programs::ctl::check::units::Manager;
 use crate::unix_path::{HOMES, is_below};
 
 /// The first line of each file, by which it is known again.
@@ -25,15 +27,57 @@ pub(super) struct Wish<'a> {
     pub(super) owner: Option<&'a str>,
 }
 
+/// Whose units forward, and where their files are.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    /// The service manager.
+    pub(super) manager: Manager,
+    /// Of the settings.
+    pub(super) settings: PathBuf,
+    /// Of the drop-ins.
+    pub(super) units: PathBuf,
+}
+
+impl Place {
+    /// That of the machine.
+    pub(super) fn of_machine() -> Place {
+        Place {
+            manager: Manager::System,
+            settings: FOLDER.into(),
+            units: "/etc/systemd/system".into(),
+        }
+    }
+
+    /// Returns the beginning of each command.
+    pub(super) fn systemctl(&self) -> &'static [&'static str] {
+        match self.manager {
+            Manager::System => &["systemctl"],
+            Manager::User => &["systemctl", "--user"],
+        }
+    }
+
+    /// Returns the words for it on a command line of `vsockctl forward`.
+    pub(super) fn option(&self) -> &'static str {
+        match self.manager {
+            Manager::System => "",
+            Manager::User => "--user ",
+        }
+    }
+}
+
 /// A file with its text.
 pub(super) type Written = (PathBuf, String);
 
 /// Returns the name of the bridge that listens there, without suffix.
 ///
 /// Errors: an address that no unit can be named by.
-pub(super) fn unit(listen: &[Endpoint]) -> Result<String> {
+pub(super) fn unit(manager: Manager, listen: &[Endpoint]) -> Result<String> {
     match listen.first() {
         Some(Endpoint::Vsock(addr)) => Ok(format!("vsock-bridge@{}", addr.port)),
+        // Users have no other template for ports.
+        Some(Endpoint::Tcp(addr)) if manager == Manager::User => {
+            Ok(format!("vsock-bridge@{}", addr.port()))
+        }
         Some(Endpoint::Tcp(addr)) => Ok(format!("vsock-bridge-ipv6@{}", addr.port())),
         Some(Endpoint::Unix(UnixName::Path(path))) => Ok(format!(
             "vsock-bridge-mux@{}",
@@ -60,17 +104,15 @@ fn plain(path: &str) -> String {
 }
 
 /// Returns the files that a bridge of that name may have from here.
-pub(super) fn places(unit: &str) -> [PathBuf; 3] {
-    let drop_in = |suffix: &str| -> PathBuf {
-        format!("/etc/systemd/system/{unit}.{suffix}.d/{DROP_IN}").into()
-    };
-    let settings = format!("/etc/vsock-bridge/{unit}.conf").into();
+pub(super) fn places(place: &Place, unit: &str) -> [PathBuf; 3] {
+    let drop_in = |suffix: &str| place.units.join(format!("{unit}.{suffix}.d/{DROP_IN}"));
+    let settings = place.settings.join(format!("{unit}.conf"));
     [settings, drop_in("socket"), drop_in("service")]
 }
 
 /// Returns the files with their texts. `needs`: lines for the service, which open its sandbox.
-pub(super) fn files(unit: &str, wish: &Wish<'_>, needs: &[String]) -> Vec<Written> {
-    let [settings, socket, service] = places(unit);
+pub(super) fn files(place: &Place, unit: &str, wish: &Wish<'_>, needs: &[String]) -> Vec<Written> {
+    let [settings, socket, service] = places(place, unit);
     let mut files = vec![(settings, settings_of(wish))];
     files.extend(socket_of(wish).map(|text| (socket, text)));
     if !needs.is_empty() {
@@ -168,7 +210,8 @@ mod tests {
             owner: Some("me"),
         };
         let needs: Vec<String> = needs.iter().map(|&line| line.to_owned()).collect();
-        let files = files(&unit(&listen).unwrap(), &wish, &needs);
+        let unit = unit(Manager::System, &listen).unwrap();
+        let files = files(&Place::of_machine(), &unit, &wish, &needs);
         let text = |(path, text): Written| {
             let text = text.strip_prefix(&format!("{MARK}\n")).unwrap().to_owned();
             (path.display().to_string(), text)
@@ -235,7 +278,7 @@ mod tests {
             "{own}"
         );
         let Listen(name) = "@name".parse().unwrap();
-        assert!(unit(&name).is_err());
+        assert!(unit(Manager::System, &name).is_err());
     }
 
     #[test]
