@@ -90,12 +90,15 @@ NSS_FILES = \
 	644:$(RELEASE:%release=%nss)/libnss_vsock.so:$(LIBDIR)/libnss_vsock.so.2 \
 	644:man/nss-vsock.8:$(MANDIR)/man8/nss-vsock.8
 
+# For systems with AppArmor.
+APPARMOR_FILES = 644:packaging/apparmor/vsock-bridge.in:$(SYSCONFDIR)/apparmor.d/vsock-bridge
+
 # Folders of our own, removed by uninstall when nothing of the administrator's is in them.
 OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
 
 STAGES = fmt clippy doc msrv unit programs shipped units packages systemd vm older virtio
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss uninstall docs recordings check-long check-next demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo soak peers interop fuzz bench bench-vm bench-plot clean static dist release deb
 
 build: ## build the programs
 	$(CARGO) build --release $(LOCKED)
@@ -143,9 +146,13 @@ install-nss: ## install the module that was built, into LIBDIR below DESTDIR
 	@$(MAKE) --no-print-directory install FILES='$(NSS_FILES)' BUILT_BY=nss \
 		THEN="put vsock before resolve and dns in the line hosts: of /etc/nsswitch.conf"
 
+install-apparmor: ## install the profiles of the services for AppArmor, below DESTDIR
+	@$(MAKE) --no-print-directory install FILES='$(APPARMOR_FILES)' \
+		THEN="run: apparmor_parser --replace $(SYSCONFDIR)/apparmor.d/vsock-bridge"
+
 uninstall: ## stop what runs, and remove what install put there; settings stay
 	@[ -n "$(DESTDIR)" ] || packaging/stop
-	@for file in $(FILES) $(NSS_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
+	@for file in $(FILES) $(NSS_FILES) $(APPARMOR_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the users vsock-bridge, vsock-bridge-names and vsock-exec, and vsock in /etc/nsswitch.conf if it is there"
@@ -161,6 +168,9 @@ static: ## build the programs without shared libraries, by the Rust target for m
 
 dist: ## make the tarball of a release, with the source of every crate
 	@packaging/dist
+
+release: ## make all that a release carries into one folder, and try each; RELEASE_CASES=--all builds it twice
+	@folder=$$(packaging/release) && tests/release/run "$$folder" $(RELEASE_CASES) && echo "$$folder"
 
 deb: ## build the Debian packages
 	@packaging/deb

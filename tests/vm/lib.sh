@@ -157,7 +157,8 @@ make_payload() {
     tar --concatenate --file="$work/payload.tar" "$work/installed.tar"
 }
 
-# make_packages FOLDER: the packages under short names, one of an older version, and for this machine the programs in them.
+# make_packages FOLDER: the packages under short names, one of an older version, which VM_PREVIOUS may name, and for this machine
+# the programs in them.
 make_packages() {
     local built name
     built=${VM_PACKAGES:-$(child "$top/packaging/deb")}
@@ -165,6 +166,7 @@ make_packages() {
         cp "$built/$name"_*.deb "$1/$name.deb"
     done
     dpkg-deb --extract "$1/vsock-bridge.deb" "$work/machine"
+    [[ -z ${VM_PREVIOUS-} ]] || { cp "$VM_PREVIOUS" "$1/previous.deb"; return; }
     # The same files: what an upgrade does is up to the scripts of the package.
     dpkg-deb --raw-extract "$1/vsock-bridge.deb" "$work/previous"
     sed -i 's/^Version: .*/&~previous/' "$work/previous/DEBIAN/control"
@@ -281,6 +283,8 @@ await_guest() {
 # What a guest needs anew after each boot.
 set_up_guest() {
     guest 30 'modprobe vsock_loopback' >&2
+    # As where AppArmor is in force at boot; the image starts no service of its own.
+    guest 60 'apparmor_parser --replace --skip-cache /etc/apparmor.d/vsock-bridge' >&2
     # The guest is both ends of its bridges, and by default they do not let their own machine in.
     guest 30 'systemctl set-environment VSOCK_BRIDGE_ALLOW_CID=any,local' >&2
 }
