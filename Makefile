@@ -98,7 +98,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc msrv unit programs shipped units packages systemd vm older virtio
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo soak peers interop fuzz bench bench-vm bench-plot clean static dist release deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release $(LOCKED)
@@ -168,9 +168,6 @@ static: ## build the programs without shared libraries, by the Rust target for m
 
 dist: ## make the tarball of a release, with the source of every crate
 	@packaging/dist
-
-release: ## make all that a release carries into one folder, and try each; RELEASE_CASES=--all builds it twice
-	@folder=$$(packaging/release) && tests/release/run "$$folder" $(RELEASE_CASES) && echo "$$folder"
 
 deb: ## build the Debian packages
 	@packaging/deb

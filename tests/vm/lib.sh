@@ -157,8 +157,7 @@ make_payload() {
     tar --concatenate --file="$work/payload.tar" "$work/installed.tar"
 }
 
-# make_packages FOLDER: the packages under short names, one of an older version, which VM_PREVIOUS may name, and for this machine
-# the programs in them.
+# make_packages FOLDER: the packages under short names, one of an older version, and for this machine the programs in them.
 make_packages() {
     local built name
     built=${VM_PACKAGES:-$(child "$top/packaging/deb")}
@@ -166,7 +165,6 @@ make_packages() {
         cp "$built/$name"_*.deb "$1/$name.deb"
     done
     dpkg-deb --extract "$1/vsock-bridge.deb" "$work/machine"
-    [[ -z ${VM_PREVIOUS-} ]] || { cp "$VM_PREVIOUS" "$1/previous.deb"; return; }
     # The same files: what an upgrade does is up to the scripts of the package.
     dpkg-deb --raw-extract "$1/vsock-bridge.deb" "$work/previous"
     sed -i 's/^Version: .*/&~previous/' "$work/previous/DEBIAN/control"
