@@ -10,10 +10,11 @@ use super::units::Unit;
 use crate::gateway_rules;
 
 /// Units of which there is one.
-const SINGLE: [&str; 4] = [
+const SINGLE: [&str; 5] = [
     "vsock-bridge",
     "vsock-bridge-any",
     "vsock-bridge-gateway",
+    "vsock-bridge-inbound",
     "vsock-bridge-proxy",
 ];
 /// Units of which there are many.
@@ -122,6 +123,23 @@ mod tests {
             assert!(is_old(name), "{name}");
         }
         assert!(!is_old("vsock-bridge@445"));
+    }
+
+    #[test]
+    fn each_file_that_a_unit_reads_has_such_a_name() {
+        let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("units");
+        let mut count = 0;
+        for entry in fs::read_dir(units).unwrap() {
+            let text = fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+            let files = text
+                .lines()
+                .filter_map(|line| line.strip_prefix("EnvironmentFile=-/etc/vsock-bridge/"));
+            for file in files {
+                assert!(file.strip_suffix(".conf").is_some_and(is_unit), "{file}");
+                count += 1;
+            }
+        }
+        assert!(count > 10, "{count}");
     }
 
     #[test]
