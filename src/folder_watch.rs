@@ -1,9 +1,11 @@
 //! What changes in a folder, which need not be there yet: inotify(7) on it, or on the nearest one above it that is.
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor};
 
 /// Reads of events in one round; the kernel keeps 16384 events (fs.inotify.max_queued_events), 128 or more in each read.
@@ -64,6 +66,15 @@ impl FolderWatch {
     /// Returns what can be read when something has changed; none where nothing can be watched.
     pub(crate) fn inotify(&self) -> Option<&Inotify> {
         self.inotify.as_ref()
+    }
+
+    /// Returns whether changes wait that nobody has taken.
+    pub(crate) fn has_changes(&self) -> bool {
+        let is_readable = |inotify: &Inotify| {
+            let mut watched = [PollFd::new(inotify.as_fd(), PollFlags::POLLIN)];
+            poll(&mut watched, PollTimeout::ZERO).is_ok_and(|count| count > 0)
+        };
+        self.inotify.as_ref().is_some_and(is_readable)
     }
 
     /// Returns whether the folder itself is watched.

@@ -79,6 +79,15 @@ impl RegistryWatch {
         self.due
     }
 
+    /// Reads what has changed by now, without waiting for more; see [`RegistryWatch::renew`].
+    pub(crate) fn renew_at_once(&mut self, epoll: &Epoll, token: u64, now: Moment) -> bool {
+        let is_behind = self.due.is_some() || self.folder.has_changes();
+        if is_behind {
+            self.due = Some(now);
+        }
+        is_behind && self.renew(epoll, token, now)
+    }
+
     /// Reads what has changed, if that is due; returns whether names may have.
     pub(crate) fn renew(&mut self, epoll: &Epoll, token: u64, now: Moment) -> bool {
         if self.due.is_none_or(|due| due > now) {

@@ -105,6 +105,17 @@ impl Naming {
         Some(self.look_up(dialer, now))
     }
 
+    /// Reads what has changed by now, and looks all names up again: who comes next has the name that it has now.
+    pub(crate) fn renew_at_once(
+        &mut self,
+        epoll: &Epoll,
+        dialer: &Dialer,
+        now: Moment,
+    ) -> Option<Renamed> {
+        let token = Token::Registry.pack();
+        (self.watch.renew_at_once(epoll, token, now)).then(|| self.look_up(dialer, now))
+    }
+
     /// Looks all names up in what was read.
     pub(crate) fn look_up(&mut self, dialer: &Dialer, now: Moment) -> Renamed {
         let mut changes = Vec::new();

@@ -111,6 +111,28 @@ fn a_client_waits_for_a_machine_that_has_no_name_yet() {
     bridge.stop();
 }
 
+/// Nobody comes to the machine that had the name, however soon after it was given away.
+#[test]
+fn a_client_comes_right_after_a_name_has_moved_it_is_never_the_former_machine() {
+    let registry = Registry::new();
+    let (listener, first, second) = three();
+    registry.write("a.conf", &format!("web={}\n", first.text));
+    let bridge = Bridge::to("vsock:web:22").listener(&listener);
+    let Some(bridge) = registry.given_to(bridge) else {
+        return;
+    };
+    let _bridge = bridge.start();
+    for _ in 0..20 {
+        for (now, former) in [(&second, &first), (&first, &second)] {
+            registry.write("a.conf", &format!("web={}\n", now.text));
+            let mut client = listener.connect();
+            let mut machine = taken(now);
+            ping(&mut client, &mut machine);
+            assert!(former.has_nobody_waiting());
+        }
+    }
+}
+
 /// Never the wrong one: what has not answered yet hears nothing of a client any more when its name is another's.
 #[test]
 fn a_name_moves_while_its_machine_is_asked_the_client_comes_to_the_new_one() {

@@ -64,6 +64,8 @@ impl Loop {
     fn enter(&mut self, stream: Stream, peer: Peer, destination: Destination, now: Moment) {
         // Not the listener's to inherit: that is systemd's, who may give it to another program.
         stream.reset_on_close(true);
+        // A CID may be another machine's since the last look.
+        self.renew_names_at_once(now);
         match self.let_in(&peer, destination) {
             Ok(()) => {
                 if let Some(near) = self.gate.near(&peer) {

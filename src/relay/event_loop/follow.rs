@@ -27,6 +27,16 @@ impl Loop {
         }
     }
 
+    /// Takes over what has changed by now, before somebody is judged by it.
+    pub(super) fn renew_names_at_once(&mut self, now: Moment) {
+        let (epoll, dialer) = (self.worker.epoll(), self.worker.dialer());
+        let naming = self.naming.as_mut();
+        let renamed = naming.and_then(|naming| naming.renew_at_once(epoll, dialer, now));
+        if let Some(renamed) = renamed {
+            self.rename(renamed);
+        }
+    }
+
     fn rename(&mut self, renamed: Renamed) {
         if let Some(gateway) = &self.worker.dialer().gateway {
             gateway.rules.look_up_again();
