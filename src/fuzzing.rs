@@ -19,6 +19,7 @@ use crate::programs::bridge::arguments::SourceArgument;
 use crate::programs::connect::host;
 use crate::programs::ctl;
 use crate::programs::options::{TimeLimit, parse_positive, parse_time};
+use crate::proxy_protocol::read::{Read, read};
 use crate::registry::{self, Registry};
 use crate::tunnel;
 use crate::vsock::{Cid, VsockPort};
@@ -27,10 +28,11 @@ use crate::vsock::{Cid, VsockPort};
 pub type Target = fn(&[u8]);
 
 /// All targets by name.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("endpoint", endpoint),
     ("cids", cids),
     ("prefix", prefix),
+    ("proxy_header", proxy_header),
     ("config_file", config_file),
     ("settings", settings),
     ("names", names),
@@ -199,6 +201,18 @@ pub fn tunnel_answer(data: &[u8]) {
             }
             (count, _) => return assert_eq!(count, 1),
         }
+    }
+}
+
+/// Headers of machines that a gateway brings: one that is whole is not changed by what follows it, nor whole before.
+pub fn proxy_header(data: &[u8]) {
+    let Read::Header(header) = read(data) else {
+        return;
+    };
+    assert!(header.port != 0 && header.from.cid > Some(Cid::LOCAL));
+    assert_eq!(read(&data[..header.length]), read(data));
+    for end in 0..header.length {
+        assert_eq!(read(&data[..end]), Read::Incomplete, "{end}");
     }
 }
 
