@@ -38,14 +38,16 @@ impl FromStr for Via {
         if text == "none" {
             return Ok(Via::Nobody);
         }
+        let hint = "expected where the gateway listens, e.g. vsock:host:1080, or none";
+        // Such as `host`, which what is wrong with an address would not help.
+        if !text.contains([':', '/', '@']) {
+            return Err(Invalid::new("gateway", text, hint));
+        }
         match text.parse()? {
             endpoint @ (Endpoint::Vsock(VsockAddr { cid: Some(_), .. })
             | Endpoint::Tcp(_)
             | Endpoint::Unix(_)) => Ok(Via::Gateway(endpoint)),
-            _ => {
-                let hint = "expected where the gateway listens, e.g. vsock:host:1080, or none";
-                Err(Invalid::new("gateway", text, hint))
-            }
+            _ => Err(Invalid::new("gateway", text, hint)),
         }
     }
 }
@@ -87,6 +89,10 @@ mod tests {
             "None",
         ] {
             assert!(text.parse::<Via>().is_err(), "{text}");
+        }
+        for text in ["host", "1080", "gateway", "vsock:web:1080"] {
+            let error = text.parse::<Via>().unwrap_err().to_string();
+            assert!(error.contains("e.g. vsock:host:1080"), "{error}");
         }
     }
 }
