@@ -141,7 +141,10 @@ impl Dialer {
         let number = number.ok_or_else(|| Error::NoTarget(peer.to_string()))?;
         let target = self.targets.get(number);
         let mapped = match target.endpoint {
-            Endpoint::VsockMapped(port) => Some([self.map(destination, port)?].into()),
+            Endpoint::VsockMapped(port) => {
+                let address = Address::Vsock(self.map(destination, port)?);
+                Some([self.targets.route().lead(address)].into())
+            }
             _ => None,
         };
         let source = self.source_address(target.source, peer);
@@ -174,14 +177,11 @@ impl Dialer {
             Endpoint::VsockMapped(port) => self.map(destination, port).ok(),
             _ => None,
         };
-        Some(match mapped {
-            Some(address) => address.endpoint(),
-            None => target.endpoint.clone(),
-        })
+        Some(mapped.map_or_else(|| target.endpoint.clone(), Endpoint::Vsock))
     }
 
     /// Turns the destination of a connection into the machine that it names.
-    fn map(&self, destination: Destination, port: Option<VsockPort>) -> Result<Address> {
+    fn map(&self, destination: Destination, port: Option<VsockPort>) -> Result<VsockAddr> {
         let destination = destination.tcp();
         let unmapped = || Error::Unmapped {
             address: destination.map_or("(no IP address)".into(), |d| d.to_string()),
@@ -192,11 +192,10 @@ impl Dialer {
             IpAddr::V4(_) => None,
         };
         let port = port.unwrap_or(destination.port().into());
-        let address = Address::Vsock(VsockAddr {
+        Ok(VsockAddr {
             cid: Some(cid.ok_or_else(unmapped)?),
             port,
-        });
-        Ok(self.targets.route().lead(address))
+        })
     }
 
     /// Names the cause of a failure where it is that nothing comes back to the source any more.
