@@ -41,6 +41,15 @@ pub(crate) struct Answer {
     pub(crate) absent: Option<String>,
 }
 
+/// What became of a question to whoever manages machines.
+#[derive(Debug)]
+pub(super) enum Asked<T> {
+    /// That was the answer.
+    Answered(T),
+    /// There is nobody to ask, and why.
+    Absent(String),
+}
+
 /// Takes the CID that was found; `text` is what stands for it in an answer of `who`.
 pub(super) fn one_cid<'a>(
     who: &str,

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::unistd::Pid;
 use roxmltree::{Document, Node};
 
-use super::answer::{Answer, Managed, one_cid, problem, shown};
+use super::answer::{Answer, Asked, Managed, one_cid, problem, shown};
 use crate::clock::Moment;
 use crate::tool;
 use crate::vsock::Cid;
@@ -126,8 +126,8 @@ fn add(
     deadline: Moment,
 ) -> Result<Option<String>, String> {
     let found = match uuids(connection, deadline)? {
-        Ok(found) => found,
-        Err(absent) => return Ok(Some(absent)),
+        Asked::Answered(found) => found,
+        Asked::Absent(why) => return Ok(Some(why)),
     };
     let new: Vec<String> = (found.into_iter())
         .filter(|uuid| !asked.contains(uuid))
@@ -159,15 +159,15 @@ fn process(name: &str) -> Option<Pid> {
     text.trim().parse().ok().map(Pid::from_raw)
 }
 
-fn uuids(connection: &[&str], deadline: Moment) -> Result<Result<Vec<String>, String>, String> {
+fn uuids(connection: &[&str], deadline: Moment) -> Result<Asked<Vec<String>>, String> {
     let question = ["--quiet", "--readonly", "list", "--all", "--uuid"];
     let Some(said) = tool::ask(TOOL, &[connection, &question].concat(), deadline)? else {
-        return Ok(Err(NOT_THERE.to_owned()));
+        return Ok(Asked::Absent(NOT_THERE.to_owned()));
     };
     let answer = said.answer.trim();
     if answer.is_empty() && !said.complaint.trim().is_empty() {
         return match ABSENT.iter().all(|text| said.complaint.contains(text)) {
-            true => Ok(Err(problem(&said, TOOL))),
+            true => Ok(Asked::Absent(problem(&said, TOOL))),
             false => Err(problem(&said, TOOL)),
         };
     }
@@ -185,7 +185,7 @@ fn uuids(connection: &[&str], deadline: Moment) -> Result<Result<Vec<String>, St
             false => Err(format!("virsh said \"{}\", which is no UUID", shown(line))),
         })
         .collect();
-    uuids.map(Ok)
+    uuids.map(Asked::Answered)
 }
 
 /// Reads the XML of domains, each with its state behind. One that has gone meanwhile is not among them.

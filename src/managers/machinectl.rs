@@ -1,6 +1,6 @@
 //! machinectl(1), which asks systemd-machined(8) over D-Bus, where it does not answer over varlink.
 
-use super::answer::{Managed, one_cid, problem, shown};
+use super::answer::{Asked, Managed, one_cid, problem, shown};
 use crate::clock::Moment;
 use crate::tool;
 use crate::vsock::Cid;
@@ -45,10 +45,10 @@ pub(super) fn cid(name: &str, deadline: Moment) -> Result<Cid, String> {
 }
 
 /// Asks for the names, then for the CIDs of all; or returns why there is nobody to ask.
-pub(super) fn machines(deadline: Moment) -> Result<Result<Vec<Managed>, String>, String> {
+pub(super) fn machines(deadline: Moment) -> Result<Asked<Vec<Managed>>, String> {
     let question = ["--no-pager", "--no-legend", "list"];
     let Some(said) = tool::ask(TOOL, &question, deadline)? else {
-        return Ok(Err(NOT_THERE.to_owned()));
+        return Ok(Asked::Absent(NOT_THERE.to_owned()));
     };
     // What does not begin at the left goes on with the machine above.
     let lines = said.answer.lines().filter(|line| !line.starts_with(' '));
@@ -57,9 +57,9 @@ pub(super) fn machines(deadline: Moment) -> Result<Result<Vec<Managed>, String>,
         .collect();
     if names.is_empty() {
         return match said.complaint.trim() {
-            "" => Ok(Ok(Vec::new())),
+            "" => Ok(Asked::Answered(Vec::new())),
             complaint if NO_BUS.iter().all(|words| complaint.contains(words)) => {
-                Ok(Err(problem(&said, TOOL)))
+                Ok(Asked::Absent(problem(&said, TOOL)))
             }
             _ => Err(problem(&said, TOOL)),
         };
@@ -76,9 +76,10 @@ pub(super) fn machines(deadline: Moment) -> Result<Result<Vec<Managed>, String>,
     let said = tool::ask(TOOL, &[&question, &names[..]].concat(), deadline)?;
     let answer = said.map(|said| said.answer).unwrap_or_default();
     if !answer.trim().is_empty() && !answer.contains(PROPERTY) {
-        return Ok(Err(NO_CIDS.to_owned()));
+        return Ok(Asked::Absent(NO_CIDS.to_owned()));
     }
-    Ok(Ok(answer.split("\n\n").filter_map(machine).collect()))
+    let machines = answer.split("\n\n").filter_map(machine);
+    Ok(Asked::Answered(machines.collect()))
 }
 
 /// Reads the properties of one machine; before systemd 256 no CID is among them.

@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, UnixAddr};
 use nix::unistd::{Pid, geteuid};
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Managed, one_cid, shown};
+use super::answer::{Answer, Asked, Managed, one_cid, shown};
 use super::machinectl::{self, UNKNOWN};
 use crate::clock::Moment;
 use crate::sys;
@@ -69,8 +69,8 @@ pub(super) fn machines(deadline: Moment) -> Answer {
     }
     if !is_there {
         match machinectl::machines(deadline) {
-            Ok(Ok(machines)) => all.machines = machines,
-            Ok(Err(absent)) => all.absent = Some(absent),
+            Ok(Asked::Answered(machines)) => all.machines = machines,
+            Ok(Asked::Absent(why)) => all.absent = Some(why),
             Err(problem) => all.problems.push(problem),
         }
     }
