@@ -126,10 +126,7 @@ impl Attempt {
 
     /// Returns whether something is said each way before the stream begins.
     pub(crate) fn has_handshake(&self, dialer: &Dialer) -> bool {
-        matches!(
-            self.address(dialer),
-            Address::Mux(..) | Address::Tunnel { .. }
-        )
+        Handshake::is_needed(self.address(dialer))
     }
 
     /// Returns the stream to watch for readiness.

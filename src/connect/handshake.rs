@@ -18,7 +18,12 @@ pub(super) enum Handshake {
 }
 
 impl Handshake {
-    /// Begins what an address needs, if it needs anything.
+    /// Returns whether an address needs any.
+    pub(super) fn is_needed(address: &Address) -> bool {
+        matches!(address, Address::Mux(..) | Address::Tunnel { .. })
+    }
+
+    /// Begins what an address needs, if it needs any.
     pub(super) fn towards(address: &Address, dialer: &Dialer) -> Option<Handshake> {
         match address {
             Address::Mux(_, port) => {

@@ -321,10 +321,9 @@ impl Session {
         now: Moment,
     ) -> std::result::Result<(), Errno> {
         if let Phase::Dialing(dialing) = std::mem::replace(&mut self.phase, Phase::Between) {
-            let header = match &self.errand {
-                Some(errand) if !errand.header.is_empty() => errand.header.clone(),
-                _ => dialer.header(&self.who(), dialing.peer()),
-            };
+            let own = (self.errand.as_mut()).map(|errand| std::mem::take(&mut errand.header));
+            let header = (own.filter(|header| !header.is_empty()))
+                .unwrap_or_else(|| dialer.header(&self.who(), dialing.peer()));
             let connection = dialing.connected(target, &header, dialer, store, now)?;
             self.phase = Phase::Relaying(connection);
             // By the clock: the round may have begun before the peer came.
