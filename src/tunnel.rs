@@ -108,7 +108,9 @@ impl Handshake {
                 self.answer.truncate(length);
                 (length.saturating_sub(before), Progress::Accepted)
             }
-            Answer::Denied(length, denied) if self.answer.len() >= length => (all, denied),
+            Answer::Denied(length, denied) if self.answer.len() >= length.min(ANSWER_MAX) => {
+                (all, denied)
+            }
             Answer::Garbage(problem) => (all, Progress::Garbage(problem)),
             Answer::Partial | Answer::Denied(..) if self.answer.len() > ANSWER_MAX => {
                 let problem = format!("its answer is longer than {ANSWER_MAX} bytes");
@@ -246,6 +248,19 @@ mod tests {
                 assert_eq!(answer(bytes.as_bytes(), part).0, denied, "{bytes}");
             }
         }
+    }
+
+    #[test]
+    fn the_reason_of_a_long_page_is_not_waited_for_to_its_end() {
+        let page = [
+            b"HTTP/1.1 407 Who\r\n\r\n<html>\n".to_vec(),
+            vec![b'x'; 100_000],
+        ]
+        .concat();
+        let (denied, taken) = answer(&page, 1024);
+        let (why, is_final) = ("<html>".to_owned(), true);
+        assert_eq!(denied, Progress::Denied { why, is_final });
+        assert!(taken <= ANSWER_MAX + 1024, "{taken}");
     }
 
     #[test]
