@@ -8,17 +8,8 @@ use crate::common::connect::{connect, passed, piped};
 use crate::common::content::{Content, End, read_to_end};
 use crate::common::place::{Kind, Place, pair_of_sockets, ping};
 use crate::common::program::Program;
+use crate::common::vmm::asked;
 use socket2::Socket;
-
-/// The VMM's side of one connection, with the request read.
-fn vmm(place: &Place, port: &str) -> Socket {
-    let mut socket = place.accept();
-    let request = format!("CONNECT {port}\n");
-    let mut bytes = vec![0; request.len()];
-    socket.read_exact(&mut bytes).unwrap();
-    assert_eq!(String::from_utf8(bytes).unwrap(), request);
-    socket
-}
 
 /// Starts vsock-connect at the VMM with a form of the address.
 fn start(place: &Place, options: &[&str]) -> Program {
@@ -48,17 +39,17 @@ fn every_form_of_the_address_asks_for_the_port_at_a_path_longer_than_an_address(
 fn ask_in_every_form(place: &Place) {
     let path = &place.text;
     for (arguments, port) in [
-        (vec![format!("vsock-mux{path}")], "22"),
-        (vec![format!("vsock-mux/{path}")], "22"),
-        (vec![format!("vsock-mux%{path}"), "0".into()], "0"),
+        (vec![format!("vsock-mux{path}")], 22),
+        (vec![format!("vsock-mux/{path}")], 22),
+        (vec![format!("vsock-mux%{path}"), "0".into()], 0),
         (
             vec![format!("vsock-mux{path}"), "4294967294".into()],
-            "4294967294",
+            4_294_967_294,
         ),
-        (vec![format!("vsock-mux:{path}:445")], "445"),
+        (vec![format!("vsock-mux:{path}:445")], 445),
     ] {
         let program = piped(&arguments);
-        let mut vm = vmm(place, port);
+        let mut vm = asked(place, port);
         vm.write_all(b"OK 1\n").unwrap();
         expect_exit_0(program, vm);
     }
@@ -69,7 +60,7 @@ fn the_answer_comes_byte_by_byte_and_not_a_byte_behind_it_is_lost() {
     let place = Place::listening(Kind::Unix);
     let content = Content::new(61);
     let mut program = start(&place, &[]);
-    let mut vm = vmm(&place, "4711");
+    let mut vm = asked(&place, 4711);
     for byte in b"OK 1073741824\n" {
         // Not the event that matters, only a chance for the other side to see each byte alone.
         std::thread::yield_now();
@@ -90,7 +81,7 @@ fn the_vmm_sends_no_answer_every_byte_is_the_streams_whatever_it_is() {
     for first in [&b"SSH-2.0-server\r\n"[..], b"OK 1\n", b"O"] {
         let (vmm_socket, listener) = (Place::listening(Kind::Unix), Place::listening(Kind::Tcp6));
         let mut program = start(&vmm_socket, &["--mux-answer", "none"]);
-        let mut vm = vmm(&vmm_socket, "4711");
+        let mut vm = asked(&vmm_socket, 4711);
         vm.write_all(first).unwrap();
         let mut bytes = vec![0; first.len()];
         program.stdout().read_exact(&mut bytes).unwrap();
@@ -104,7 +95,7 @@ fn the_vmm_sends_no_answer_every_byte_is_the_streams_whatever_it_is() {
             .start();
         // The client begins.
         let mut client = listener.connect();
-        let mut vm = vmm(&vmm_socket, "445");
+        let mut vm = asked(&vmm_socket, 445);
         ping(&mut client, &mut vm);
         vm.write_all(first).unwrap();
         client.read_exact(&mut bytes).unwrap();
@@ -118,7 +109,7 @@ fn the_vmm_sends_no_answer_every_byte_is_the_streams_whatever_it_is() {
 fn the_vmm_sends_no_answer_and_one_is_expected_the_line_names_the_setting() {
     let place = Place::listening(Kind::Unix);
     let mut program = start(&place, &[]);
-    vmm(&place, "4711")
+    asked(&place, 4711)
         .write_all(b"SSH-2.0-server\r\n")
         .unwrap();
     assert_eq!(program.exit_code(), 255, "{:#?}", program.log);
@@ -133,7 +124,7 @@ fn the_stream_is_glued_to_the_answer_and_not_a_byte_is_lost() {
     let place = Place::listening(Kind::Unix);
     for glued in [&b"x"[..], b"SSH-2.0-OpenSSH\r\n", b"\nOK 2\n", &[0; 5000]] {
         let mut program = start(&place, &[]);
-        let mut vm = vmm(&place, "4711");
+        let mut vm = asked(&place, 4711);
         vm.write_all(&[b"OK 5\n", glued].concat()).unwrap();
         drop((vm, program.stdin()));
         let received = read_to_end(&mut program.stdout());
@@ -149,7 +140,7 @@ fn fdpass_passes_the_stream_from_its_first_byte() {
     let mut command = connect(&["--fdpass", &format!("vsock-mux{}", place.text), "22"]);
     command.stdout(OwnedFd::from(theirs));
     let mut program = Program::start(command);
-    let mut vm = vmm(&place, "22");
+    let mut vm = asked(&place, 22);
     vm.write_all(b"OK 5\nSSH-2.0-x\r\n").unwrap();
     assert_eq!(program.exit_code(), 0, "{:#?}", program.log);
     let mut client = Socket::from(passed(&ours));
@@ -182,7 +173,7 @@ fn the_answer_is_something_else_exits_255_with_one_line() {
         &endless,
     ] {
         let mut program = start(&place, &["--wait", "1h"]);
-        let mut vm = vmm(&place, "4711");
+        let mut vm = asked(&place, 4711);
         // It may hang up before it has heard all.
         let _ = vm.write_all(answer);
         expect_failure(&mut program, "expected `OK port`");
@@ -201,7 +192,7 @@ fn the_vmm_hangs_up_exits_255_and_the_line_says_that_nothing_listens() {
     let place = Place::listening(Kind::Unix);
     for beginning in [&b""[..], b"O", b"OK 1"] {
         let mut program = start(&place, &[]);
-        let mut vm = vmm(&place, "4711");
+        let mut vm = asked(&place, 4711);
         vm.write_all(beginning).unwrap();
         drop(vm);
         expect_failure(&mut program, "nothing listens on that port in the VM");
@@ -220,7 +211,7 @@ fn the_vmm_hangs_up_before_the_request_exits_255() {
 fn the_vmm_says_nothing_exits_255_after_the_connect_timeout() {
     let place = Place::listening(Kind::Unix);
     let mut program = start(&place, &["--connect-timeout", "300ms"]);
-    let mut vm = vmm(&place, "4711");
+    let mut vm = asked(&place, 4711);
     // It may have given up already.
     let _ = vm.write_all(b"OK ");
     expect_failure(&mut program, "no answer within 300ms");
@@ -230,9 +221,9 @@ fn the_vmm_says_nothing_exits_255_after_the_connect_timeout() {
 fn the_vm_refuses_twice_while_it_waits_then_accepts_exits_0() {
     let place = Place::listening(Kind::Unix);
     let program = start(&place, &["--wait", "1h"]);
-    drop(vmm(&place, "4711"));
-    drop(vmm(&place, "4711"));
-    let mut vm = vmm(&place, "4711");
+    drop(asked(&place, 4711));
+    drop(asked(&place, 4711));
+    let mut vm = asked(&place, 4711);
     vm.write_all(b"OK 1\n").unwrap();
     expect_exit_0(program, vm);
 }
@@ -245,7 +236,7 @@ fn a_bridge_to_a_vmm_serves_with_the_stream_glued_to_the_answer() {
         .start();
     let mut client = listener.connect();
     client.write_all(b"early").unwrap();
-    let mut vm = vmm(&place, "445");
+    let mut vm = asked(&place, 445);
     vm.write_all(b"OK 77\nfirst").unwrap();
     let mut bytes = [0; 5];
     vm.read_exact(&mut bytes).unwrap();
@@ -266,9 +257,9 @@ fn a_vmm_hangs_up_twice_while_a_bridge_waits_then_accepts_all_that_the_client_ha
     let bridge = bridge.listener(&listener).start();
     let mut client = listener.connect();
     client.write_all(b"early").unwrap();
-    drop(vmm(&place, "4711"));
-    drop(vmm(&place, "4711"));
-    let mut vm = vmm(&place, "4711");
+    drop(asked(&place, 4711));
+    drop(asked(&place, 4711));
+    let mut vm = asked(&place, 4711);
     vm.write_all(b"OK 1\n").unwrap();
     client.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut vm), (b"early".to_vec(), End::Clean));
@@ -286,7 +277,7 @@ fn a_vmm_that_is_silent_refuses_or_talks_nonsense_delays_no_other_client_of_a_br
         .listener(&listener)
         .start();
     // One after the other, so that it is known which is whose.
-    let open = || (listener.connect(), vmm(&place, "445"));
+    let open = || (listener.connect(), asked(&place, 445));
     let _silent = open();
     let (mut refused, vm) = open();
     drop(vm);

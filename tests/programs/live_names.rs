@@ -4,7 +4,6 @@ use std::fs;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use socket2::Socket;
 use vsock_bridge::testing::Snapshot;
 
 use crate::common::bridge::Bridge;
@@ -12,26 +11,11 @@ use crate::common::content::{End, read_to_end};
 use crate::common::own_registry::Registry;
 use crate::common::place::{Kind, Place, ping};
 use crate::common::program::Program;
+use crate::common::vmm::{asked, taken};
 use crate::common::{DEADLINE, own_folder};
 
 /// As long as a name may hold that does not any more.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// Takes a connection as the VMM of a machine; returns it once the port was asked for.
-fn asked(vmm: &Place) -> Socket {
-    let mut socket = vmm.accept();
-    let mut request = vec![0; b"CONNECT 22\n".len()];
-    socket.read_exact(&mut request).unwrap();
-    assert_eq!(request, b"CONNECT 22\n");
-    socket
-}
-
-/// Takes a connection, and lets it through to the machine.
-fn taken(vmm: &Place) -> Socket {
-    let mut socket = asked(vmm);
-    socket.write_all(b"OK 1\n").unwrap();
-    socket
-}
 
 /// The bridge has logged the change within that time.
 fn expect_at_once(bridge: &mut Program, since: Instant, line: &str) {
@@ -64,7 +48,7 @@ fn a_target_is_absent_comes_moves_and_goes_and_what_is_open_stays() {
     expect_at_once(&mut bridge, since, "names.d/a.conf:2: \"nonsense\"");
     bridge.wait_for_line(&format!("web is {} from now on", first.text));
     let mut client = listener.connect();
-    let mut machine = taken(&first);
+    let mut machine = taken(&first, 22);
     ping(&mut client, &mut machine);
 
     let since = Instant::now();
@@ -72,7 +56,7 @@ fn a_target_is_absent_comes_moves_and_goes_and_what_is_open_stays() {
     let line = format!("web is {} from now on", second.text);
     expect_at_once(&mut bridge, since, &line);
     let mut other_client = listener.connect();
-    let mut other_machine = taken(&second);
+    let mut other_machine = taken(&second, 22);
     ping(&mut other_client, &mut other_machine);
     ping(&mut client, &mut machine);
 
@@ -92,6 +76,17 @@ fn three() -> (Place, Place, Place) {
     (place(), place(), place())
 }
 
+/// A bridge to web, which is the first of two machines: the registry, the bridge, where it listens, and the machines. None
+/// where nothing can be mounted.
+fn moving() -> Option<(Registry, Program, Place, [Place; 2])> {
+    let registry = Registry::new();
+    let (listener, first, second) = three();
+    registry.write("a.conf", &format!("web={}\n", first.text));
+    let bridge = Bridge::to("vsock:web:22").listener(&listener);
+    let bridge = registry.given_to(bridge)?.start();
+    Some((registry, bridge, listener, [first, second]))
+}
+
 #[test]
 fn a_client_waits_for_a_machine_that_has_no_name_yet() {
     let registry = Registry::new();
@@ -105,7 +100,7 @@ fn a_client_waits_for_a_machine_that_has_no_name_yet() {
     bridge.wait_for_line("to vsock:web:22");
     let mut client = listener.connect();
     registry.write("a.conf", &format!("web={}\n", vmm.text));
-    let mut machine = taken(&vmm);
+    let mut machine = taken(&vmm, 22);
     ping(&mut client, &mut machine);
     drop((client, machine));
     bridge.stop();
@@ -114,19 +109,14 @@ fn a_client_waits_for_a_machine_that_has_no_name_yet() {
 /// Nobody comes to the machine that had the name, however soon after it was given away.
 #[test]
 fn a_client_comes_right_after_a_name_has_moved_it_is_never_the_former_machine() {
-    let registry = Registry::new();
-    let (listener, first, second) = three();
-    registry.write("a.conf", &format!("web={}\n", first.text));
-    let bridge = Bridge::to("vsock:web:22").listener(&listener);
-    let Some(bridge) = registry.given_to(bridge) else {
+    let Some((registry, _bridge, listener, [first, second])) = moving() else {
         return;
     };
-    let _bridge = bridge.start();
     for _ in 0..20 {
         for (now, former) in [(&second, &first), (&first, &second)] {
             registry.write("a.conf", &format!("web={}\n", now.text));
             let mut client = listener.connect();
-            let mut machine = taken(now);
+            let mut machine = taken(now, 22);
             ping(&mut client, &mut machine);
             assert!(former.has_nobody_waiting());
         }
@@ -136,19 +126,14 @@ fn a_client_comes_right_after_a_name_has_moved_it_is_never_the_former_machine() 
 /// Never the wrong one: what has not answered yet hears nothing of a client any more when its name is another's.
 #[test]
 fn a_name_moves_while_its_machine_is_asked_the_client_comes_to_the_new_one() {
-    let registry = Registry::new();
-    let (listener, first, second) = three();
-    registry.write("a.conf", &format!("web={}\n", first.text));
-    let bridge = Bridge::to("vsock:web:22").listener(&listener);
-    let Some(bridge) = registry.given_to(bridge) else {
+    let Some((registry, bridge, listener, [first, second])) = moving() else {
         return;
     };
-    let bridge = bridge.start();
     let mut client = listener.connect();
     client.write_all(b"a secret").unwrap();
-    let mut former = asked(&first);
+    let mut former = asked(&first, 22);
     registry.write("a.conf", &format!("web={}\n", second.text));
-    let mut machine = taken(&second);
+    let mut machine = taken(&second, 22);
     let mut secret = [0; 8];
     machine.read_exact(&mut secret).unwrap();
     assert_eq!(&secret, b"a secret");
@@ -172,7 +157,7 @@ fn list_shows_where_each_connection_goes_and_the_next_will_go() {
     };
     let mut bridge = bridge.start();
     let mut client = listener.connect();
-    let mut machine = taken(&first);
+    let mut machine = taken(&first, 22);
     ping(&mut client, &mut machine);
     registry.write("a.conf", &format!("web={}\n", second.text));
     bridge.wait_for_line(&format!("web is {} from now on", second.text));

@@ -4,8 +4,10 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use socket2::Socket;
+use tempfile::TempDir;
 
 use crate::common::bridge::Bridge;
 use crate::common::connect::{connect, passed, piped};
@@ -15,6 +17,7 @@ use crate::common::own_folder;
 use crate::common::own_registry::Registry;
 use crate::common::place::{Kind, Place, pair_of_sockets, ping};
 use crate::common::program::{Program, ours};
+use crate::common::vmm::taken;
 
 const CONNECTED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 const DENIED: &[u8] =
@@ -211,41 +214,60 @@ fn the_file_of_the_machine_names_the_gateway() {
     assert!(gateway.has_nobody_waiting());
 }
 
+/// The gateway of a host, whose peers are the machine web, and to which db is behind hybrid vsock.
+struct Host {
+    gateway: Place,
+    /// That of db.
+    monitor: Place,
+    rules: PathBuf,
+    _program: Program,
+    _folders: (Registry, TempDir),
+}
+
+impl Host {
+    /// None where nothing can be mounted.
+    fn new(rules: &str) -> Option<Host> {
+        let (registry, folder) = (Registry::new(), own_folder());
+        let (gateway, monitor) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
+        registry.write("a.conf", &format!("db={}\n", monitor.text));
+        let path = folder.path().join("rules");
+        fs::write(&path, rules).unwrap();
+        let bridge = Bridge::to("gateway")
+            .listener(&gateway)
+            .arguments(&["--names", "web=3", "--machine", "web"])
+            .arguments(&["--prefix", "fd00:1::/64"])
+            .arguments(&["--rules", path.to_str().unwrap()]);
+        Some(Host {
+            gateway,
+            monitor,
+            rules: path,
+            _program: registry.given_to(bridge)?.start(),
+            _folders: (registry, folder),
+        })
+    }
+}
+
 /// A guest that is played by a bridge reaches another one behind hybrid vsock, through the real gateway.
 #[test]
 fn the_gateway_leads_to_a_machine_by_its_name() {
-    let registry = Registry::new();
-    let (listener, gateway, monitor) = three();
-    registry.write("a.conf", &format!("db={}\n", monitor.text));
-    let folder = own_folder();
-    let rules = folder.path().join("rules");
-    fs::write(&rules, "web db:5432\n").unwrap();
-    let gateway_bridge = Bridge::to("gateway")
-        .listener(&gateway)
-        .arguments(&["--names", "web=3", "--machine", "web"])
-        .arguments(&["--rules", rules.to_str().unwrap()]);
-    let Some(gateway_bridge) = registry.given_to(gateway_bridge) else {
+    let Some(host) = Host::new("web db:5432\n") else {
         return;
     };
-    let _gateway = gateway_bridge.start();
+    let listener = Place::listening(Kind::Tcp6);
     let mut guest = Bridge::to("vsock:db:5432")
         .listener(&listener)
-        .arguments(&["--via", &gateway.text])
+        .arguments(&["--via", &host.gateway.text])
         .start();
     let content = Content::new(72);
     let mut client = listener.connect();
-    let mut machine = monitor.accept();
-    let mut request = [0; b"CONNECT 5432\n".len()];
-    machine.read_exact(&mut request).unwrap();
-    assert_eq!(&request, b"CONNECT 5432\n");
-    machine.write_all(b"OK 1\n").unwrap();
+    let mut machine = taken(&host.monitor, 5432);
     content.send(&mut machine, 100_000);
     machine.shutdown(Shutdown::Write).unwrap();
     content.expect_all(&mut client, 100_000);
     content.send(&mut client, 100_000);
     drop(client);
     content.expect_all(&mut machine, 100_000);
-    fs::write(&rules, "web db:22\n").unwrap();
+    fs::write(&host.rules, "web db:22\n").unwrap();
     assert_eq!(read_to_end(&mut listener.connect()), (vec![], End::Reset));
     let line = guest.wait_for_line("through the gateway: no rule of");
     assert!(line.contains("lets CID 3 reach vsock:db:5432"), "{line}");
@@ -254,47 +276,23 @@ fn the_gateway_leads_to_a_machine_by_its_name() {
 /// What the bridge of the machine would read: who comes, and to which port.
 #[test]
 fn a_machine_is_told_who_comes_where_the_rule_says_so() {
-    let registry = Registry::new();
-    let (_, gateway, monitor) = three();
-    registry.write("a.conf", &format!("db={}\n", monitor.text));
-    let folder = own_folder();
-    let rules = folder.path().join("rules");
-    fs::write(&rules, "web db:22\nweb db:5432 as-peer\n").unwrap();
-    let bridge = Bridge::to("gateway")
-        .listener(&gateway)
-        .arguments(&["--names", "web=3", "--machine", "web"])
-        .arguments(&[
-            "--prefix",
-            "fd00:1::/64",
-            "--rules",
-            rules.to_str().unwrap(),
-        ]);
-    let Some(bridge) = registry.given_to(bridge) else {
+    let Some(host) = Host::new("web db:22\nweb db:5432 as-peer\n") else {
         return;
     };
-    let _bridge = bridge.start();
     let client = |port: u16| {
-        let mut client = gateway.connect();
+        let mut client = host.gateway.connect();
         let request = format!("CONNECT db.vsock:{port} HTTP/1.1\r\n\r\nSELECT");
         client.write_all(request.as_bytes()).unwrap();
         client
     };
-    let machine = |port: u16| {
-        let mut machine = monitor.accept();
-        let mut request = vec![0; format!("CONNECT {port}\n").len()];
-        machine.read_exact(&mut request).unwrap();
-        assert_eq!(request, format!("CONNECT {port}\n").into_bytes());
-        machine.write_all(b"OK 1\n").unwrap();
-        machine
-    };
     let mut plain = client(22);
     let mut bytes = [0; 6];
-    machine(22).read_exact(&mut bytes).unwrap();
+    taken(&host.monitor, 22).read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"SELECT");
     assert_eq!(read_to_end(&mut plain).0, CONNECTED);
 
     let told = client(5432);
-    let mut machine = machine(1081);
+    let mut machine = taken(&host.monitor, 1081);
     told.shutdown(Shutdown::Write).unwrap();
     let (bytes, end) = read_to_end(&mut machine);
     assert_eq!(end, End::Clean);
@@ -308,13 +306,4 @@ fn a_machine_is_told_who_comes_where_the_rule_says_so() {
     assert_eq!((found.source_port, found.destination_port), (0, 5432));
     let tlv = header.tlvs().next().unwrap().unwrap();
     assert_eq!((tlv.kind, &*tlv.value), (0xe5, &b"vsock:3:0"[..]));
-}
-
-fn three() -> (Place, Place, Place) {
-    let listening = Place::listening;
-    (
-        listening(Kind::Tcp6),
-        listening(Kind::Unix),
-        listening(Kind::Unix),
-    )
 }

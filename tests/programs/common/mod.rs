@@ -15,6 +15,7 @@ pub mod program;
 pub mod served;
 pub mod spot;
 pub mod store;
+pub mod vmm;
 
 use std::time::{Duration, Instant};
 
