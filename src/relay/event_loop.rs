@@ -324,6 +324,7 @@ impl Host for Loop {
             }
             Token::Listener(index) => {
                 self.found_nobody = false;
+                self.busy_poll.forget();
                 self.accept(index, now);
             }
             // Its worker has it.
