@@ -86,6 +86,8 @@ struct State {
     written: Written,
     /// How the files were when they were read.
     seen: Vec<Seen>,
+    /// How those with names of machines were when these were looked up.
+    names_seen: Vec<Seen>,
     /// Their names may be those of other machines by now.
     is_renamed: bool,
 }
@@ -98,7 +100,7 @@ impl RuleFiles {
     ///
     /// Errors: all that is wrong with them, in one line.
     pub(crate) fn read(source: Source, names: Option<GivenNames>) -> Result<RuleFiles> {
-        let seen = source.seen();
+        let (seen, names_seen) = (source.seen(), names_seen());
         let read = source.written();
         let written = read.map_err(|problems| Error::Usage(in_a_line(&problems)))?;
         let (rules, unknown) = written.resolve(&Known::now(names.as_ref()));
@@ -107,6 +109,7 @@ impl RuleFiles {
             rules: Arc::new(rules),
             written,
             seen,
+            names_seen,
             is_renamed: false,
         };
         Ok(RuleFiles {
@@ -120,24 +123,26 @@ impl RuleFiles {
     pub(crate) fn current(&self) -> Arc<Rules> {
         // Whoever panicked has left nothing half done in it.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = self.source.seen();
+        let (seen, names_seen) = (self.source.seen(), names_seen());
         let has_changed = seen != state.seen;
-        let is_renamed = std::mem::take(&mut state.is_renamed);
-        if has_changed || is_renamed {
+        let is_renamed = std::mem::take(&mut state.is_renamed) || names_seen != state.names_seen;
+        let mut is_new = false;
+        if has_changed {
             state.seen = seen;
-            let read = self.source.written();
-            let is_right = read.is_ok();
-            match read {
-                Ok(written) => state.written = written,
+            match self.source.written() {
+                Ok(written) => (state.written, is_new) = (written, true),
                 Err(problems) => log::warn!(
                     "{}; the rules that held before still hold, {}",
                     in_a_line(&problems),
                     in_words(state.rules.count())
                 ),
             }
+        }
+        if has_changed || is_renamed {
+            state.names_seen = names_seen;
             // Also of those that were kept: a name may be another machine's by now.
             let (rules, unknown) = (state.written).resolve(&Known::now(self.names.as_ref()));
-            if is_right && has_changed {
+            if is_new {
                 let count = in_words(rules.count());
                 log::info!("{count} of {} from now on", rules.files());
                 warn_of(&unknown);
@@ -168,6 +173,7 @@ impl RuleFiles {
             rules: Arc::new(rules),
             written,
             seen: source.seen(),
+            names_seen: names_seen(),
             is_renamed: false,
         };
         RuleFiles {
@@ -217,21 +223,7 @@ impl Source {
     }
 
     fn seen(&self) -> Vec<Seen> {
-        let look = |path: PathBuf| {
-            let seen = fs::metadata(&path).ok().map(|file| {
-                let times = [
-                    file.mtime(),
-                    file.mtime_nsec(),
-                    file.ctime(),
-                    file.ctime_nsec(),
-                ];
-                (file.dev(), file.ino(), file.size(), times)
-            });
-            (path, seen)
-        };
-        // Who a name of the registry is, changes with that.
-        let registry = configured_in(Path::new(names::REGISTRY));
-        self.files().into_iter().chain(registry).map(look).collect()
+        self.files().into_iter().map(look).collect()
     }
 
     /// Reads all files. Gives what names no machine besides, one line each, which is left out.
@@ -281,6 +273,25 @@ impl Source {
             Source::File(path) => path.display().to_string(),
         }
     }
+}
+
+/// Looks at the files of the registry, which say who a name is.
+fn names_seen() -> Vec<Seen> {
+    let files = configured_in(Path::new(names::REGISTRY)).into_iter();
+    files.map(look).collect()
+}
+
+fn look(path: PathBuf) -> Seen {
+    let seen = fs::metadata(&path).ok().map(|file| {
+        let times = [
+            file.mtime(),
+            file.mtime_nsec(),
+            file.ctime(),
+            file.ctime_nsec(),
+        ];
+        (file.dev(), file.ino(), file.size(), times)
+    });
+    (path, seen)
 }
 
 fn configured_in(folder: &Path) -> Vec<PathBuf> {

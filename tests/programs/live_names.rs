@@ -239,4 +239,8 @@ fn a_machine_that_lost_its_name_lost_its_rules_also_while_their_file_has_an_erro
     answer("HTTP/1.1 403 ");
     registry.write("a.conf", "web=3\n");
     answer("HTTP/1.1 200 ");
+    // The file was read, and complained of, once: only names have changed since.
+    let told = bridge.stop();
+    let complaints = |line: &&String| line.contains("the rules that held before still hold");
+    assert_eq!(told.iter().filter(complaints).count(), 1, "{told:?}");
 }
