@@ -86,7 +86,8 @@ impl Unit {
         ["active", "reloading", "refreshing"].contains(&&*self.active)
     }
 
-    fn is_enabled(&self) -> bool {
+    /// Returns whether it is started at boot.
+    pub(crate) fn is_enabled(&self) -> bool {
         self.file_state.starts_with("enabled")
     }
 

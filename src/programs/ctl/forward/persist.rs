@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::geteuid;
 
-use super::plan::{self, MARK, Place, Wish, Written};
+use super::plan::{self, Forwarded, MARK, Place, Wish, Written};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::programs::ctl::check::rights::{self, Access};
@@ -15,9 +15,11 @@ use crate::programs::ctl::text_file;
 
 /// Forwards from now on, also after a boot; or returns a script that does so.
 ///
-/// Errors: what is there already and not from here; a target that nobody but root may write to; systemd that refuses.
+/// Errors: what is there already, not from here or for other addresses; a target that nobody but root may write to; systemd
+/// that refuses.
 pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<String> {
     let unit = plan::unit(manager, wish.listen)?;
+    expect_rights(manager, "--persistent", is_dry)?;
     let (place, service) = place(manager, &unit)?;
     let files = plan::files(&place, &unit, wish, &needs(&place, &service, wish.target)?);
     for path in plan::places(&place, &unit) {
@@ -27,6 +29,14 @@ pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<Str
                 "{path} is there already, and not by `vsockctl forward`: change it by hand, or remove it"
             )));
         }
+    }
+    match forwarded(&place, &unit)? {
+        // Two addresses of one name, such as a vsock and a TCP port of a user.
+        Some(other) if !other.is_from(wish.listen) => {
+            return Err(Error::Usage(other.explain(&place)));
+        }
+        Some(_) => {}
+        None => expect_unused(&place, &unit)?,
     }
     let commands = [
         vec!["daemon-reload".to_owned()],
@@ -55,17 +65,22 @@ pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<Str
 /// Errors: one that was not added here.
 pub(super) fn remove(manager: Manager, listen: &[Endpoint], is_dry: bool) -> Result<String> {
     let unit = plan::unit(manager, listen)?;
+    expect_rights(manager, "--remove", is_dry)?;
     let place = match manager {
         Manager::System => Place::of_machine(),
         Manager::User => place(manager, &unit)?.0,
     };
     let ours = ours(&place, &unit)?;
-    if ours.is_empty() {
+    let forwarded = forwarded(&place, &unit)?;
+    let is_from_there = |found: &Forwarded| found.is_from(listen);
+    if !forwarded.as_ref().is_some_and(is_from_there) {
         let first = listen.first().map(Endpoint::to_string);
+        let other = forwarded.map(|other| format!("; {}", other.explain(&place)));
         return Err(Error::Usage(format!(
-            "nothing from {} is forwarded by `vsockctl forward {}--persistent`",
+            "nothing from {} is forwarded by `vsockctl forward {}--persistent`{}",
             first.unwrap_or_default(),
-            place.option()
+            place.option(),
+            other.unwrap_or_default()
         )));
     }
     let before = [
@@ -91,6 +106,16 @@ pub(super) fn remove(manager: Manager, listen: &[Endpoint], is_dry: bool) -> Res
     remove_files(&place, &unit)?;
     run_all(&place, &after)?;
     Ok(String::new())
+}
+
+/// Errors: another user than root, for what is the machine's.
+fn expect_rights(manager: Manager, option: &str, is_dry: bool) -> Result<()> {
+    match is_dry || manager == Manager::User || geteuid().is_root() {
+        true => Ok(()),
+        false => Err(Error::Usage(format!(
+            "`{option}` changes units of this machine: run it as root, or for your own with `--user`"
+        ))),
+    }
 }
 
 /// Asks systemd what the service is without anything from here, what another instance would be, and so where its files are.
@@ -182,6 +207,38 @@ fn ours(place: &Place, unit: &str) -> Result<Vec<PathBuf>> {
         }
     }
     Ok(ours)
+}
+
+/// Returns what the files from here have forwarded; none without any.
+fn forwarded(place: &Place, unit: &str) -> Result<Option<Forwarded>> {
+    if ours(place, unit)?.is_empty() {
+        return Ok(None);
+    }
+    let text = |path: &PathBuf| {
+        let bytes = text_file::read(path).map_err(Error::file("read", path))?;
+        Ok::<_, Error>(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let [settings, socket, _] = plan::places(place, unit);
+    Ok(Some(Forwarded::read(
+        unit,
+        &text(&settings)?,
+        &text(&socket)?,
+    )))
+}
+
+/// Errors: a bridge of that name that somebody else has started or enabled, which would have another target from now on.
+fn expect_unused(place: &Place, unit: &str) -> Result<()> {
+    let asked = units::with_socket(place.manager, unit);
+    let [_, socket] = asked.map_err(|problem| Error::Usage(problem.to_string()))?;
+    let is_used = |socket: &Unit| socket.is_enabled() || socket.is_active();
+    let Some(socket) = socket.filter(is_used) else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!(
+        "{unit}.socket is in use for {}, and not by `vsockctl forward`: `{} disable --now {unit}.socket` ends that",
+        socket.listen.join(" and "),
+        place.systemctl().join(" ")
+    )))
 }
 
 fn remove_files(place: &Place, unit: &str) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config_file;
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
 use crate::programs::bridge::variables::FOLDER;
@@ -122,6 +123,74 @@ pub(super) fn files(place: &Place, unit: &str, wish: &Wish<'_>, needs: &[String]
         ));
     }
     files
+}
+
+/// What is forwarded already by files from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Forwarded {
+    /// The bridge, without suffix.
+    unit: String,
+    /// Where it listens.
+    listen: Vec<String>,
+    /// Where connections go; empty where somebody has taken that out.
+    target: String,
+}
+
+impl Forwarded {
+    /// Reads it off the files: the settings, and the drop-in of the socket if there is one.
+    pub(super) fn read(unit: &str, settings: &str, socket: &str) -> Forwarded {
+        let addresses = socket
+            .lines()
+            .filter_map(|line| line.strip_prefix("ListenStream="));
+        let mut listen: Vec<String> = addresses.map(|text| text.replace("%%", "%")).collect();
+        listen.retain(|text| !text.is_empty());
+        if listen.is_empty() {
+            // What the unit has by itself.
+            let port = unit.split_once('@').map_or("", |(_, port)| port);
+            listen.push(format!("vsock::{port}"));
+        }
+        let (settings, _) = config_file::parse(settings);
+        let target = config_file::last(settings, "VSOCK_BRIDGE_TO");
+        Forwarded {
+            unit: unit.to_owned(),
+            listen,
+            target: target.map_or_else(String::new, |setting| setting.value),
+        }
+    }
+
+    /// Returns whether it listens there, and nowhere else.
+    pub(super) fn is_from(&self, listen: &[Endpoint]) -> bool {
+        let asked: Vec<String> = listen.iter().map(Endpoint::to_string).collect();
+        self.listen == asked
+    }
+
+    /// Says what is forwarded, and how that is ended.
+    pub(super) fn explain(&self, place: &Place) -> String {
+        let (unit, option) = (&self.unit, place.option());
+        let target = match &*self.target {
+            "" => String::new(),
+            target => format!(" to {target}"),
+        };
+        let address = match &self.listen[..] {
+            // As a port alone is written.
+            [first, second] if second.starts_with("127.0.0.1:") => first.rsplit(':').next(),
+            all => all.first().map(String::as_str),
+        };
+        let address = in_shell(address.unwrap_or_default());
+        format!(
+            "{unit}.socket forwards {}{target}: `vsockctl forward {option}--remove {address}` ends that",
+            self.listen.join(" and ")
+        )
+    }
+}
+
+/// Quotes what a shell would change.
+fn in_shell(text: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._:-".contains(letter);
+    match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 fn settings_of(wish: &Wish<'_>) -> String {
@@ -279,6 +348,33 @@ mod tests {
         );
         let Listen(name) = "@name".parse().unwrap();
         assert!(unit(Manager::System, &name).is_err());
+    }
+
+    /// Each form is read as it was written.
+    #[test]
+    fn what_is_forwarded_is_known_again_and_how_it_ends() {
+        for (listen, command) in [
+            ("vsock::7000", "--remove vsock::7000"),
+            ("vsock:3:7000", "--remove vsock:3:7000"),
+            ("7000", "--remove 7000"),
+            ("[::1]:7000", "--remove '[::1]:7000'"),
+            ("/run/a%b'.sock", r"--remove '/run/a%b'\''.sock'"),
+        ] {
+            let files = texts(listen, "vsock:3:80", "any", &[]);
+            let socket = files.iter().find(|(path, _)| path.contains(".socket.d/"));
+            let socket = socket.map_or("", |(_, text)| text);
+            let unit = "vsock-bridge@7000";
+            let found = Forwarded::read(unit, &files[0].1, socket);
+            let Listen(asked) = listen.parse().unwrap();
+            assert!(found.is_from(&asked), "{found:?}");
+            for other in ["vsock::7000", "[::1]:7000", "7000", "/run/a_b"] {
+                let Listen(other) = other.parse().unwrap();
+                assert_eq!(found.is_from(&other), other == asked, "{found:?}");
+            }
+            let line = found.explain(&Place::of_machine());
+            let end = format!(" to vsock:3:80: `vsockctl forward {command}` ends that");
+            assert!(line.ends_with(&end), "{line}");
+        }
     }
 
     #[test]
