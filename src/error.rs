@@ -216,6 +216,16 @@ pub enum Error {
         /// What it said.
         said: String,
     },
+    /// A file of this machine that root alone may change, or read.
+    #[error("cannot {operation} {} (run it as root)", path.display())]
+    NotRoot {
+        /// What was tried.
+        operation: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// A file that cannot be replaced because something is mounted on it.
     #[error(
         "cannot replace {}, which is a mount point, as in a container: give the lines to whoever makes that file, \

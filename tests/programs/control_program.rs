@@ -76,6 +76,12 @@ fn addr_of_what_names_no_machine_exits_2() {
         "3.vsock.vsock",
         "3.example",
         "vsock:3",
+        "vsock/",
+        "vsock/0",
+        "vsock/vsock/3",
+        "host/3",
+        "machine/",
+        "libvirt/a/b",
         "3\n",
     ] {
         expect_usage_error(&with_prefix(&["addr"], machine));
@@ -141,6 +147,9 @@ fn addr_and_cid_take_every_form_of_a_machine() {
         "Web.VSOCK",
         "fd00:1:2:3::3",
         "[fd00:1:2:3::3]",
+        "vsock/3",
+        "vsock%web",
+        "vsock/3.vsock",
     ] {
         for (command, text) in [("addr", "fd00:1:2:3::3\n"), ("cid", "3\n")] {
             expect_output(with_prefix(&["--names", "web=3", command], machine), text);
@@ -362,4 +371,24 @@ fn nobody_reads_what_is_printed_exits_0_in_silence() {
     let mut vsockctl = Program::start(vsockctl);
     assert_eq!(vsockctl.exit_code(), 0);
     assert_eq!(vsockctl.log, [""; 0]);
+}
+
+/// The file would be where the one who types happens to be.
+#[test]
+fn prefix_watch_has_no_folder_one_line_says_whose_it_is_and_exits_2() {
+    let folder = own_folder();
+    let mut vsockctl = command(ours("vsockctl"));
+    vsockctl
+        .args(["--prefix", PREFIX, "prefix", "watch"])
+        .current_dir(folder.path());
+    let finished = finish(vsockctl);
+    expect_usage_error(&finished);
+    let line = &finished.stderr[0];
+    assert!(
+        line.contains(
+            "RUNTIME_DIRECTORY, which is not set: start vsock-bridge-prefix-watch.service"
+        ),
+        "{line}"
+    );
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }

@@ -21,7 +21,7 @@ use crate::registry::{Location, Registry};
 use crate::vsock::Cid;
 
 /// For everything that a manager is asked.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+pub(super) const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// The state that matters most where several machines have a CID.
 const RUNNING: &str = "running";
 const NO_MACHINES: &str = "no machine has a name: neither VSOCK_BRIDGE_NAMES in /etc/vsock-bridge/vsock-bridge.conf, nor \

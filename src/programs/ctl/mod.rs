@@ -22,21 +22,24 @@ mod wanted;
 mod watch;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use nix::unistd::geteuid;
 
 use crate::config_file;
 use crate::configured;
 use crate::error::{Error, Result};
 use crate::known::Known;
+use crate::managers::Manager;
 use crate::names::{Machine, Names};
 use crate::prefix::{self, Prefix};
 use crate::programs::options::{Machines, machine_of_address};
 use crate::route;
 use crate::this_machine;
+use crate::unusable::Unusable;
 use crate::vsock::Cid;
 
 /// Shows and prepares the addresses of virtual machines.
@@ -67,12 +70,12 @@ pub struct Arguments {
 pub(crate) enum Command {
     /// Print the address of a machine.
     Addr {
-        /// CID, name or address: 3, host, local, web, 3.vsock
+        /// CID, name or address: 3, host, local, web, 3.vsock, vsock/3
         machine: String,
     },
     /// Print the CID of a machine.
     Cid {
-        /// Address, name or CID: fd00:abcd:ef12::3, web, host, 3.vsock
+        /// Address, name or CID: fd00:abcd:ef12::3, web, host, 3.vsock, vsock/3
         machine: String,
     },
     /// Show, choose or activate the prefix.
@@ -201,6 +204,33 @@ pub fn command() -> clap::Command {
 
 /// Carries out the subcommand; gives the status to exit with.
 pub fn run(arguments: Arguments) -> Result<ExitCode> {
+    carry_out(arguments).map_err(as_root)
+}
+
+/// Says what to do about a file that is root's.
+fn as_root(error: Error) -> Error {
+    match error {
+        Error::Unusable(Unusable::File {
+            operation,
+            path,
+            source,
+        }) if source.kind() == ErrorKind::PermissionDenied && is_of_root(&path) => Error::NotRoot {
+            operation,
+            path,
+            source,
+        },
+        other => other,
+    }
+}
+
+/// Returns whether somebody else than root is refused there because of that.
+fn is_of_root(path: &Path) -> bool {
+    !geteuid().is_root()
+        && (path.starts_with("/etc") || path.starts_with("/run"))
+        && !path.starts_with("/run/user")
+}
+
+fn carry_out(arguments: Arguments) -> Result<ExitCode> {
     let prefix = || this_machine::prefix(arguments.machines.prefix, Path::new("/"));
     let command = arguments
         .command
@@ -277,8 +307,17 @@ pub fn run(arguments: Arguments) -> Result<ExitCode> {
     output::print(&text?).map(|_| ExitCode::SUCCESS)
 }
 
-/// Reads a machine in every form that names one.
+/// Reads a machine in every form that names one for vsock-connect.
 fn machine(text: &str, machines: &Machines) -> Result<Cid> {
+    let mut text = text;
+    if let Some((word, name)) = text.split_once(['/', '%']) {
+        if let Some(manager) = Manager::of(word) {
+            return manager.cid(name, machines::ANSWER_TIME);
+        }
+        if word == "vsock" {
+            text = name;
+        }
+    }
     match machine_of_address(text, machines.prefix)? {
         Some(cid) => Ok(cid),
         None => Ok(Known::now(machines.names.as_ref()).cid(&text.parse::<Machine>()?)?),

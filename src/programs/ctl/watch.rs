@@ -5,7 +5,7 @@
 //! starts `vsockctl prefix up`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -26,10 +26,15 @@ const CALM: Duration = Duration::from_secs(600);
 
 /// Watches until it is stopped. `found`: the prefix that is looked for while none is in place.
 ///
-/// Errors: [`Error::Route`]; a file when nothing can be written.
+/// Errors: [`Error::Usage`] without a folder for the file; [`Error::Route`]; a file when nothing can be written.
 pub(super) fn run(found: Prefix) -> Result<()> {
+    let folder = pace::folder().ok_or_else(|| {
+        Error::Usage(
+            "`prefix watch` writes its file into RUNTIME_DIRECTORY, which is not set: start vsock-bridge-prefix-watch.service"
+                .to_owned(),
+        )
+    })?;
     let prefix = route::in_place()?.unwrap_or(found);
-    let folder = pace::folder().unwrap_or_else(|| PathBuf::from("."));
     let watch = Watch::open(prefix)?;
     notify::ready();
     let (mut pause, mut asked, mut due) = (PAUSE, None, Moment::now());
