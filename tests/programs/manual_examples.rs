@@ -108,6 +108,9 @@ fn rules_are_accepted() {
     assert!(count > 0);
 }
 
+/// What of examples is for systemd 254 and newer, and 252 ignores, as they say.
+const NEWER: [&str; 1] = ["Unknown key 'FileDescriptorStorePreserve'"];
+
 #[test]
 fn units_pass_verification() {
     if command("systemd-analyze")
@@ -142,7 +145,8 @@ fn units_pass_verification() {
             verify
         });
         // Unknown keys are a warning only.
-        let is_silent = finished.code == 0 && finished.stderr.is_empty();
+        let is_newer = |line: &&String| !NEWER.iter().any(|key| line.contains(key));
+        let is_silent = finished.code == 0 && !finished.stderr.iter().any(|line| is_newer(&line));
         assert!(is_silent, "{name}: {finished:#?}");
     }
 }
