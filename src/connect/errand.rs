@@ -77,6 +77,28 @@ impl Errand {
 }
 
 impl Dialer {
+    /// Returns what is still known of an errand of the process before, on which that peer has reached that place; none
+    /// where peers are not asked where they go.
+    pub(crate) fn recall(&self, peer: &Peer, place: Option<Endpoint>) -> Option<Errand> {
+        let is_asked =
+            |endpoint: &Endpoint| matches!(endpoint, Endpoint::Gateway | Endpoint::Inbound);
+        if !self.targets.iter().any(|target| is_asked(&target.endpoint)) {
+            return None;
+        }
+        let counted =
+            (self.inbound.as_ref().zip(peer.cid())).map(|(inbound, cid)| inbound.enter_again(cid));
+        // Nothing is answered any more.
+        let request = Request {
+            form: Form::Proxy,
+            asked: place?,
+            length: 0,
+        };
+        Some(Errand {
+            counted,
+            ..Errand::new(request)
+        })
+    }
+
     /// Returns the number of the target of a peer if that is to say where it goes, and whom it asks.
     pub(crate) fn asked_by(&self, peer: &Peer, destination: Destination) -> Option<(usize, Asks)> {
         let number = self.targets.choose(peer, destination)?;

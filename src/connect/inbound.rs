@@ -44,10 +44,26 @@ impl Inbound {
             });
         }
         *count += 1;
-        Ok(Counted {
+        Ok(self.counted(cid))
+    }
+
+    /// Counts one that was let in by the process before this one.
+    pub(crate) fn enter_again(self: &Arc<Inbound>, cid: Cid) -> Counted {
+        *self.open().entry(cid).or_default() += 1;
+        self.counted(cid)
+    }
+
+    /// Returns who has connections, and how many.
+    pub(crate) fn machines(&self) -> Vec<(Cid, usize)> {
+        let open = self.open();
+        open.iter().map(|(cid, count)| (*cid, *count)).collect()
+    }
+
+    fn counted(self: &Arc<Inbound>, cid: Cid) -> Counted {
+        Counted {
             inbound: self.clone(),
             cid,
-        })
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, HashMap<Cid, usize>> {
@@ -83,6 +99,11 @@ mod tests {
         drop(inbound.enter(db).unwrap());
         drop(first);
         let _third = inbound.enter(web).unwrap();
-        assert_eq!(inbound.open().len(), 1);
+        assert_eq!(inbound.machines(), [(web, 2)]);
+        // Over the limit, since it is there.
+        let again = inbound.enter_again(web);
+        assert_eq!(inbound.machines(), [(web, 3)]);
+        drop(again);
+        assert_eq!(inbound.machines(), [(web, 2)]);
     }
 }

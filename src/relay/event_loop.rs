@@ -194,7 +194,11 @@ impl Loop {
 
     fn tell_status(&mut self, now: Moment) {
         let (open, totals) = (self.open(), self.reporter.totals);
-        let text = || report::status(open, &self.gate.peers(), &totals);
+        let peers = || match &self.worker.dialer().inbound {
+            None => self.gate.peers(),
+            Some(inbound) => report::brought(open, inbound.machines()),
+        };
+        let text = || report::status(open, &peers(), &totals);
         self.notifier.tick((open, totals), text, now);
     }
 

@@ -1,5 +1,6 @@
 //! What a loop says of its connections: totals for the status line, events for the journal, none of them in a flood.
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use log::Level;
@@ -16,6 +17,7 @@ use crate::gate::{PeerKey, Refusal};
 use crate::logging::event::{self, Fields};
 use crate::logging::rate_limit::RateLimit;
 use crate::peer::Peer;
+use crate::vsock::Cid;
 
 /// Peers that the status line names.
 const STATUS_PEERS: usize = 3;
@@ -46,6 +48,19 @@ pub(crate) fn status(open: usize, peers: &[(PeerKey, usize)], totals: &Totals) -
         ", {served} served, {refused} refused, {unreachable} without target"
     );
     text
+}
+
+/// Returns who has connections, of which the gateway of the host brings those of these machines; of the others it has not said
+/// whose they are.
+pub(crate) fn brought(open: usize, machines: Vec<(Cid, usize)>) -> Vec<(PeerKey, usize)> {
+    let told: usize = machines.iter().map(|(_, count)| count).sum();
+    let others = (Cid::HOST, open.saturating_sub(told));
+    let mut peers: Vec<_> = (machines.into_iter().chain([others]))
+        .filter(|(_, count)| *count > 0)
+        .map(|(cid, count)| (PeerKey::Cid(cid), count))
+        .collect();
+    peers.sort_unstable_by_key(|&(key, count)| (Reverse(count), key));
+    peers
 }
 
 /// Returns the number with its word.
@@ -258,7 +273,19 @@ fn fields(peer: Peer, target: Option<&Endpoint>, dialer: &Dialer) -> Fields {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vsock::Cid;
+
+    #[test]
+    fn machines_that_the_host_brings_are_peers_of_their_own() {
+        let cid = |number| Cid::new(number).unwrap();
+        let peer = |number| PeerKey::Cid(cid(number));
+        let machines = vec![(cid(3), 1), (cid(4), 5)];
+        assert_eq!(brought(6, machines.clone()), [(peer(4), 5), (peer(3), 1)]);
+        assert_eq!(
+            brought(8, machines),
+            [(peer(4), 5), (peer(2), 2), (peer(3), 1)]
+        );
+        assert_eq!(brought(0, Vec::new()), []);
+    }
 
     #[test]
     fn the_status_names_the_busiest_peers() {

@@ -60,7 +60,7 @@ pub(crate) struct Session {
     pub has_keepalive: bool,
     /// What the next process finds of it, if that is to have it.
     kept: Option<Kept>,
-    /// What it has asked for, if it is the gateway's, and was not taken over from another process.
+    /// What it has asked for, if it is the gateway's, or what the process before has left of that.
     errand: Option<Box<Errand>>,
     phase: Phase,
 }
@@ -189,6 +189,12 @@ impl Session {
             kept: Some(kept),
             ..Session::new(peer, Phase::Relaying(connection), started)
         }
+    }
+
+    /// Finds what is known of whom it was brought by, and where to: later its socket does not tell any more.
+    pub(crate) fn recall(&mut self, dialer: &Dialer) {
+        let errand = dialer.recall(&self.peer, self.reached());
+        self.errand = errand.map(Box::new);
     }
 
     /// Has the next process find it, unless it does already, with all that is to be known of it.

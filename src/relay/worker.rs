@@ -148,6 +148,12 @@ impl Worker {
         }
     }
 
+    /// Takes a session of the process before, whose target is reached.
+    pub(crate) fn take_over(&mut self, mut session: Session, now: Moment) {
+        session.recall(&self.dialer);
+        self.adopt(session, now);
+    }
+
     /// Takes a session whose target is reached, from the outside or from another worker.
     pub(crate) fn adopt(&mut self, mut session: Session, now: Moment) {
         let key = self.sessions.next_key();
@@ -485,6 +491,7 @@ mod tests {
     use crate::peer::{Family, Peer};
     use crate::proxy_protocol;
     use crate::registry::Registry;
+    use crate::relay::restore::{Restored, restore};
     use crate::relay::token::Token;
     use crate::vsock::{Cid, VsockAddr};
 
@@ -676,5 +683,58 @@ mod tests {
         client.write_all(&header(3, port)).unwrap();
         settle(&mut worker);
         assert_eq!(reasons(&mut worker), [""; 0]);
+    }
+
+    #[test]
+    fn the_next_process_knows_who_was_brought_where_and_has_no_more_places_for_them() {
+        let server = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        let place = server.local_addr().unwrap();
+        let mut before = Worker {
+            shared: Shared::new(Store::with_queues()),
+            ..inbound(1)
+        };
+        let mut client = come(&mut before, 2);
+        client.write_all(&header(3, place.port())).unwrap();
+        settle(&mut before);
+        let (stream, _) = server.accept().unwrap();
+        settle(&mut before);
+        assert!(before.keep_all(Moment::now()).is_empty());
+
+        let (store, inherited) = Store::adopt(before.store().stored(), usize::MAX).unwrap();
+        before.store().freeze();
+        before.forget_all();
+        let tuning = before.dialer().tuning;
+        let mut worker = Worker {
+            shared: Shared::new(store.clone()),
+            ..inbound(1)
+        };
+        for restored in restore(&store, inherited, &tuning) {
+            match restored.unwrap() {
+                Restored::Relaying(session) => worker.take_over(*session, Moment::now()),
+                Restored::Connecting(_) => panic!("it was connected"),
+            }
+        }
+        assert_eq!(
+            worker.dialer.inbound.as_ref().unwrap().machines(),
+            [(Cid::new(3).unwrap(), 1)]
+        );
+        let mut other = come(&mut worker, 2);
+        other.write_all(&header(3, place.port())).unwrap();
+        settle(&mut worker);
+        let reasons = reasons(&mut worker);
+        assert!(
+            reasons.len() == 1 && reasons[0].contains("--max-connections-per-peer=1"),
+            "{reasons:?}"
+        );
+
+        drop((client, stream));
+        settle(&mut worker);
+        let closed: Vec<Closed> = worker.take_closed().collect();
+        let told: Vec<String> = (closed.iter())
+            .map(|closed| format!("{} to {}", closed.who(), closed.target.as_ref().unwrap()))
+            .collect();
+        assert_eq!(told, [format!("vsock:3:1024 to {place}")]);
+        drop(closed);
+        assert_eq!(worker.dialer.inbound.as_ref().unwrap().machines(), []);
     }
 }

@@ -68,7 +68,7 @@ impl Loop {
         match restored {
             Restored::Relaying(session) => {
                 self.gate.enter_again(&session.peer);
-                self.worker.adopt(*session, now);
+                self.worker.take_over(*session, now);
             }
             Restored::Connecting(arrival) => {
                 self.gate.enter_again(&arrival.peer);
