@@ -183,23 +183,25 @@ fn way(asked: &Endpoint, is_as_peer: bool) -> Option<Way> {
             let port = tcp_port(*port)?;
             Way::Here(Endpoint::Tcp((Ipv6Addr::LOCALHOST, port).into()))
         }
-        Endpoint::Vsock(addr) if is_as_peer => {
-            let place = Endpoint::Vsock(VsockAddr {
-                port: INBOUND_PORT.into(),
-                ..*addr
-            });
-            Way::AsPeer(place, tcp_port(addr.port)?)
-        }
-        Endpoint::Mux { path, port } if is_as_peer => {
-            let place = Endpoint::Mux {
-                path: path.clone(),
-                port: INBOUND_PORT.into(),
-            };
-            Way::AsPeer(place, tcp_port(*port)?)
+        Endpoint::Vsock(VsockAddr { port, .. }) | Endpoint::Mux { port, .. } if is_as_peer => {
+            Way::AsPeer(inbound(asked)?, tcp_port(*port)?)
         }
         Endpoint::TcpName { name, port } => Way::Named(name.clone(), *port),
         other => Way::Direct(other.clone()),
     })
+}
+
+/// Returns where the bridge of a machine is that sees who comes, for any place there.
+pub(crate) fn inbound(place: &Endpoint) -> Option<Endpoint> {
+    let port = INBOUND_PORT.into();
+    match place {
+        Endpoint::Vsock(addr) => Some(Endpoint::Vsock(VsockAddr { port, ..*addr })),
+        Endpoint::Mux { path, .. } => Some(Endpoint::Mux {
+            path: path.clone(),
+            port,
+        }),
+        _ => None,
+    }
 }
 
 /// Returns a port as TCP has it.

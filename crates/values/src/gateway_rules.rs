@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use goal::Goal;
+pub use goal::Leads;
 
 use crate::allow_list::{AllowList, AllowedCids};
 use crate::endpoint::Endpoint;
@@ -158,6 +159,11 @@ impl ResolvedRule {
         &self.text
     }
 
+    /// Returns where each of its places is.
+    pub fn leads(&self) -> impl Iterator<Item = Leads<'_>> {
+        self.goals.iter().filter_map(Goal::leads)
+    }
+
     /// Returns whether it leads somebody there. A machine is asked for by its location.
     pub fn leads_to(&self, asked: &Endpoint) -> bool {
         self.goals.iter().any(|goal| goal.has(asked))
@@ -218,6 +224,33 @@ mod tests {
         };
         let found = rules.iter().find(|rule| rule.allows(who, &asked))?;
         Some(found.place.to_string())
+    }
+
+    #[test]
+    fn where_a_rule_leads_one_port_stands_for_all() {
+        let text = "web db:5432,80 hy:1 20-29:22 host:53 10.1.0.0/16:* [2001:db8::1]:22 a.example.net:80 *.example.org:443";
+        let rules = rules(text);
+        let leads: Vec<String> = rules[0]
+            .leads()
+            .map(|leads| match leads {
+                Leads::To(endpoint) => endpoint.to_string(),
+                Leads::Into(ip, bits) => format!("{ip}/{bits}"),
+                Leads::Named(name) => name.to_owned(),
+            })
+            .collect();
+        assert_eq!(
+            leads,
+            [
+                "vsock:4:5432",
+                "vsock-mux:/run/hy.vsock:1",
+                "vsock:20:22",
+                "[::1]:53",
+                "10.1.0.0/16",
+                "2001:db8::1/128",
+                "a.example.net",
+                "example.org"
+            ]
+        );
     }
 
     #[test]

@@ -38,6 +38,17 @@ enum Place {
     Below(String),
 }
 
+/// Where a place of a rule is, one of its ports and machines standing for all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leads<'a> {
+    /// There, as it would be connected to.
+    To(Endpoint),
+    /// To addresses with so many bits in common.
+    Into(IpAddr, u8),
+    /// Wherever a resolver says, for this name or those below it.
+    Named(&'a str),
+}
+
 impl Goal {
     /// Reads `PLACE:PORTS`.
     ///
@@ -68,6 +79,29 @@ impl Goal {
             Place::Machine(Machine::Name(_)) | Place::At(_) | Place::Machines(_) => true,
             Place::Network(..) | Place::Name(_) | Place::Below(_) => false,
         }
+    }
+
+    /// Returns where it leads; none for a name that nobody has looked up.
+    pub(super) fn leads(&self) -> Option<Leads<'_>> {
+        let port = *self.ports.first()?.start();
+        let machine = |cid| VsockAddr {
+            cid: Some(cid),
+            port: port.into(),
+        };
+        Some(match &self.place {
+            Place::Machine(_) => return None,
+            Place::At(Location::Cid(Cid::HOST)) => {
+                Leads::To(Endpoint::Tcp((Ipv6Addr::LOCALHOST, port).into()))
+            }
+            Place::At(Location::Cid(cid)) => Leads::To(Endpoint::Vsock(machine(*cid))),
+            Place::At(Location::Hybrid(path)) => Leads::To(Endpoint::Mux {
+                path: path.clone(),
+                port: port.into(),
+            }),
+            Place::Machines(range) => Leads::To(Endpoint::Vsock(machine(*range.start()))),
+            Place::Network(ip, bits) => Leads::Into(*ip, *bits),
+            Place::Name(name) | Place::Below(name) => Leads::Named(name),
+        })
     }
 
     /// Looks the name of a machine up.

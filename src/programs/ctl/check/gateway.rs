@@ -1,16 +1,22 @@
-//! Whether the gateway of this machine leads anybody anywhere, and whether the one is there that this machine is told of.
+//! Whether the gateway of this machine leads anybody anywhere, and gets there itself, to bridges that let it in; and whether
+//! the one is there that this machine is told of.
 
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::finding::{Finding, Level};
+use super::sandbox;
 use super::settings::{services, setting};
 use super::targets;
 use super::units::Unit;
 use crate::connect;
 use crate::endpoint::Endpoint;
-use crate::gateway::rules::{Source, in_words};
-use crate::gateway_rules;
+use crate::error::Error;
+use crate::gateway;
+use crate::gateway::rules::{Rules, Source, in_words};
+use crate::gateway_rules::{self, Leads, ResolvedRule};
 use crate::target_list::TargetList;
 use crate::this_machine;
 
@@ -18,10 +24,14 @@ const SUBJECT: &str = "gateway";
 const PROXY: &str = "vsock-bridge-proxy.service";
 /// A gateway is on the same machine, or one hop away.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Places of rules that one line names.
+const PLACES_MAX: usize = 3;
+/// Machines that are asked whether they let the gateway in.
+const ASKED_MAX: usize = 16;
 
 /// Returns a line for each gateway in use, and one for each that is to be reached from here.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
-    let mut findings: Vec<Finding> = services(units).filter_map(rules).collect();
+    let mut findings: Vec<Finding> = services(units).flat_map(rules).collect();
     let proxy = services(units).find(|service| service.id == PROXY);
     let beyond = proxy.and_then(|proxy| Some((target(proxy)?, PROXY.to_owned())));
     let via = match this_machine::via(None, Path::new("/")) {
@@ -43,18 +53,12 @@ fn target(service: &Unit) -> Option<Endpoint> {
     }
 }
 
-fn rules(service: &Unit) -> Option<Finding> {
-    if target(service)? != Endpoint::Gateway {
-        return None;
-    }
-    let source = match setting(service, gateway_rules::VARIABLE, " --rules").ok()? {
-        Some(setting) => Source::File(setting.text.into()),
-        None => Source::Usual,
+fn rules(service: &Unit) -> Vec<Finding> {
+    let Some(rules) = rules_of(service) else {
+        return Vec::new();
     };
-    // What is wrong in them has its line with the settings.
-    let (rules, _) = source.read(targets::given(service).as_ref()).ok()?;
     let (id, files) = (&service.id, rules.files());
-    Some(match rules.count() {
+    let said = match rules.count() {
         0 => Finding::warn(
             SUBJECT,
             format!(
@@ -62,7 +66,93 @@ fn rules(service: &Unit) -> Option<Finding> {
             ),
         ),
         count => Finding::ok(SUBJECT, format!("{id} has {} of {files}", in_words(count))),
-    })
+    };
+    let mut findings = vec![said];
+    match kept(service, &rules) {
+        Some(finding) => findings.push(finding),
+        None => findings.extend(not_let_in(id, &rules)),
+    }
+    findings
+}
+
+/// Returns a line for each machine that is to see who comes, and runs, and has no bridge that lets the gateway in.
+fn not_let_in(id: &str, rules: &Rules) -> Vec<Finding> {
+    let mut places = Vec::new();
+    for rule in rules.iter().filter(|rule| rule.is_as_peer()) {
+        for leads in rule.leads() {
+            let Leads::To(place) = leads else { continue };
+            places.extend(gateway::inbound(&place).filter(|place| !places.contains(place)));
+        }
+    }
+    let refusal = |place: &Endpoint| {
+        let error = connect::probe(place, PATIENCE).err()?;
+        let is_refused = matches!(
+            error,
+            Error::Connect {
+                source: Errno::ECONNREFUSED | Errno::ECONNRESET,
+                ..
+            }
+        );
+        let text = format!(
+            "{}, where {id} brings machines: enable vsock-bridge-inbound.socket in that one, if it runs",
+            error.report()
+        );
+        is_refused.then(|| Finding::warn(SUBJECT, text))
+    };
+    places.iter().take(ASKED_MAX).filter_map(refusal).collect()
+}
+
+/// Returns the rules of a service that is a gateway; what is wrong in them has its line with the settings.
+fn rules_of(service: &Unit) -> Option<Rules> {
+    if target(service)? != Endpoint::Gateway {
+        return None;
+    }
+    let source = match setting(service, gateway_rules::VARIABLE, " --rules").ok()? {
+        Some(setting) => Source::File(setting.text.into()),
+        None => Source::Usual,
+    };
+    let (rules, _) = source.read(targets::given(service).as_ref()).ok()?;
+    Some(rules)
+}
+
+/// Returns a line for places of rules that the sandbox keeps the gateway from, which are all places to whoever asks for them.
+fn kept(service: &Unit, rules: &Rules) -> Option<Finding> {
+    let (mut places, mut settings) = (Vec::new(), Vec::new());
+    for leads in rules.iter().flat_map(ResolvedRule::leads) {
+        let (place, lacks) = match leads {
+            Leads::To(place) => (place.to_string(), service.sandbox.lacks(&place)),
+            Leads::Into(network, bits) => {
+                let lacks = service.sandbox.lacks_network(network, bits);
+                (format!("{network}/{bits}"), lacks)
+            }
+            Leads::Named(name) => (name.to_owned(), service.sandbox.lacks_outside()),
+        };
+        if !lacks.is_empty() && !places.contains(&place) && places.len() <= PLACES_MAX {
+            places.push(place);
+        }
+        for setting in lacks {
+            if !settings.contains(&setting) {
+                settings.push(setting);
+            }
+        }
+    }
+    if settings.is_empty() {
+        return None;
+    }
+    if places.len() > PLACES_MAX {
+        places.truncate(PLACES_MAX);
+        places.push("others".to_owned());
+    }
+    let (id, places, needed) = (&service.id, places.join(", "), settings.join(" and "));
+    let text = format!(
+        "{id} cannot reach {places}, where its rules lead: its sandbox needs {needed} in a drop-in"
+    );
+    let finding = Finding::new(Level::Fail, SUBJECT, text);
+    Some(finding.run_all(sandbox::drop_in(
+        id,
+        "50-target.conf",
+        &settings.join("\\n"),
+    )))
 }
 
 fn reached(gateway: &Endpoint, user: &str) -> Finding {

@@ -9,6 +9,8 @@ use super::finding::{Finding, Level};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::unix_path::{HOMES, TEMPORARY, is_below};
 
+const FAMILIES: &str = "RestrictAddressFamilies";
+
 /// What a unit lets its processes reach, in the words of `systemctl show`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sandbox {
@@ -58,7 +60,7 @@ impl Sandbox {
             Endpoint::Inbound => Some("AF_INET6"),
         };
         let family = family.filter(|family| !self.allows_family(family));
-        let family = family.map(|family| format!("RestrictAddressFamilies={family}"));
+        let family = family.map(|family| format!("{FAMILIES}={family}"));
         let place = match target {
             Endpoint::Tcp(address) if !self.allows_address(address.ip()) => {
                 Some(format!("IPAddressAllow={}", address.ip()))
@@ -71,6 +73,32 @@ impl Sandbox {
             _ => None,
         };
         family.into_iter().chain(place).collect()
+    }
+
+    /// Returns the settings that would let addresses with so many bits in common be reached; none if they are already.
+    pub(super) fn lacks_network(&self, network: IpAddr, bits: u8) -> Vec<String> {
+        let family = match network {
+            IpAddr::V4(_) => "AF_INET",
+            IpAddr::V6(_) => "AF_INET6",
+        };
+        let family = (!self.allows_family(family)).then(|| format!("{FAMILIES}={family}"));
+        let filter =
+            (!self.allows_address(network)).then(|| format!("IPAddressAllow={network}/{bits}"));
+        family.into_iter().chain(filter).collect()
+    }
+
+    /// Returns the settings that would let something outside of this machine be reached; none if there may be something
+    /// already.
+    pub(super) fn lacks_outside(&self) -> Vec<String> {
+        let has_family = ["AF_INET", "AF_INET6"].map(|family| self.allows_family(family));
+        let family = (has_family == [false; 2]).then(|| format!("{FAMILIES}=AF_INET AF_INET6"));
+        let is_all =
+            |list: &str| ["0.0.0.0/0", "::/0"].map(|all| list.split(' ').any(|one| one == all));
+        let is_loopback = |network: &str| ["127.0.0.0/8", "::1/128", ""].contains(&network);
+        let is_shut =
+            is_all(&self.ip_deny) == [true; 2] && self.ip_allow.split(' ').all(is_loopback);
+        let filter = is_shut.then(|| "IPAddressAllow=any".to_owned());
+        family.into_iter().chain(filter).collect()
     }
 
     fn allows_family(&self, family: &str) -> bool {
@@ -183,6 +211,61 @@ mod tests {
             }
             assert_eq!(sandbox.lacks(&endpoint), [""; 0], "{target}");
         }
+    }
+
+    #[test]
+    fn what_is_outside_is_within_reach_where_anything_may_be() {
+        let outside = |families: &str, ip_allow: &str, ip_deny: &str| {
+            let sandbox = Sandbox {
+                families: families.into(),
+                ip_allow: ip_allow.into(),
+                ip_deny: ip_deny.into(),
+                ..Sandbox::default()
+            };
+            sandbox.lacks_outside().join(" ")
+        };
+        let (both, all) = ("AF_INET AF_INET6", "0.0.0.0/0 ::/0");
+        for (families, ip_allow, ip_deny, lacks) in [
+            ("", "", "", ""),
+            (both, "", "224.0.0.0/4 ff00::/8", ""),
+            (both, "", "0.0.0.0/0", ""),
+            ("AF_INET6 AF_UNIX", "", "", ""),
+            (both, "192.0.2.0/24", all, ""),
+            (both, all, all, ""),
+            (both, "", all, "IPAddressAllow=any"),
+            (both, "127.0.0.0/8 ::1/128", all, "IPAddressAllow=any"),
+            (
+                "AF_UNIX",
+                "",
+                "",
+                "RestrictAddressFamilies=AF_INET AF_INET6",
+            ),
+            (
+                "~AF_INET AF_INET6",
+                "",
+                "",
+                "RestrictAddressFamilies=AF_INET AF_INET6",
+            ),
+        ] {
+            assert_eq!(
+                outside(families, ip_allow, ip_deny),
+                lacks,
+                "{families}, {ip_allow}, {ip_deny}"
+            );
+        }
+        let network: IpAddr = "10.1.0.0".parse().unwrap();
+        assert_eq!(
+            shipped().lacks_network(network, 16),
+            ["IPAddressAllow=10.1.0.0/16"]
+        );
+        let sandbox = Sandbox {
+            families: "AF_INET6".into(),
+            ..Sandbox::default()
+        };
+        assert_eq!(
+            sandbox.lacks_network(network, 16),
+            ["RestrictAddressFamilies=AF_INET"]
+        );
     }
 
     #[test]
