@@ -48,8 +48,9 @@ lock_cache() {
 spawned=()
 children=()
 temporary=()
-work=
-programs=
+# A case that sources this has them from `run`.
+work=${work-}
+programs=${programs-}
 
 # under_deadline SECONDS SCRIPT ARGUMENT…: starts the script again under timeout(1). --foreground keeps ^C working.
 under_deadline() {
@@ -173,30 +174,54 @@ make_packages() {
 
 # ---- the guest ----------------------------------------------------------------------------------------------------
 
-# Starts the guest with CID 3. It has a throw-away root, the payload, a console log, and the agent's serial port.
+# Starts the guest with CID 3, and the device that it shares with the second machine.
 boot() {
     uds=$work/guest.vsock
-    mkfifo "$work/agent.in" "$work/agent.out" "$work/monitor.in" "$work/monitor.out"
+    mkfifo "$work/monitor.in" "$work/monitor.out"
     # shellcheck disable=SC2034  # the monitor is for the cases
-    exec {to_guest}<>"$work/agent.in" {from_guest}<>"$work/agent.out" {to_monitor}<>"$work/monitor.in"
+    exec {to_monitor}<>"$work/monitor.in"
     spawn monitor cat "$work/monitor.out"
     # Its defaults, which drop a packet that Linux has scattered: of more than 31 KiB, since 2025.
-    # The second machine, which one case starts, may connect to the first one.
+    # The second machine, which few cases start, may connect to the first one.
     spawn vhost "$vhost_root/bin/vhost-device-vsock" --vm "guest-cid=3,socket=$work/vhost.sock,uds-path=$uds" \
         --vm "guest-cid=4,socket=$work/sibling.sock,uds-path=$work/sibling.vsock"
     wait_for 10 test -S "$work/vhost.sock" || die "vhost-device-vsock did not start: $(cat "$work/vhost.log")"
-    # The guest may reboot; one that panics is noticed by its agent.
-    spawn qemu "${qemu[@]}" -action reboot=reset \
-        -accel "$(accelerator)" -smp 2 -m 2G \
-        -object memory-backend-memfd,id=memory,size=2G,share=on -machine memory-backend=memory \
-        -kernel "$image/kernel" -initrd "$image/initrd" -append "$(kernel_arguments)" \
+    console=$work/console.log
+    power_on guest vhost "$console" 2G '' \
+        -chardev "pipe,id=monitor,path=$work/monitor" -mon chardev=monitor,mode=readline
+    to_guest=$to_agent from_guest=$from_agent qemu_pid=$!
+}
+
+# boot_sibling NAME: the second machine, with CID 4. It is made of the same image, but has a machine id of its own, and so a
+# prefix.
+boot_sibling() {
+    power_on sibling sibling "$work/sibling.log" 1G "systemd.hostname=$1 systemd.machine_id=fedcba9876543210fedcba9876543210"
+    to_sibling=$to_agent from_sibling=$from_agent sibling_pid=$!
+}
+
+# of_sibling COMMAND…: does to the second machine what the command does to the guest.
+of_sibling() {
+    local to_guest=$to_sibling from_guest=$from_sibling qemu_pid=$sibling_pid console=$work/sibling.log
+    "$@"
+}
+
+# power_on NAME DEVICE CONSOLE MEMORY WORDS OPTION…: a machine with a throw-away root, the payload, a log of its console, and the
+# agent's serial port; WORDS are for its kernel, the options for QEMU.
+power_on() {
+    local name=$1 device=$2 log=$3 memory=$4 words=$5
+    shift 5
+    mkfifo "$work/$name-agent.in" "$work/$name-agent.out"
+    exec {to_agent}<>"$work/$name-agent.in" {from_agent}<>"$work/$name-agent.out"
+    # It may reboot; one that panics is noticed by its agent.
+    spawn "qemu-$name" "${qemu[@]}" -action reboot=reset \
+        -accel "$(accelerator)" -smp 2 -m "$memory" \
+        -object "memory-backend-memfd,id=memory,size=$memory,share=on" -machine memory-backend=memory \
+        -kernel "$image/kernel" -initrd "$image/initrd" -append "$(kernel_arguments "$words")" \
         -drive "file=$image/root.ext4,format=raw,if=virtio,snapshot=on" \
         -drive "file=$work/payload.tar,format=raw,if=virtio,readonly=on" \
-        -serial "file:$work/console.log" \
-        -chardev "pipe,id=agent,path=$work/agent" -serial chardev:agent \
-        -chardev "pipe,id=monitor,path=$work/monitor" -mon chardev=monitor,mode=readline \
-        -chardev "socket,id=vsock,path=$work/vhost.sock" -device vhost-user-vsock-pci,chardev=vsock
-    qemu_pid=$!
+        -serial "file:$log" \
+        -chardev "pipe,id=agent,path=$work/$name-agent" -serial chardev:agent \
+        -chardev "socket,id=vsock,path=$work/$device.sock" -device vhost-user-vsock-pci,chardev=vsock "$@"
 }
 
 # No network device: what arrives came through vsock.
@@ -208,7 +233,7 @@ qemu=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -n
 # sandbox, takes a fifth of the boot unless they are told to hurry.
 kernel_arguments() {
     printf '%s ' root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=no panic=-1 mitigations=off no_timer_check \
-        modprobe.blacklist=vmw_vsock_virtio_transport rcupdate.rcu_expedited=1 \
+        modprobe.blacklist=vmw_vsock_virtio_transport rcupdate.rcu_expedited=1 "$@" \
         init=/bin/bash -- -c '"[ -e /vm ] || tar -C / -xf /dev/vdb; exec env -i HOME=/ TERM=linux /sbin/init"'
 }
 
@@ -235,7 +260,7 @@ guest() {
 booted() {
     local deadline=$((SECONDS + $1))
     read_until ready >/dev/null || die "the guest did not boot; the end of its console:
-$(tail -n 30 "$work/console.log")"
+$(tail -n 30 "$console")"
 }
 
 # read_until MARK: passes on the agent's lines up to '@MARK STATUS'. Uses the caller's deadline.
