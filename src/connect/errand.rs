@@ -29,7 +29,7 @@ pub(crate) enum Asks {
 /// What a peer has asked for, and what came of it.
 #[derive(Debug)]
 pub(crate) struct Errand {
-    /// Who comes, if the peer is a gateway that brings somebody.
+    /// Who comes, if the peer is a gateway that brings somebody, or a socket behind which a machine is.
     pub from: Option<Peer>,
     /// Where it wants to go.
     pub asked: Endpoint,
@@ -93,7 +93,10 @@ impl Dialer {
             asked: place?,
             length: 0,
         };
+        let gateway = self.gateway.as_ref();
+        let who = gateway.and_then(|gateway| gateway.who(peer, Destination::Unnamed));
         Some(Errand {
+            from: gateway::machine_of(peer, who),
             counted,
             ..Errand::new(request)
         })

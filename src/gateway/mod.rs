@@ -209,6 +209,17 @@ fn tcp_port(port: VsockPort) -> Option<u16> {
     u16::try_from(port.number()).ok()
 }
 
+/// Returns the machine that a peer of a unix listener is, as whom people know it.
+pub(crate) fn machine_of(peer: &Peer, who: Option<Who>) -> Option<Peer> {
+    match (peer, who) {
+        (Peer::Unix(_), Some(Who::Machine(cid))) => Some(Peer::Vsock(VsockAddr {
+            cid: Some(cid),
+            port: 0u16.into(),
+        })),
+        _ => None,
+    }
+}
+
 /// Returns the words for a peer.
 pub(crate) fn name(who: Who) -> String {
     match who {

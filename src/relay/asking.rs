@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::gateway::request;
 use crate::gateway::resolver::Question;
 use crate::gateway::step::{REQUEST_MAX, Step};
-use crate::gateway::{Allowed, Way, reply};
+use crate::gateway::{self, Allowed, Way, reply};
 use crate::gateway_rules::Who;
 use crate::peer::Peer;
 use crate::proxy_protocol::{self, read::Read};
@@ -202,6 +202,7 @@ impl Asking {
         let Some(gateway) = &dialer.gateway else {
             return Err(Error::NoTarget(name.to_string()));
         };
+        errand.from = gateway::machine_of(name, who);
         let (who, allowed) = gateway
             .decide(who, &errand.asked)
             .map_err(Error::NotAllowed)?;

@@ -202,8 +202,13 @@ impl Session {
         if let Phase::Relaying(connection) = &mut self.phase {
             connection.keep_pipes()?;
         }
-        // Whoever has no target yet says once more who it brings.
-        let (peer, who, started) = (&self.peer, &self.who(), self.started);
+        // Whoever has no target yet says once more who it brings, and a socket tells again which machine is behind it.
+        let is_brought = |errand: &Errand| errand.form == Form::Proxy;
+        let who = match self.errand().is_some_and(is_brought) {
+            true => &self.who(),
+            false => &self.peer,
+        };
+        let (peer, started) = (&self.peer, self.started);
         match (&self.kept, &self.phase) {
             (Some(kept), Phase::Relaying(connection)) => {
                 record::write_progress(kept.words(), connection);
