@@ -98,7 +98,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc msrv unit programs shipped units packages systemd vm older virtio
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo demo-network soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
 
 build: ## build the programs
 	$(CARGO) build --release $(LOCKED)
@@ -178,8 +178,11 @@ docs: ## render the manuals and the documentation of the source as HTML, into ta
 recordings: build ## record vsockctl list --watch and make demo in a terminal, into docs/recordings
 	@docs/recordings/record
 
-demo: ## boot a throw-away virtual machine and show both set-ups
+demo: ## boot a throw-away virtual machine and show set-ups A and B
 	@tests/vm/demo
+
+demo-network: ## boot two of them and show D and E: machines among each other, and one without a network card
+	@tests/vm/demo-network
 
 MINUTES ?= 20
 soak: build ## use a bridge for MINUTES=20 while it is restarted and killed every few seconds
