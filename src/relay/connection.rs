@@ -198,6 +198,11 @@ impl<W: Wire> Connection<W> {
         self.bulk.is_bulk()
     }
 
+    /// Begins anew to watch whether much is moved.
+    pub(crate) fn set_calm(&mut self, now: Moment) {
+        self.bulk = BulkDetector::new(now);
+    }
+
     fn is_half_closed(&self) -> bool {
         self.inbound.is_over() || self.outbound.is_over()
     }

@@ -75,6 +75,11 @@ impl Sessions {
         self.table.iter_mut().map(|(_, place)| &mut place.session)
     }
 
+    pub(crate) fn iter_with_keys(&self) -> impl Iterator<Item = (Key, &Session)> {
+        let places = self.table.iter();
+        places.map(|(index, place)| (Key::new(index, place.serial), &place.session))
+    }
+
     pub(crate) fn with_keys(&mut self) -> impl Iterator<Item = (Key, &mut Session)> {
         let places = self.table.iter_mut();
         places.map(|(index, place)| (Key::new(index, place.serial), &mut place.session))
@@ -82,11 +87,8 @@ impl Sessions {
 
     /// Returns the keys of those that are meant.
     pub(crate) fn keys_of(&self, is_meant: impl Fn(&Session) -> bool) -> Vec<Key> {
-        let places = self.table.iter();
-        let meant = places.filter(|(_, place)| is_meant(&place.session));
-        meant
-            .map(|(index, place)| Key::new(index, place.serial))
-            .collect()
+        let meant = (self.iter_with_keys()).filter(|(_, session)| is_meant(session));
+        meant.map(|(key, _)| key).collect()
     }
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Session> {

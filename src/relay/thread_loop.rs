@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::Duration;
 
 use super::inspection::Entry;
+use super::policy::bulk::Calm;
+use super::policy::relief;
 use super::round::{self, Host};
 use super::session::{Closed, Session};
-use super::token::Token;
+use super::token::{Key, Token};
 use super::worker::Worker;
 use crate::clock::Moment;
 use crate::waker::Waker;
@@ -48,6 +51,10 @@ pub(super) struct ThreadLoop {
     pub(super) returns: Sender<(Job, Return)>,
     pub(super) main: Arc<Waker>,
     pub(super) turns: Arc<AtomicU64>,
+    /// When to look at what is given back, and what was seen last.
+    pub(super) calm: Calm<Key>,
+    /// How long it has waited for events since then.
+    pub(super) slept: Duration,
     /// The main loop wants nothing any more.
     pub(super) is_over: bool,
 }
@@ -85,6 +92,26 @@ impl ThreadLoop {
         self.give_back(released.into_iter().map(session));
     }
 
+    /// Gives back what does not need this thread any more, if it is time to look.
+    fn give_back_calm(&mut self, now: Moment) {
+        let since = self.calm.since();
+        if self.calm.next_look() > now {
+            return;
+        }
+        let calm = self.calm.look(self.worker.moved(), now);
+        let is_spare = relief::is_spare(std::mem::take(&mut self.slept), now - since);
+        match self.job {
+            Job::Bulk => {
+                let mut released = self.worker.release_each(calm);
+                let connections = released.iter_mut().filter_map(Session::connection_mut);
+                connections.for_each(|connection| connection.set_calm(now));
+                self.give_back(released.into_iter().map(session));
+            }
+            Job::Relief if is_spare => self.release_all(),
+            Job::Relief => {}
+        }
+    }
+
     fn give_back(&self, returns: impl Iterator<Item = Return>) {
         let mut has_news = false;
         for one in returns {
@@ -111,7 +138,17 @@ impl Host for ThreadLoop {
         !self.is_over
     }
 
-    fn woke(&mut self, _count: usize, _before: Moment, _now: Moment) {
+    fn deadline(&self) -> Option<Moment> {
+        (self.worker.open() > 0).then(|| self.calm.next_look())
+    }
+
+    fn woke(&mut self, _count: usize, before: Moment, now: Moment) {
+        if self.worker.open() == 0 {
+            // Nobody was here to be looked at.
+            (self.calm, self.slept) = (Calm::new(now), Duration::ZERO);
+        } else {
+            self.slept += now - before;
+        }
         self.turns.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -120,9 +157,10 @@ impl Host for ThreadLoop {
         self.is_over = !self.take_requests(now);
     }
 
-    fn after_turns(&mut self, _now: Moment) {
+    fn after_turns(&mut self, now: Moment) {
         let closed = self.worker.take_closed().map(Return::Closed);
         let bulk = self.worker.take_bulk().into_iter().map(session);
         self.give_back(closed.chain(bulk));
+        self.give_back_calm(now);
     }
 }

@@ -8,7 +8,8 @@
 //!
 //! Threads are made one by one, when there is something for one more, so an idle process has none, and a machine with many
 //! processors has few of them: the service may have so many tasks (TasksMax=), and some are for answers to the
-//! administrator. A connection stays with its thread otherwise.
+//! administrator. A connection goes back to the main loop when it has become calm, and those of a relief thread when that has
+//! hardly anything to do.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +22,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 use super::connection::Limits;
 use super::inspection::Entry;
+use super::policy::bulk::Calm;
 use super::session::Session;
 pub(crate) use super::thread_loop::{Job, Return};
 use super::thread_loop::{Request, ThreadLoop};
@@ -215,6 +217,8 @@ impl Threads {
             returns: self.return_sender.clone(),
             main: self.waker.clone(),
             turns: self.turns.clone(),
+            calm: Calm::new(Moment::now()),
+            slept: Duration::ZERO,
             is_over: false,
         };
         let handle = thread::Builder::new()

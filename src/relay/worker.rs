@@ -291,13 +291,22 @@ impl Worker {
         (self.sessions).keys_of(|session| session.connection().is_some_and(is_busy))
     }
 
+    /// Returns how many bytes each session has moved.
+    pub(crate) fn moved(&self) -> impl Iterator<Item = (Key, u64)> {
+        self.sessions.iter_with_keys().filter_map(|(key, session)| {
+            let (inbound, outbound) = session.connection()?.delivered_bytes();
+            Some((key, inbound + outbound))
+        })
+    }
+
     /// Lets all sessions go.
     pub(crate) fn release_all(&mut self) -> Vec<Session> {
         let keys = self.sessions.keys_of(|_| true);
         self.release_each(keys)
     }
 
-    fn release_each(&mut self, keys: Vec<Key>) -> Vec<Session> {
+    /// Lets some sessions go.
+    pub(crate) fn release_each(&mut self, keys: Vec<Key>) -> Vec<Session> {
         let sessions = keys.into_iter().filter_map(|key| self.release(key));
         sessions.collect()
     }

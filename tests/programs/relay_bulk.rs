@@ -5,8 +5,9 @@ use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
-use crate::common::bridge::Bridge;
+use crate::common::bridge::{Bridge, wakeups};
 use crate::common::content::{Content, End};
+use crate::common::eventually;
 use crate::common::pair::{Accept, Ends, Pair};
 use crate::common::place::{Kind, Place, ping, reset};
 use nix::sys::signal::Signal;
@@ -218,6 +219,28 @@ fn bulk_of_one_client_delays_no_other() {
     });
     ping(&mut second, &mut second_server);
     drop(bridge);
+}
+
+#[test]
+fn a_dialogue_behind_bulk_is_the_main_loops_again() {
+    let content = Content::new(88);
+    for (from, to) in [(Kind::Tcp6, Kind::Tcp6), (Kind::Unix, Kind::Unix)] {
+        let (listener, target) = (Place::listening(from), Place::listening(to));
+        let bridge = Bridge::to(&target.text).listener(&listener).start();
+        let (mut client, mut server) = (listener.connect(), target.accept());
+        for _ in 0..2 {
+            thread::scope(|scope| {
+                scope.spawn(|| content.send(&mut &client, MUCH));
+                content.expect(&mut &server, MUCH);
+            });
+            assert!(wakeups(&bridge, "bulk").is_some());
+            eventually("the main loop has it again", || {
+                let before = wakeups(&bridge, "bulk");
+                (0..20).for_each(|_| ping(&mut client, &mut server));
+                wakeups(&bridge, "bulk") == before
+            });
+        }
+    }
 }
 
 /// Enough for splice(2), which stops in front of an urgent byte for ever, and calls it an end if there is one behind it.

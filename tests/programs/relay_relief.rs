@@ -1,10 +1,11 @@
 //! More than one thread can do: another one helps, and nothing else is different.
 
 use std::fs;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::bridge::Bridge;
+use crate::common::bridge::{Bridge, wakeups};
 use crate::common::content::Content;
 use crate::common::place::{Kind, Place, ping};
 use crate::common::program::Program;
@@ -106,4 +107,23 @@ fn sigterm_while_another_thread_helps_all_finish_and_exit_0() {
     assert_eq!(bridge.exit_code(), 0, "{:#?}", bridge.log);
     let complete = bridge.log.iter().filter(|line| line.contains("complete: "));
     assert_eq!(complete.count(), CONNECTIONS);
+}
+
+#[test]
+fn when_there_is_little_to_do_the_main_loop_does_it_alone_again() {
+    let talking = Mutex::new(Vec::new());
+    let keep = |client, server| talking.lock().unwrap().push((client, server));
+    let Some(bridge) = overload(&[], |_| (), keep) else {
+        return;
+    };
+    let mut talking = talking.into_inner().unwrap();
+    assert_eq!(talking.len(), CONNECTIONS);
+    eventually("the main loop has all of them", || {
+        let before = wakeups(&bridge, "relief");
+        talking
+            .iter_mut()
+            .for_each(|(client, server)| ping(client, server));
+        wakeups(&bridge, "relief") == before
+    });
+    drop(bridge);
 }

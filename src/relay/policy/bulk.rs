@@ -3,7 +3,11 @@
 //! A budget for each turn is not enough: with two operations of 256 KiB a turn, four streams on the loop keep a dialogue
 //! waiting for 4 ms. Messages of 4 KiB reach the same rate, but nobody waits long behind one, and the main loop answers them
 //! in half the time, because it looks for the next one ([`busy_poll`](super::busy_poll)): with one connection the median
-//! round trip was 120 µs in a bulk thread and 55 in the loop over TCP, 97 and 45 over unix sockets.
+//! round trip was 120 µs in a bulk thread and 55 in the loop over TCP, 97 and 45 over unix sockets. So one that has become
+//! calm, such as a session behind a copy, goes back.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::clock::Moment;
 
@@ -12,6 +16,12 @@ const BULK_PAGES: u16 = 256;
 const WINDOW_MILLISECONDS: u16 = 20;
 /// What moves less in a turn does not count.
 const MESSAGE_BYTES: u64 = 16 << 10;
+
+/// How often is looked for those that have become calm.
+const CALM_CHECK: Duration = Duration::from_secs(1);
+/// One that moves less between two looks is calm: a quarter of the rate that made it a bulk transfer, so that none goes to
+/// and fro.
+const CALM_BYTES: u64 = 12 << 20;
 
 const PAGE_BYTES: u64 = 4096;
 
@@ -45,6 +55,46 @@ impl BulkDetector {
 
     pub(crate) fn is_bulk(self) -> bool {
         self.window_pages >= BULK_PAGES
+    }
+}
+
+/// Finds those of a thread that have become calm.
+#[derive(Debug)]
+pub(crate) struct Calm<K> {
+    /// When it was looked last, and how much each had moved by then.
+    since: Moment,
+    moved: BTreeMap<K, u64>,
+}
+
+impl<K: Copy + Ord> Calm<K> {
+    pub(crate) fn new(now: Moment) -> Calm<K> {
+        Calm {
+            since: now,
+            moved: BTreeMap::new(),
+        }
+    }
+
+    /// Returns when it was looked last.
+    pub(crate) fn since(&self) -> Moment {
+        self.since
+    }
+
+    /// Returns when to look.
+    pub(crate) fn next_look(&self) -> Moment {
+        self.since + CALM_CHECK
+    }
+
+    /// Looks at how much each has moved in all, and returns those that are calm. Who is new stays.
+    pub(crate) fn look(&mut self, moved: impl Iterator<Item = (K, u64)>, now: Moment) -> Vec<K> {
+        self.since = now;
+        let before = std::mem::replace(&mut self.moved, moved.collect());
+        let is_calm = |key: &K, moved: u64| {
+            let before = before.get(key);
+            before.is_some_and(|before| moved - before < CALM_BYTES)
+        };
+        let moved = self.moved.iter();
+        let calm = moved.filter(|&(key, &moved)| is_calm(key, moved));
+        calm.map(|(key, _)| *key).collect()
     }
 }
 
@@ -84,6 +134,21 @@ mod tests {
     #[test]
     fn calm_ends_it() {
         assert!(!after(&[(0, 1 << 20), (30, 1)]).is_bulk());
+    }
+
+    #[test]
+    fn those_that_move_little_between_two_looks_are_calm() {
+        let now = Moment::now();
+        let mut calm = Calm::new(now);
+        let looks = [
+            ([(1, 0), (2, CALM_BYTES)], vec![]),
+            ([(1, CALM_BYTES), (2, 2 * CALM_BYTES - 1)], vec![2]),
+            ([(1, CALM_BYTES), (3, 0)], vec![1]),
+        ];
+        for (moved, expected) in looks {
+            assert_eq!(calm.look(moved.into_iter(), now), expected);
+        }
+        assert_eq!(calm.next_look(), now + CALM_CHECK);
     }
 
     #[test]

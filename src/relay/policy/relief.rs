@@ -13,6 +13,14 @@ const WINDOW: Duration = Duration::from_millis(20);
 /// A thread that sleeps for less than this part of a window has too much to do.
 const SLEEP_PART: u32 = 10;
 
+/// A thread that sleeps for more than such a part of a second has nothing that the main loop could not do as well.
+const SPARE_PART: u32 = 10;
+
+/// Returns whether a thread that slept so much of some time need not be.
+pub(crate) fn is_spare(slept: Duration, time: Duration) -> bool {
+    (time - slept.min(time)) * SPARE_PART < time
+}
+
 /// How much the main loop slept lately.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -74,6 +82,14 @@ mod tests {
         assert_eq!(load.too_much_since(middle), Some(start));
         load.slept(WINDOW / SLEEP_PART);
         assert_eq!(load.too_much_since(middle + WINDOW), None);
+    }
+
+    #[test]
+    fn a_thread_that_sleeps_nearly_all_the_time_is_spare() {
+        let second = Duration::from_secs(1);
+        assert!(is_spare(second * 95 / 100, second));
+        assert!(!is_spare(second * 85 / 100, second));
+        assert!(is_spare(2 * second, second));
     }
 
     #[test]

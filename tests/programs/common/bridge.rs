@@ -220,3 +220,18 @@ impl Bridge {
         format!(r#"{prelude}{pid}{watchdog}exec {wrapper} "$0" "$@""#)
     }
 }
+
+/// How often the threads of that name have woken up, if there are any.
+pub fn wakeups(bridge: &Program, name: &str) -> Option<u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", bridge.pid())).unwrap();
+    let count = |task: std::path::PathBuf| {
+        let comm = std::fs::read_to_string(task.join("comm")).ok()?;
+        let status = std::fs::read_to_string(task.join("status")).ok()?;
+        let mut lines = status.lines();
+        let switches = lines.find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        (comm.trim_end() == name).then(|| switches.trim().parse::<u64>().unwrap())
+    };
+    tasks
+        .filter_map(|task| count(task.unwrap().path()))
+        .reduce(|sum, more| sum + more)
+}
