@@ -92,7 +92,8 @@ fn show(options: &Options, recording: &Recording) -> Result<()> {
     }
     print(&format!("\n{}", goals::report(all)))?;
     print(&format!("\n{}", table::faults(all)))?;
-    print(&table::disturbance(all))
+    print(&table::disturbance(all))?;
+    print(&format!("\n{}", table::behind(all)))
 }
 
 /// The chosen ones that take part, else the usual one.

@@ -1,18 +1,14 @@
-//! What this project wants to reach, and whether a run did: ratios of ours to the others, each with its limit; and every
-//! figure in which ours is behind anybody.
+//! What this project wants to reach, and whether a run did: ratios of ours to the others, each with its limit.
 
 use crate::address::{Family, Kind};
 
-use super::figure::{Figure, Ratio, families, scenarios};
+use super::figure::{Figure, Ratio};
 use super::measurement::Measurement;
 use super::metric::{
-    self, CONNECTIONS, CPU_PER_CONNECTION, CPU_PER_GIB, CPU_PER_MESSAGE, DESCRIPTORS,
-    GIB_PER_SECOND, MESSAGES, Metric, P50, P99, RSS_PER_CONNECTION, SLAB_PER_CONNECTION,
+    CONNECTIONS, CPU_PER_CONNECTION, CPU_PER_GIB, CPU_PER_MESSAGE, DESCRIPTORS, GIB_PER_SECOND,
+    MESSAGES, Metric, P50, P99, RSS_PER_CONNECTION, SLAB_PER_CONNECTION,
 };
 use super::relay::Relay;
-
-/// Less than this is no difference that a run can tell.
-const TOLERANCE: f64 = 0.03;
 
 const TCP6: Family = Family::new(Kind::Tcp6, Kind::Tcp6);
 const TCP6_UNIX: Family = Family::new(Kind::Tcp6, Kind::Unix);
@@ -112,7 +108,7 @@ static TO_SOCAT: [Goal; 30] = [
     goal(TCP6_VSOCK, "short-1", &CONNECTIONS, 1.5),
 ];
 
-/// The goals that this run can tell of, and every figure in which ours is behind.
+/// The goals that this run can tell of.
 pub fn report(all: &[Measurement]) -> String {
     let (mut reached, mut missed, mut unknown) = (Vec::new(), Vec::new(), 0);
     for (other, goals) in [(Relay::Proxyd, &TO_PROXYD[..]), (Relay::Socat, &TO_SOCAT)] {
@@ -132,33 +128,6 @@ pub fn report(all: &[Measurement]) -> String {
     section("goals reached", &reached)
         + &section("goals missed", &missed)
         + &format!("goals not measured: {unknown}\n")
-        + &behind(all)
-}
-
-/// Where another relay is ahead of ours by more than the tolerance.
-fn behind(all: &[Measurement]) -> String {
-    let mut lines = Vec::new();
-    for family in families(all) {
-        for scenario in scenarios(all, family) {
-            for metric in metric::ALL {
-                let figure = Figure::of(all, family, scenario, metric);
-                let worst = if metric.is_more_better {
-                    1.0 - TOLERANCE
-                } else {
-                    1.0 + TOLERANCE
-                };
-                for other in [Relay::Proxyd, Relay::Socat, Relay::Haproxy, Relay::Nginx] {
-                    let ratio = figure.ratio(Relay::Ours, other);
-                    if let Some(ratio) =
-                        ratio.filter(|ratio| !metric.is_no_worse(ratio.median, worst))
-                    {
-                        lines.push(line(&figure, ratio, other));
-                    }
-                }
-            }
-        }
-    }
-    section("ours is behind", &lines)
 }
 
 fn line(figure: &Figure<'_>, ratio: Ratio, other: Relay) -> String {

@@ -21,6 +21,11 @@ impl Metric {
             .map_or(self.label, |(_, unit)| unit)
     }
 
+    /// The part that is no difference a run can tell.
+    pub fn tolerance(&self) -> f64 {
+        if self.key == P99.key { 0.1 } else { 0.03 }
+    }
+
     /// Whether a value is at least as good as another.
     pub fn is_no_worse(&self, value: f64, other: f64) -> bool {
         match self.is_more_better {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::address::Family;
 
-use super::figure::{Figure, relays, scenarios};
+use super::figure::{Figure, families, relays, scenarios};
 use super::measurement::Measurement;
 use super::metric;
 use super::relay::Relay;
@@ -32,6 +32,49 @@ pub fn table(all: &[Measurement], family: Family, baseline: Relay) -> String {
         }
     }
     aligned(&rows)
+}
+
+/// The text of a table with every figure in which another relay is ahead of ours, and the one that is farthest.
+pub fn behind(all: &[Measurement]) -> String {
+    let heading = ["behind", "ours", "the best", "", "ours to the best"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for family in families(all) {
+        for scenario in scenarios(all, family) {
+            let figures = metric::ALL.map(|metric| Figure::of(all, family, scenario, metric));
+            rows.extend(figures.iter().filter_map(row_behind));
+        }
+    }
+    match rows.len() {
+        1 => "ours is behind nobody\n".into(),
+        _ => aligned(&rows),
+    }
+}
+
+fn row_behind(figure: &Figure<'_>) -> Option<Vec<String>> {
+    let loss = |ratio: f64| match figure.metric.is_more_better {
+        true => 1.0 / ratio,
+        false => ratio,
+    };
+    let others = [Relay::Proxyd, Relay::Socat, Relay::Haproxy, Relay::Nginx];
+    let ratios = (others.into_iter())
+        .filter_map(|other| Some((other, figure.ratio(Relay::Ours, other)?)))
+        .filter(|(_, ratio)| loss(ratio.median) > 1.0 + figure.metric.tolerance());
+    let (best, ratio) =
+        ratios.max_by(|(_, one), (_, other)| loss(one.median).total_cmp(&loss(other.median)))?;
+    let median = |relay| {
+        Some(format!(
+            "{:.*}",
+            figure.metric.decimals,
+            figure.median(relay)?
+        ))
+    };
+    Some(vec![
+        figure.name(),
+        median(Relay::Ours)?,
+        median(best)?,
+        best.to_string(),
+        ratio.to_string(),
+    ])
 }
 
 fn cell(figure: &Figure<'_>, relay: Relay, baseline: Relay) -> Option<String> {
