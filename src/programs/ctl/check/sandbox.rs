@@ -10,6 +10,7 @@ use crate::endpoint::{Endpoint, UnixName};
 use crate::unix_path::{HOMES, TEMPORARY, is_below};
 
 const FAMILIES: &str = "RestrictAddressFamilies";
+const IP_FAMILIES: [&str; 2] = ["AF_INET", "AF_INET6"];
 
 /// What a unit lets its processes reach, in the words of `systemctl show`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,8 +91,8 @@ impl Sandbox {
     /// Returns the settings that would let something outside of this machine be reached; none if there may be something
     /// already.
     pub(super) fn lacks_outside(&self) -> Vec<String> {
-        let has_family = ["AF_INET", "AF_INET6"].map(|family| self.allows_family(family));
-        let family = (has_family == [false; 2]).then(|| format!("{FAMILIES}=AF_INET AF_INET6"));
+        let is_shut = !IP_FAMILIES.iter().any(|family| self.allows_family(family));
+        let family = is_shut.then(|| format!("{FAMILIES}={}", IP_FAMILIES.join(" ")));
         let is_all =
             |list: &str| ["0.0.0.0/0", "::/0"].map(|all| list.split(' ').any(|one| one == all));
         let is_loopback = |network: &str| ["127.0.0.0/8", "::1/128", ""].contains(&network);
