@@ -191,11 +191,13 @@ fn way(asked: &Endpoint, is_as_peer: bool) -> Option<Way> {
     })
 }
 
-/// Returns where the bridge of a machine is that sees who comes, for any place there.
+/// Returns where the bridge of another machine is that sees who comes, for any place there.
 pub(crate) fn inbound(place: &Endpoint) -> Option<Endpoint> {
     let port = INBOUND_PORT.into();
     match place {
-        Endpoint::Vsock(addr) => Some(Endpoint::Vsock(VsockAddr { port, ..*addr })),
+        Endpoint::Vsock(addr) if addr.cid > Some(Cid::HOST) => {
+            Some(Endpoint::Vsock(VsockAddr { port, ..*addr }))
+        }
         Endpoint::Mux { path, .. } => Some(Endpoint::Mux {
             path: path.clone(),
             port,
@@ -241,6 +243,24 @@ mod tests {
 
     fn guest(number: u32) -> Option<Who> {
         Cid::new(number).map(Who::Machine)
+    }
+
+    /// A rule may have the host beside machines, and the host of a host is none of them.
+    #[test]
+    fn only_other_machines_have_a_bridge_that_sees_who_comes() {
+        for (text, bridge) in [
+            ("vsock:6:22", Some("vsock:6:1081")),
+            (
+                "vsock-mux:/run/db.vsock:22",
+                Some("vsock-mux:/run/db.vsock:1081"),
+            ),
+            ("vsock:2:53", None),
+            ("vsock:1:53", None),
+            ("[::1]:53", None),
+        ] {
+            let found = inbound(&text.parse().unwrap()).map(|bridge| bridge.to_string());
+            assert_eq!(found.as_deref(), bridge, "{text}");
+        }
     }
 
     #[test]

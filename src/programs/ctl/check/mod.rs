@@ -2,8 +2,8 @@
 //!
 //! Each check is a function from facts to findings; what gathers the facts stands beside it. Nothing is changed, and
 //! nobody is connected to but a gateway that this machine is told of, and the bridges of machines to which its own gateway
-//! brings others; these hear nothing. Only what is in use can fail. The order is that of mending: what a line needs stands above it, and what follows from a fault has no line of
-//! its own, where that is certain.
+//! brings others; these hear nothing. Only what is in use can fail. The order is that of mending: what a line needs stands
+//! above it, and what follows from a fault has no line of its own, where that is certain.
 
 mod allowed;
 mod commands;
