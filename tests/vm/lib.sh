@@ -142,6 +142,7 @@ make_payload() {
     cp -r "$vm_dir"/guest/{*.sh,*.py,run-case} "$tree/vm/"
     cp -r "$cases" "$tree/vm/cases"
     cp -r "$top"/{README.md,man,docs/recipes} "$tree/vm/"
+    cp -r "$top/packaging/debian/tests" "$tree/vm/autopkgtest"
     { openssl enc -aes-128-ctr -nosalt -pbkdf2 -pass pass:vsock-bridge </dev/zero 2>/dev/null || true; } |
         head -c "$data_bytes" >"$tree/vm/data"
     ssh-keygen -q -t ed25519 -N '' -C vsock-bridge -f "$work/key"
