@@ -1,6 +1,7 @@
 //! The relays that are compared, and how each is told what to do. Ours gets its defaults; the others are set as their
 //! friends would set them, so that no figure is won by a bad configuration.
 
+use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::address::{Address, Family, Kind};
@@ -15,6 +16,8 @@ const PROXYD: [&str; 2] = [
     "/lib/systemd/systemd-socket-proxyd",
     "/usr/lib/systemd/systemd-socket-proxyd",
 ];
+/// The variable that names the one of Debian's next release.
+const PROXYD_NEXT: &str = "BENCH_PROXYD_NEXT";
 const SOCAT: &str = "/usr/bin/socat";
 const HAPROXY: &str = "/usr/sbin/haproxy";
 const NGINX: &str = "/usr/sbin/nginx";
@@ -33,7 +36,7 @@ impl Relay {
     pub fn listening(self) -> Option<Listening> {
         match self {
             Self::Direct => None,
-            Self::Ours | Self::Proxyd => Some(Listening::Activated),
+            Self::Ours | Self::Proxyd | Self::ProxydNext => Some(Listening::Activated),
             Self::Socat | Self::Haproxy | Self::Nginx => Some(Listening::Itself),
         }
     }
@@ -42,7 +45,7 @@ impl Relay {
     pub fn supports(self, family: Family) -> bool {
         match self {
             Self::Direct | Self::Ours | Self::Socat => true,
-            Self::Proxyd => family.outbound != Kind::Vsock,
+            Self::Proxyd | Self::ProxydNext => family.outbound != Kind::Vsock,
             Self::Haproxy | Self::Nginx => {
                 family.inbound != Kind::Vsock && family.outbound != Kind::Vsock
             }
@@ -64,6 +67,10 @@ impl Relay {
                 .map(PathBuf::from)
                 .find(|path| path.exists())
                 .or(Some(PROXYD[0].into())),
+            Self::ProxydNext => Some(env::var_os(PROXYD_NEXT).map_or_else(
+                || format!("program of ${PROXYD_NEXT}").into(),
+                PathBuf::from,
+            )),
             Self::Socat => Some(SOCAT.into()),
             Self::Haproxy => Some(HAPROXY.into()),
             Self::Nginx => Some(NGINX.into()),
@@ -75,7 +82,7 @@ impl Relay {
         match self {
             Self::Socat => "-V",
             Self::Haproxy | Self::Nginx => "-v",
-            Self::Direct | Self::Ours | Self::Proxyd => "--version",
+            Self::Direct | Self::Ours | Self::Proxyd | Self::ProxydNext => "--version",
         }
     }
 
@@ -95,7 +102,7 @@ impl Relay {
                 // Over vsock loopback, the load comes from this machine itself.
                 "--allow-cid=any,local".to_owned(),
             ],
-            Self::Proxyd => vec![
+            Self::Proxyd | Self::ProxydNext => vec![
                 format!("--connections-max={MAX_CONNECTIONS}"),
                 without_brackets(outbound),
             ],

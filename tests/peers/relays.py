@@ -14,6 +14,7 @@ CONNECTIONS_OF_ONE = 100  # of one peer, for those who can tell peers apart
 SERVICE = "[Unit]\nStartLimitIntervalSec=0\n[Service]\nExecStart={}\nRestart=on-failure\n"
 SOCKET = "[Socket]\nListenStream=[::1]:{}\nBacklog=4096\nTriggerLimitIntervalSec=0\n"
 PROXYD = "/usr/lib/systemd/systemd-socket-proxyd"
+NEXT_PROXYD = "/usr/lib/next/systemd-socket-proxyd"
 # The shortest there are, and as many probes as are enough on a machine that drops nothing.
 KEEPALIVE = "KeepAlive=yes\nKeepAliveTimeSec=1\nKeepAliveIntervalSec=1\nKeepAliveProbes=3\n"
 CLIENT_KEEPALIVE = ("option clitcpka", "clitcpka-idle 1s", "clitcpka-intvl 1s", "clitcpka-cnt 3")
@@ -107,6 +108,9 @@ class Relay:
     def version(self):
         return ""
 
+    def title(self):
+        return f"{self.name} {self.version()}"
+
     def command(self):
         return ""
 
@@ -153,7 +157,7 @@ class Proxyd(Relay):
     program = PROXYD
 
     def __init__(self, number):
-        super().__init__("systemd-socket-proxyd", "test-proxyd", number, True)
+        super().__init__("systemd-socket-proxyd", f"test-proxyd-{number}", number, True)
 
     def files(self):
         if self.settings["idle_timeout"]:
@@ -165,12 +169,26 @@ class Proxyd(Relay):
         }
 
     def version(self):
-        return output(PROXYD, "--version").split()[1]
+        return output(self.program, "--version").split()[1]
 
     def command(self):
         # It splits at the last colon, and knows no brackets.
         target = self.target_address if self.settings["target"] == "unix" else "{}:{}".format(*self.target_address)
-        return f"{PROXYD} --connections-max={self.settings['connections']} {target}"
+        return f"{self.program} --connections-max={self.settings['connections']} {target}"
+
+
+class NextProxyd(Proxyd):
+    """That of another systemd, whose version is its name."""
+
+    program = NEXT_PROXYD
+
+    def __init__(self, number):
+        super().__init__(number)
+        if self.is_there():
+            self.name += f" {self.version()}"
+
+    def title(self):
+        return self.name
 
 
 class Socat(Relay):
@@ -292,5 +310,5 @@ stream {{
 
 
 # socat gives up half a second after the first end unless it is told otherwise, which few do.
-EVERY = (Ours(445), Proxyd(446), Socat(447), Socat(448, "-t", "86400"), Haproxy(449), Nginx(450))
+EVERY = (Ours(445), Proxyd(446), NextProxyd(451), Socat(447), Socat(448, "-t", "86400"), Haproxy(449), Nginx(450))
 ALL = [relay for relay in EVERY if relay.is_there()]

@@ -14,6 +14,9 @@ pub enum Relay {
     Direct,
     /// systemd-socket-proxyd
     Proxyd,
+    /// That of Debian's next release.
+    #[serde(rename = "proxyd-next")]
+    ProxydNext,
     /// vsock-bridge
     Ours,
     /// socat with fork: a process for each connection.
@@ -30,6 +33,7 @@ impl Relay {
         match self {
             Self::Direct => "no relay",
             Self::Proxyd => "systemd-socket-proxyd",
+            Self::ProxydNext => "systemd-socket-proxyd, next release",
             Self::Ours => "vsock-bridge",
             Self::Socat => "socat",
             Self::Haproxy => "HAProxy",
@@ -43,6 +47,7 @@ impl fmt::Display for Relay {
         f.write_str(match self {
             Self::Direct => "direct",
             Self::Proxyd => "proxyd",
+            Self::ProxydNext => "proxyd-next",
             Self::Ours => "ours",
             Self::Socat => "socat",
             Self::Haproxy => "haproxy",

@@ -55,7 +55,13 @@ fn row_behind(figure: &Figure<'_>) -> Option<Vec<String>> {
         true => 1.0 / ratio,
         false => ratio,
     };
-    let others = [Relay::Proxyd, Relay::Socat, Relay::Haproxy, Relay::Nginx];
+    let others = [
+        Relay::Proxyd,
+        Relay::ProxydNext,
+        Relay::Socat,
+        Relay::Haproxy,
+        Relay::Nginx,
+    ];
     let ratios = (others.into_iter())
         .filter_map(|other| Some((other, figure.ratio(Relay::Ours, other)?)))
         .filter(|(_, ratio)| loss(ratio.median) > 1.0 + figure.metric.tolerance());
