@@ -3,6 +3,7 @@
 talk.py server ADDRESS              sends each client the stream for ever; vsock:PORT, tcp:PORT of ::1, or the path of a socket
 talk.py clients HOST PORT COUNT ACT  so many TCP clients; when each has some bytes, ACT is run; then their ends are told.
                                      Without an ACT they close.
+talk.py kept HOST PORT COUNT ACT     the same, and each has to go on with its stream after ACT.
 talk.py pause HOST PORT BYTES SECONDS MONITOR
                                      sends so much to an echo and compares what comes back; in the middle QEMU is told to
                                      stop the guest, and after that time to let it go on
@@ -87,6 +88,24 @@ def clients(host, port, count, act):
     print(dict(collections.Counter(endings)), f"after at least {least} bytes each")
 
 
+def kept(host, port, count, act):
+    streams = [connect(host, port) for _ in range(count)]
+    subprocess.run(["bash", "-euc", act], check=True)
+    # What has been waiting somewhere comes first; then there is more.
+    time.sleep(5)
+    for stream, check in streams:
+        stream.setblocking(False)
+        try:
+            while part := stream.recv(BLOCK_BYTES):
+                check.see(part)
+        except BlockingIOError:
+            stream.settimeout(60)
+            part = stream.recv(BLOCK_BYTES)
+            check.see(part)
+        assert part, f"an end after {check.count} bytes"
+    print(f"{count} went on")
+
+
 def pause(host, port, total, seconds, monitor):
     stream = socket.create_connection((host, port), timeout=60)
     check, bytes_out = Check(), Stream()
@@ -129,5 +148,7 @@ if __name__ == "__main__":
         server(address)
     elif kind == "pause":
         pause(address, int(rest[0]), int(rest[1]), float(rest[2]), rest[3])
+    elif kind == "kept":
+        kept(address, int(rest[0]), int(rest[1]), rest[2])
     else:
         clients(address, int(rest[0]), int(rest[1]), rest[2])
