@@ -98,7 +98,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcar
 
 STAGES = fmt clippy doc msrv unit programs shipped units packages systemd vm older virtio
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo demo-network soak peers interop fuzz bench bench-vm bench-plot clean static dist deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo demo-network soak peers interop fuzz bench bench-vm bench-plot clean static dist release deb
 
 build: ## build the programs
 	$(CARGO) build --release $(LOCKED)
@@ -157,17 +157,20 @@ uninstall: ## stop what runs, and remove what install put there; settings stay
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the users vsock-bridge, vsock-bridge-names and vsock-exec, and vsock in /etc/nsswitch.conf if it is there"
 
-# Binaries for any Linux of this architecture, as guests and containers without glibc are. The generator is for systemd alone.
+# Binaries for any Linux of this architecture, as guests and containers without glibc are.
 STATIC_TARGET ?= $(shell uname -m)-unknown-linux-musl
 static: ## build the programs without shared libraries, by the Rust target for musl
 	@[ -d "$$(rustc --print target-libdir --target $(STATIC_TARGET))" ] || \
 		{ echo "rustup target add $(STATIC_TARGET)" && rustup target add $(STATIC_TARGET); } || \
 		{ echo "make static: this Rust cannot build for $(STATIC_TARGET): install Rust by rustup" >&2; exit 1; }
 	$(CARGO) build --release --locked --target $(STATIC_TARGET) \
-		$(addprefix --bin ,vsock-bridge vsock-exec vsock-connect vsock-notify vsockctl)
+		$(addprefix --bin ,vsock-bridge vsock-exec vsock-connect vsock-notify vsockctl vsock-bridge-generator)
 
 dist: ## make the tarball of a release, with the source of every crate
 	@packaging/dist
+
+release: ## make all that a release carries into one folder, and try each; RELEASE_CASES=bill names what to try
+	@folder=$$(packaging/release) && tests/release/run "$$folder" $(RELEASE_CASES) && echo "$$folder"
 
 deb: ## build the Debian packages
 	@packaging/deb
