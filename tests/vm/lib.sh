@@ -8,13 +8,19 @@ cache=${VM_CACHE:-${XDG_CACHE_HOME:-${HOME:-$vm_dir}/.cache}/vsock-bridge}
 # The version is part of the path: another version is another directory, never a half-replaced one.
 vhost_version=0.3.0
 vhost_root=$cache/vhost-device-vsock-$vhost_version
-# The Debian in the guest: trixie or bookworm.
+# The Debian in the guest: trixie or bookworm; or sid, the next release, whose image is made anew each week.
 suite=${VM_SUITE:-trixie}
 # A folder with a file packages, which names what a guest gets beyond the usual; it has an image of its own.
 flavour=${VM_FLAVOUR-}
 # What the image is made from; their hash is in its name.
 recipe=("$vm_dir/image" "$vm_dir/guest/agent" "$vm_dir/guest/agent.service" ${flavour:+"$flavour/packages"})
-image=$cache/image-${flavour:+${flavour##*/}-}$suite-$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
+image=$cache/image-${flavour:+${flavour##*/}-}$suite-$([[ $suite != sid ]] || date +%G-%V-)$(cat "${recipe[@]}" | sha256sum | cut -c1-16)
+# Of a release that changes daily, a mirror that is not the newest is as good. There mount(8) is in no package that all have.
+mmdebstrap() {
+    local options=()
+    [[ $suite != sid ]] || options=(--include=mount --aptopt='Acquire::Check-Valid-Until "false"')
+    command mmdebstrap "${options[@]}" "$@"
+}
 # What the guest finds below /vm/cases.
 cases=$vm_dir/cases
 # Of /vm/data: more than all buffers on the way hold, which are the credit of two vsock sockets, a pipe, and 6 MiB of TCP.
