@@ -58,9 +58,7 @@ begin_to_tell() {
 
 tell_progress() {
     local made names
-    # Nothing of it is left when it is told to end.
-    trap 'kill $!; exit' TERM
-    while sleep 15 & wait $!; do
+    while sleep 15; do
         names=()
         for made in "$work"/*.made; do names+=("$(basename "$made" .made)"); done
         say "$(printf '%3d s: %s %s' $((SECONDS - $1)) "$2" "${names[*]}")"
@@ -68,7 +66,9 @@ tell_progress() {
 }
 
 end_of_telling() {
-    kill "${children[-1]}"
+    # shellcheck disable=SC2034  # of end_tree
+    local ended=()
+    end_tree "${children[-1]}"
     unset 'children[-1]'
 }
 
