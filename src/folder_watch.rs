@@ -15,6 +15,7 @@ const READS: usize = 128;
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_CLOSE_WRITE)
     .union(AddWatchFlags::IN_MOVE)
+    .union(AddWatchFlags::IN_ATTRIB)
     .union(AddWatchFlags::IN_DELETE);
 /// What becomes of a folder that is watched.
 const SELF: AddWatchFlags = AddWatchFlags::IN_DELETE_SELF

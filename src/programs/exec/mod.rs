@@ -80,8 +80,14 @@ fn serve(passed: Passed, settings: Settings) -> Result<()> {
 /// Tells the program who is at the other end, in the words of systemd.exec(5) and of CGI.
 fn tell(program: &mut Command, peer: &Peer, prefix: Option<Prefix>) {
     // What systemd has said of it is an address of no program but its own; of the descriptors, which are taken, systemd 259
-    // and newer says more than listenfd removes.
-    for name in ["REMOTE_ADDR", "REMOTE_PORT", "LISTEN_PIDFDID"] {
+    // and newer says more than listenfd removes. And nothing says who it is but its socket.
+    for name in [
+        "REMOTE_ADDR",
+        "REMOTE_PORT",
+        "REMOTE_CID",
+        "REMOTE_UID",
+        "LISTEN_PIDFDID",
+    ] {
         program.env_remove(name);
     }
     match peer {
@@ -127,9 +133,14 @@ mod tests {
             port: 77u16.into(),
         });
         let set = |pairs: &[(&str, &str)]| {
-            let mut all = BTreeMap::from(
-                ["REMOTE_ADDR", "REMOTE_PORT", "LISTEN_PIDFDID"].map(|n| (n.into(), None)),
-            );
+            let removed = [
+                "REMOTE_ADDR",
+                "REMOTE_PORT",
+                "REMOTE_CID",
+                "REMOTE_UID",
+                "LISTEN_PIDFDID",
+            ];
+            let mut all = BTreeMap::from(removed.map(|name| (name.into(), None)));
             all.extend(pairs.iter().map(|&(n, v)| (n.into(), Some(v.into()))));
             all
         };

@@ -20,6 +20,7 @@ use crate::programs::ctl::text_file;
 pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<String> {
     let unit = plan::unit(manager, wish.listen)?;
     expect_rights(manager, "--persistent", is_dry)?;
+    expect_lines(wish)?;
     let (place, service) = place(manager, &unit)?;
     let files = plan::files(&place, &unit, wish, &needs(&place, &service, wish.target)?);
     for path in plan::places(&place, &unit) {
@@ -106,6 +107,32 @@ pub(super) fn remove(manager: Manager, listen: &[Endpoint], is_dry: bool) -> Res
     remove_files(&place, &unit)?;
     run_all(&place, &after)?;
     Ok(String::new())
+}
+
+/// Errors: what cannot stand in a line of a unit, and an owner of what has none.
+fn expect_lines(wish: &Wish<'_>) -> Result<()> {
+    let target = wish.target.to_string();
+    if target.contains(char::is_control) {
+        let problem =
+            format!("{target:?} has letters that no file of settings takes: give it another name");
+        return Err(Error::Usage(problem));
+    }
+    let Some(owner) = wish.owner else {
+        return Ok(());
+    };
+    let is_name = |letter: char| letter.is_ascii_alphanumeric() || "._-".contains(letter);
+    if owner.is_empty() || !owner.chars().all(is_name) {
+        return Err(Error::Usage(format!(
+            "--owner {owner:?} is no name of a user"
+        )));
+    }
+    match wish.listen.first() {
+        Some(Endpoint::Unix(_)) => Ok(()),
+        _ => Err(Error::Usage(
+            "--owner is for a unix socket: every user of this machine may connect to a port"
+                .to_owned(),
+        )),
+    }
 }
 
 /// Errors: another user than root, for what is the machine's.

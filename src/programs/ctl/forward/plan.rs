@@ -194,7 +194,10 @@ fn in_shell(text: &str) -> String {
 }
 
 fn settings_of(wish: &Wish<'_>) -> String {
-    let mut text = format!("{MARK}\nVSOCK_BRIDGE_TO=\"{}\"\n", wish.target);
+    // As systemd reads it (systemd.exec(5), EnvironmentFile=).
+    let target = wish.target.to_string();
+    let target = target.replace('\\', "\\\\").replace('"', "\\\"");
+    let mut text = format!("{MARK}\nVSOCK_BRIDGE_TO=\"{target}\"\n");
     if matches!(wish.listen.first(), Some(Endpoint::Vsock(_))) {
         text += &format!("VSOCK_BRIDGE_ALLOW_CID={}\n", wish.allowed);
     }
