@@ -116,9 +116,21 @@ impl Dialer {
         }
     }
 
+    /// Sees whether a peer is the gateway of the host, whose word it is who comes.
+    ///
+    /// Errors: [`Error::NotAllowed`].
+    pub(crate) fn believe(&self, peer: &Peer) -> Result<()> {
+        match peer.cid() {
+            Some(Cid::HOST) => Ok(()),
+            _ => Err(Error::NotAllowed(
+                "who comes is believed from the gateway of the host alone, CID 2".to_owned(),
+            )),
+        }
+    }
+
     /// Begins to connect on behalf of a machine that the gateway of the host brings.
     ///
-    /// Errors: [`Error::NotAllowed`] if the peer is not the host; [`Error::PeerFull`].
+    /// Errors: [`Error::PeerFull`].
     pub(crate) fn run_inbound(
         &self,
         target: usize,
@@ -126,10 +138,6 @@ impl Dialer {
         errand: &mut Errand,
         now: Moment,
     ) -> Result<Attempt> {
-        if peer.cid() != Some(Cid::HOST) {
-            let who = "who comes is believed from the gateway of the host alone, CID 2";
-            return Err(Error::NotAllowed(who.to_owned()));
-        }
         let from = errand.from.unwrap_or(*peer);
         if let (Some(inbound), Some(cid)) = (&self.inbound, from.cid()) {
             errand.counted = Some(inbound.enter(cid)?);

@@ -95,7 +95,10 @@ impl Gateway {
                 true => Who::Local,
                 false => Who::Machine(cid),
             }),
-            Peer::Unix(_) => self.machine.map(Who::Machine),
+            Peer::Unix(_) => self.machine.map(|cid| match cid {
+                Cid::LOCAL => Who::Local,
+                cid => Who::Machine(cid),
+            }),
             Peer::Tcp(..) | Peer::Stdio => None,
         }
     }

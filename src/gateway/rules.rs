@@ -5,6 +5,7 @@
 //! same.
 
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -210,20 +211,25 @@ fn in_a_line(problems: &[String]) -> String {
 
 impl Source {
     /// Returns the files in the order in which they are read.
-    fn files(&self) -> Vec<PathBuf> {
+    ///
+    /// Errors: the folder cannot be read.
+    fn files(&self) -> Result<Vec<PathBuf>, Error> {
         match self {
-            Source::File(path) => vec![path.clone()],
+            Source::File(path) => Ok(vec![path.clone()]),
             Source::Usual => {
-                let mut files: Vec<PathBuf> = configured_in(Path::new(gateway_rules::FOLDER));
+                let folder = Path::new(gateway_rules::FOLDER);
+                let mut files = configured_in(folder).map_err(Error::file("read", folder))?;
                 files.sort_unstable();
                 files.insert(0, PathBuf::from(gateway_rules::PATH));
-                files
+                Ok(files)
             }
         }
     }
 
     fn seen(&self) -> Vec<Seen> {
-        self.files().into_iter().map(look).collect()
+        let files = self.files().unwrap_or_default();
+        let folder = PathBuf::from(gateway_rules::FOLDER);
+        files.into_iter().chain([folder]).map(look).collect()
     }
 
     /// Reads all files. Gives what names no machine besides, one line each, which is left out.
@@ -240,7 +246,7 @@ impl Source {
     /// Errors: what is wrong with the files, one line each.
     fn written(&self) -> Result<Written, Vec<String>> {
         let mut reading = Reading::default();
-        let files = self.files();
+        let files = self.files().map_err(|error| vec![error.report()])?;
         if files.len() > FILES_MAX {
             return Err(vec![format!(
                 "{}: more than {FILES_MAX} files",
@@ -277,8 +283,8 @@ impl Source {
 
 /// Looks at the files of the registry, which say who a name is.
 fn names_seen() -> Vec<Seen> {
-    let files = configured_in(Path::new(names::REGISTRY)).into_iter();
-    files.map(look).collect()
+    let files = configured_in(Path::new(names::REGISTRY)).unwrap_or_default();
+    files.into_iter().map(look).collect()
 }
 
 fn look(path: PathBuf) -> Seen {
@@ -294,14 +300,17 @@ fn look(path: PathBuf) -> Seen {
     (path, seen)
 }
 
-fn configured_in(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
+/// Returns the files of a folder that are meant; none where there is no folder.
+fn configured_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
     };
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    paths
-        .filter(|path| path.extension().is_some_and(|end| end == "conf"))
-        .collect()
+    let paths: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<io::Result<_>>()?;
+    let is_meant = |path: &PathBuf| path.extension().is_some_and(|end| end == "conf");
+    Ok(paths.into_iter().filter(is_meant).collect())
 }
 
 /// Rules as they are written, with machines by their names.

@@ -134,6 +134,22 @@ fn a_request_and_bytes_behind_it_in_one_write_each_end_has_all_that_is_its_own()
     assert!(log.iter().any(|line| line.contains(&place)), "{log:#?}");
 }
 
+/// Nobody is left to be answered, and all that was sent is the target's.
+#[test]
+fn a_peer_that_has_sent_all_and_closed_is_served() {
+    let target = Place::listening(Kind::Tcp4);
+    let gateway = Gateway::new(&format!("web {}\n", target.text));
+    let content = Content::new(62).first(1000);
+    for request in [
+        connect(&target.text),
+        socks(1, &[127, 0, 0, 1], port(&target)),
+    ] {
+        drop(gateway.ask(&[&request[..], &content].concat()));
+        let (found, end) = read_to_end(&mut target.accept());
+        assert_eq!((found, end), (content.to_vec(), End::Clean));
+    }
+}
+
 #[test]
 fn a_request_in_pieces_of_one_byte_is_the_same() {
     let target = Place::listening(Kind::Tcp4);

@@ -3,12 +3,15 @@
 use std::error::Error;
 use std::fmt;
 
+/// A text that is longer is cut: it may be a whole file that somebody took for a line.
+const SHOWN_BYTES: usize = 300;
+
 /// A text that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid {
     /// What the text was meant to be.
     pub what: &'static str,
-    /// The text as it was given.
+    /// The text as it was given, or its beginning.
     pub text: String,
     /// The right form, or what is wrong.
     pub hint: String,
@@ -19,10 +22,20 @@ impl Invalid {
     pub fn new(what: &'static str, text: &str, hint: impl Into<String>) -> Invalid {
         Invalid {
             what,
-            text: text.to_owned(),
+            text: shown(text),
             hint: hint.into(),
         }
     }
+}
+
+/// Cuts a text to what fits into a line.
+fn shown(text: &str) -> String {
+    if text.len() <= SHOWN_BYTES {
+        return text.to_owned();
+    }
+    let ends = (0..=SHOWN_BYTES).rev();
+    let begin = ends.filter_map(|end| text.get(..end)).next();
+    format!("{}…", begin.unwrap_or_default())
 }
 
 impl fmt::Display for Invalid {

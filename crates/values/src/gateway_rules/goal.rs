@@ -251,6 +251,9 @@ fn read_wildcard(text: &str) -> Result<Place, String> {
     if format!(".{below}") == SUFFIX {
         return machines(FIRST_GUEST, u32::MAX - 1);
     }
+    if format!(".{below}").ends_with(SUFFIX) {
+        return Err("a machine is one name: write *.vsock for all of them".to_owned());
+    }
     match below.contains('.') {
         true => is_resolvers(&below).map(|()| Place::Below(below)),
         false => Err("a * needs two labels behind it, as in *.example.org".to_owned()),
