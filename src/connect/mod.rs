@@ -241,10 +241,10 @@ pub(crate) fn probe(endpoint: &Endpoint, limit: Duration) -> Result<()> {
         vsock_buffer_bytes: 1 << 16,
         vsock_packets: Packets::UNLIMITED,
     };
-    let dialer = Dialer::to(target, limit, tuning);
+    let mut dialer = Dialer::to(target, limit, tuning);
     let (peer, from) = (Peer::Stdio, Destination::Unnamed);
     let mut attempt = dialer.dial(&peer, from, |_| Caller::default(), Moment::now())?;
-    attempt.wait_connected(&dialer, |_| {}).map(drop)
+    (attempt.wait_connected(&mut dialer, || None, |_| {})).map(drop)
 }
 
 /// Returns whether all addresses of a prefix are this machine's. Without the local route a connection from a mapped source

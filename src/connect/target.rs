@@ -71,7 +71,8 @@ impl Target {
         })
     }
 
-    /// Resolves once for a program of one connection, which reaches other machines by a route; see [`Target::resolve`].
+    /// Resolves for a program of one connection, which reaches other machines by a route; see [`Target::resolve`]. A machine may
+    /// have no address now.
     pub(crate) fn resolve_led(
         endpoint: Endpoint,
         names: &Known<'_>,
@@ -81,11 +82,21 @@ impl Target {
             Endpoint::VsockName { name, port } => Target::of_machine(&name, port, names)?,
             endpoint => Target::resolve(endpoint, names)?,
         };
-        let target = target.led(route);
-        match target.is_absent() {
-            true => Err(target.absence()),
-            false => Ok(target),
-        }
+        Ok(target.led(route))
+    }
+
+    /// Looks up who has a name by now, if it is the name of a machine; nobody has one that cannot be told.
+    pub(crate) fn renamed_led(
+        endpoint: &Endpoint,
+        names: &Known<'_>,
+        route: &Route,
+    ) -> Option<Target> {
+        let Endpoint::VsockName { name, port } = endpoint else {
+            return None;
+        };
+        let target = Target::of_machine(name, *port, names);
+        let target = target.unwrap_or_else(|_| Target::absent(name, *port));
+        Some(target.led(route))
     }
 
     /// Makes one of the name of a machine, which may have no address now.

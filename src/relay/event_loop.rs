@@ -161,9 +161,9 @@ impl Loop {
         }
     }
 
-    /// Lets SIGTERM and SIGINT end the loop in good order.
-    pub(crate) fn handle_signals(&mut self) -> Result<()> {
-        self.signals = Some(Signals::new(self.worker.epoll())?);
+    /// Lets SIGTERM and SIGINT end the loop in good order, and SIGHUP if that is meant to.
+    pub(crate) fn handle_signals(&mut self, ends_at_hangup: bool) -> Result<()> {
+        self.signals = Some(Signals::new(self.worker.epoll(), ends_at_hangup)?);
         Ok(())
     }
 

@@ -43,7 +43,8 @@ fn a_port_is_listened_on_at_both_addresses_of_loopback_until_interrupted() {
         })
         .unwrap();
     let port = six.address.as_socket().unwrap().port().to_string();
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+    // The last one is that of a terminal that has gone.
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         let mut program = Program::start(forward(&[&port, &target.text]));
         program.wait_for_line(&format!("bridging {} to {}", four.text, target.text));
         let mut open = Vec::new();

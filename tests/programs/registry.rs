@@ -3,13 +3,15 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use crate::common::own_run::OwnRun;
 use crate::common::place::{Kind, Place};
-use crate::common::program::{Finished, finish, ours};
+use crate::common::program::{Finished, Program, finish, ours};
 use crate::common::skipped;
+use crate::common::vmm::taken;
 
 const FOLDER: &str = "/run/vsock-bridge/names.d";
 
@@ -125,6 +127,35 @@ fn a_machine_of_hybrid_vsock_is_reached_by_its_name() {
                 "{finished:#?}"
             );
         });
+    }
+}
+
+#[test]
+fn who_waits_for_a_machine_comes_to_the_one_that_has_its_name_by_then() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    let (former, vmm) = (Place::bound(Kind::Unix), Place::listening(Kind::Unix));
+    for (line, is_named) in [("refused", true), ("no machine is named", false)] {
+        if is_named {
+            machine.write("web.conf", &format!("web={}\n", former.text));
+        }
+        let mut command = machine.run.command(ours("vsock-connect"));
+        command
+            .args(["--wait", "10m", "web", "22"])
+            .stdout(Stdio::piped());
+        let mut program = Program::start(command);
+        program.wait_for_line(line);
+        machine.write("web.conf", &format!("web={}\n", vmm.text));
+        former.socket.listen(1).unwrap();
+        let mut vm = taken(&vmm, 22);
+        vm.write_all(b"hello").unwrap();
+        drop(vm);
+        let mut said = String::new();
+        program.stdout().read_to_string(&mut said).unwrap();
+        assert_eq!((&*said, program.exit_code()), ("hello", 0));
+        assert!(former.has_nobody_waiting());
+        fs::remove_file(machine.folder.join("web.conf")).unwrap();
     }
 }
 

@@ -7,21 +7,26 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Attempt, Readiness, State, Step};
 use crate::clock::Moment;
-use crate::connect::Dialer;
+use crate::connect::{Dialer, Target, Targets};
 use crate::error::{Error, Result};
 use crate::stream::Stream;
 
 impl Attempt {
     /// Waits until the target is connected, where there is no loop to watch the stream. `tell` gets the first reason for which
-    /// a round is tried again, once the next one is waited for.
+    /// a round is tried again, once the next one is waited for. `renew` gives where the name of the target leads by now, before
+    /// each step.
     pub(crate) fn wait_connected(
         &mut self,
-        dialer: &Dialer,
+        dialer: &mut Dialer,
+        renew: impl Fn() -> Option<Target>,
         tell: impl FnOnce(&str),
     ) -> Result<Stream> {
         let mut readiness = Readiness::Waiting;
         let mut tell = Some(tell);
         loop {
+            if let Some(target) = renew() {
+                *dialer = dialer.with_targets(Targets::common(target));
+            }
             let now = Moment::now();
             match self.step(dialer, &mut readiness, now, &mut |_| Ok(())) {
                 Ok(Step::Connected(stream)) => return Ok(stream),

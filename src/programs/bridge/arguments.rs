@@ -209,6 +209,9 @@ pub struct Arguments {
         action = ArgAction::Set
     )]
     pub(crate) crash_proof: bool,
+    /// It is there for as long as somebody's terminal is.
+    #[arg(skip)]
+    pub(crate) is_typed: bool,
     /// Say what is wrong with the settings, and exit.
     ///
     /// Each setting that is wrong is a line. The exit status is 0 if there is none, else 2. With a unit, such as

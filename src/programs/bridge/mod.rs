@@ -127,7 +127,7 @@ fn serve(arguments: Arguments) -> Result<ExitCode, Failure> {
         settings.times,
     )
     .map_err(leave)?;
-    event_loop.handle_signals().map_err(leave)?;
+    (event_loop.handle_signals(arguments.is_typed)).map_err(leave)?;
     if let Some(inspection) = inspection().filter(|_| is_listening) {
         event_loop.show(inspection).map_err(leave)?;
     }

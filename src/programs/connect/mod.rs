@@ -126,25 +126,26 @@ pub fn run(arguments: Arguments) -> Result<()> {
     replace::check(arguments.fd, &arguments.exec)?;
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
     let route = arguments.beyond.route()?;
+    let named = target.clone();
     let target = Target::resolve_led(target, &Known::now(names), &route)?;
     let tuning = Tuning {
         keepalive: Some(Duration::from_secs(60)),
         vsock_buffer_bytes: 1 << 20,
         vsock_packets: (arguments.beyond).packets(target.is_vsock(), log::Level::Debug),
     };
-    let dialer = Dialer {
+    let mut dialer = Dialer {
         retry: arguments.wait,
         mux_answer: arguments.beyond.mux_answer,
         ..Dialer::to(target, arguments.connect_timeout, tuning)
     };
-    let stream = dialer
-        .dial(
-            &Peer::Stdio,
-            Destination::Unnamed,
-            |_| Caller::default(),
-            Moment::now(),
-        )?
-        .wait_connected(&dialer, |problem| tell_of_wait(problem, arguments.wait))?;
+    let (peer, from) = (Peer::Stdio, Destination::Unnamed);
+    let mut attempt = dialer.dial(&peer, from, |_| Caller::default(), Moment::now())?;
+    // Somebody else may have the name, or its address, by the time that it answers.
+    let renew = || Target::renamed_led(&named, &Known::now(names), &route);
+    let stream = attempt.wait_connected(&mut dialer, renew, |problem| {
+        tell_of_wait(problem, arguments.wait);
+    })?;
+    drop(attempt);
     log::debug!("connected to {}", dialer.targets);
     if let Some((name, rest)) = arguments.exec.split_first() {
         let mut program = Command::new(name);

@@ -132,5 +132,6 @@ fn settings(
     let bridge = matches.and_then(|matches| Bridge::from_arg_matches(&matches));
     let mut bridge = bridge.map_err(|error| Error::Usage(error.to_string()))?;
     (bridge.allow_cid, bridge.machines) = (allow_cid, machines);
+    bridge.is_typed = true;
     Ok(bridge)
 }
