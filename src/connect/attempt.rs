@@ -287,11 +287,12 @@ impl Attempt {
 
     fn begin_round(&mut self, dialer: &Dialer, now: Moment) -> Result<Step> {
         self.next = 0;
-        self.is_short = false;
+        // While room is short, the time for that is over when the round is.
+        let was_short = std::mem::replace(&mut self.is_short, false);
         if self.caller.is_some() {
             self.addresses = self.target(dialer).renewed();
         }
-        if now < self.retry_until || self.place.is_some() {
+        if !was_short || now < self.retry_until || self.place.is_some() {
             self.round_ends = now + dialer.timeout;
         }
         Ok(Step::Moved)

@@ -42,6 +42,24 @@ fn nothing_listens_client_is_reset_and_one_line_says_why() {
     }
 }
 
+/// The last attempt begins behind the end of the time for them.
+#[test]
+fn nothing_listens_for_as_long_as_it_is_tried_the_reason_is_the_same() {
+    let target = Place::bound(Kind::Tcp6);
+    let bridge = Bridge::to(&target.text).arguments(&[
+        "--connect-retry",
+        "300ms",
+        "--connect-timeout",
+        "50ms",
+    ]);
+    expect_refused(
+        Kind::Tcp6,
+        bridge,
+        &target.text,
+        &["nothing listens", "refused"],
+    );
+}
+
 #[test]
 fn nothing_listens_accept_yes_client_is_reset_and_exit_1() {
     for kind in Kind::ALL {
