@@ -72,6 +72,14 @@ impl Asking {
         &self.peer.wire
     }
 
+    /// Returns the machine behind its socket, if that is known.
+    pub(crate) fn machine(&self, peer: &Peer) -> Option<Peer> {
+        match self.asks {
+            Asks::Gateway(who) => gateway::machine_of(peer, who),
+            Asks::Inbound => None,
+        }
+    }
+
     pub(crate) fn has_greeted(&self) -> bool {
         self.has_greeted
     }

@@ -94,6 +94,8 @@ pub(crate) struct Closed {
     pub duration: Duration,
     /// What it has asked for, if it is the gateway's.
     pub errand: Option<Box<Errand>>,
+    /// The machine behind its socket, where it has not come to ask for anything.
+    machine: Option<Peer>,
 }
 
 impl Closed {
@@ -112,12 +114,14 @@ impl Closed {
             outbound_bytes: 0,
             duration,
             errand: None,
+            machine: None,
         }
     }
 
     /// Returns who it was to people.
     pub(crate) fn who(&self) -> Peer {
-        who(&self.peer, self.errand.as_deref())
+        let known = self.machine.unwrap_or(self.peer);
+        who(&known, self.errand.as_deref())
     }
 }
 
@@ -383,7 +387,11 @@ impl Session {
 
     /// Returns who it is to people and to its target: whom the gateway brings, else the peer.
     pub(crate) fn who(&self) -> Peer {
-        who(&self.peer, self.errand())
+        let machine = match &self.phase {
+            Phase::Asking(asking) => asking.machine(&self.peer),
+            _ => None,
+        };
+        who(&machine.unwrap_or(self.peer), self.errand())
     }
 
     /// Returns what it has asked the gateway for.
@@ -447,6 +455,9 @@ impl Session {
         now: Moment,
     ) -> (Closed, Option<Closing>) {
         let mut closed = Closed::new(self.peer, target, result, now - self.started);
+        if let Phase::Asking(asking) = &self.phase {
+            closed.machine = asking.machine(&closed.peer);
+        }
         closed.errand = self.errand;
         let Phase::Relaying(connection) = self.phase else {
             return (closed, None);

@@ -304,6 +304,13 @@ fn what_is_no_request_has_its_answer_and_nothing_is_connected_to() {
         !log.iter().any(|line| line.contains("panicked")),
         "{log:#?}"
     );
+    // Also of whom has not asked for anything the machine is told.
+    let closed: Vec<&String> = log.iter().filter(|line| line.contains("closed")).collect();
+    assert!(!closed.is_empty(), "{log:#?}");
+    assert!(
+        closed.iter().all(|line| line.contains("vsock:3")),
+        "{closed:#?}"
+    );
 }
 
 #[test]
