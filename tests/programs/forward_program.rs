@@ -113,6 +113,25 @@ fn what_cannot_be_forwarded_is_one_line() {
         ),
         (&["--owner", "me", "8080", "3:80"], "--persistent"),
         (
+            &["--persistent", "--dry-run", "--owner", "me", "8080", "3:80"],
+            "--owner is for a unix socket",
+        ),
+        (
+            &[
+                "--persistent",
+                "--dry-run",
+                "--owner",
+                "me\nExecStartPre=x",
+                "/run/x",
+                "3:80",
+            ],
+            "is no name of a user",
+        ),
+        (
+            &["--persistent", "--dry-run", "vsock::80", "/run/x\nEND"],
+            "has letters that no file of settings takes",
+        ),
+        (
             &["--persistent", "@name", "3:80"],
             "`--persistent` listens on a vsock port, a TCP port or the path",
         ),

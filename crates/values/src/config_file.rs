@@ -75,14 +75,26 @@ fn assignment(line: &str) -> Result<(String, String), String> {
     if value.contains('\0') {
         return Err(format!("the value of {name} contains a NUL byte"));
     }
-    Ok((name.to_owned(), unquote(value.trim()).to_owned()))
+    Ok((name.to_owned(), unquote(value.trim())))
 }
 
-fn unquote(value: &str) -> &str {
-    ['"', '\'']
-        .iter()
-        .find_map(|&quote| value.strip_prefix(quote)?.strip_suffix(quote))
-        .unwrap_or(value)
+fn unquote(value: &str) -> String {
+    let within = |quote| value.strip_prefix(quote)?.strip_suffix(quote);
+    match (within('"'), within('\'')) {
+        (Some(text), _) => unescape(text),
+        (None, text) => text.unwrap_or(value).to_owned(),
+    }
+}
+
+/// Between double quotes a backslash stands before what would mean something there, and is itself before all else.
+fn unescape(text: &str) -> String {
+    let mut letters = text.chars().peekable();
+    let mut value = String::with_capacity(text.len());
+    while let Some(letter) = letters.next() {
+        let escaped = letters.next_if(|next| letter == '\\' && "\"\\`$".contains(*next));
+        value.push(escaped.unwrap_or(letter));
+    }
+    value
 }
 
 #[cfg(test)]
@@ -95,6 +107,19 @@ mod tests {
             .into_iter()
             .map(|s| (s.name, s.value))
             .collect()
+    }
+
+    /// As systemd reads them (systemd.exec(5), EnvironmentFile=).
+    #[test]
+    fn a_backslash_between_double_quotes_stands_before_what_means_something_there() {
+        for (text, value) in [
+            (r#""a\"b""#, r#"a"b"#),
+            (r#""a\\b""#, r"a\b"),
+            (r#""\`\$\x""#, r"`$\x"),
+            (r"'a\\b'", r"a\\b"),
+        ] {
+            assert_eq!(values(&format!("A={text}\n"))[0].1, value, "{text}");
+        }
     }
 
     #[test]

@@ -381,6 +381,14 @@ mod tests {
     }
 
     #[test]
+    fn a_target_is_read_as_it_was_meant_whatever_is_in_its_name() {
+        let target = r#"/run/a"b\c"#;
+        let files = texts("vsock::7000", target, "any", &[]);
+        let found = Forwarded::read("vsock-bridge@7000", &files[0].1, "");
+        assert_eq!(found.target, target);
+    }
+
+    #[test]
     fn a_home_is_opened_by_one_folder() {
         let opened =
             |target: &str| opened(vec!["ProtectHome=no".to_owned()], &target.parse().unwrap());
