@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
 use super::inspection::Entry;
-use super::policy::bulk::Calm;
+use super::policy::bulk::{CALM_CHECK, Calm};
 use super::policy::relief;
 use super::round::{self, Host};
 use super::session::{Closed, Session};
@@ -51,9 +51,11 @@ pub(super) struct ThreadLoop {
     pub(super) returns: Sender<(Job, Return)>,
     pub(super) main: Arc<Waker>,
     pub(super) turns: Arc<AtomicU64>,
-    /// When to look at what is given back, and what was seen last.
+    /// When it was looked last at what is to be given back.
+    pub(super) looked: Moment,
+    /// What was seen then of those that move much.
     pub(super) calm: Calm<Key>,
-    /// How long it has waited for events since then.
+    /// How long it has waited for events since.
     pub(super) slept: Duration,
     /// The main loop wants nothing any more.
     pub(super) is_over: bool,
@@ -94,20 +96,21 @@ impl ThreadLoop {
 
     /// Gives back what does not need this thread any more, if it is time to look.
     fn give_back_calm(&mut self, now: Moment) {
-        let since = self.calm.since();
-        if self.calm.next_look() > now {
+        let time = now - self.looked;
+        if time < CALM_CHECK {
             return;
         }
-        let calm = self.calm.look(self.worker.moved(), now);
-        let is_spare = relief::is_spare(std::mem::take(&mut self.slept), now - since);
+        self.looked = now;
+        let slept = std::mem::take(&mut self.slept);
         match self.job {
             Job::Bulk => {
+                let calm = self.calm.look(self.worker.moved());
                 let mut released = self.worker.release_each(calm);
                 let connections = released.iter_mut().filter_map(Session::connection_mut);
                 connections.for_each(|connection| connection.set_calm(now));
                 self.give_back(released.into_iter().map(session));
             }
-            Job::Relief if is_spare => self.release_all(),
+            Job::Relief if relief::is_spare(slept, time) => self.release_all(),
             Job::Relief => {}
         }
     }
@@ -139,13 +142,13 @@ impl Host for ThreadLoop {
     }
 
     fn deadline(&self) -> Option<Moment> {
-        (self.worker.open() > 0).then(|| self.calm.next_look())
+        (self.worker.open() > 0).then(|| self.looked + CALM_CHECK)
     }
 
     fn woke(&mut self, _count: usize, before: Moment, now: Moment) {
         if self.worker.open() == 0 {
             // Nobody was here to be looked at.
-            (self.calm, self.slept) = (Calm::new(now), Duration::ZERO);
+            (self.looked, self.slept) = (now, Duration::ZERO);
         } else {
             self.slept += now - before;
         }

@@ -217,7 +217,8 @@ impl Threads {
             returns: self.return_sender.clone(),
             main: self.waker.clone(),
             turns: self.turns.clone(),
-            calm: Calm::new(Moment::now()),
+            looked: Moment::now(),
+            calm: Calm::new(),
             slept: Duration::ZERO,
             is_over: false,
         };

@@ -1,6 +1,5 @@
 //! More than one thread can do: another one helps, and nothing else is different.
 
-use std::fs;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -50,7 +49,7 @@ fn overload(
             });
         }
         eventually("another thread helps", || {
-            threads(&bridge).contains(&"relief".to_owned())
+            wakeups(&bridge, "relief").is_some()
         });
         act(&bridge);
         drop(end);
@@ -65,13 +64,6 @@ impl Drop for End<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-fn threads(bridge: &Program) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", bridge.pid())).unwrap();
-    let name = |task: fs::DirEntry| fs::read_to_string(task.path().join("comm")).ok();
-    let names = tasks.filter_map(|task| name(task.unwrap()));
-    names.map(|name| name.trim_end().to_owned()).collect()
 }
 
 /// Content in both directions, whose ends are the ends of the connection.

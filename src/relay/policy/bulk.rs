@@ -18,7 +18,7 @@ const WINDOW_MILLISECONDS: u16 = 20;
 const MESSAGE_BYTES: u64 = 16 << 10;
 
 /// How often is looked for those that have become calm.
-const CALM_CHECK: Duration = Duration::from_secs(1);
+pub(crate) const CALM_CHECK: Duration = Duration::from_secs(1);
 /// One that moves less between two looks is calm: a quarter of the rate that made it a bulk transfer, so that none goes to
 /// and fro.
 const CALM_BYTES: u64 = 12 << 20;
@@ -61,32 +61,18 @@ impl BulkDetector {
 /// Finds those of a thread that have become calm.
 #[derive(Debug)]
 pub(crate) struct Calm<K> {
-    /// When it was looked last, and how much each had moved by then.
-    since: Moment,
+    /// How much each had moved when it was looked last.
     moved: BTreeMap<K, u64>,
 }
 
 impl<K: Copy + Ord> Calm<K> {
-    pub(crate) fn new(now: Moment) -> Calm<K> {
-        Calm {
-            since: now,
-            moved: BTreeMap::new(),
-        }
+    pub(crate) fn new() -> Calm<K> {
+        let moved = BTreeMap::new();
+        Calm { moved }
     }
 
-    /// Returns when it was looked last.
-    pub(crate) fn since(&self) -> Moment {
-        self.since
-    }
-
-    /// Returns when to look.
-    pub(crate) fn next_look(&self) -> Moment {
-        self.since + CALM_CHECK
-    }
-
-    /// Looks at how much each has moved in all, and returns those that are calm. Who is new stays.
-    pub(crate) fn look(&mut self, moved: impl Iterator<Item = (K, u64)>, now: Moment) -> Vec<K> {
-        self.since = now;
+    /// Looks at how much each has moved in all, each [`CALM_CHECK`], and returns those that are calm. Who is new stays.
+    pub(crate) fn look(&mut self, moved: impl Iterator<Item = (K, u64)>) -> Vec<K> {
         let before = std::mem::replace(&mut self.moved, moved.collect());
         let is_calm = |key: &K, moved: u64| {
             let before = before.get(key);
@@ -138,17 +124,15 @@ mod tests {
 
     #[test]
     fn those_that_move_little_between_two_looks_are_calm() {
-        let now = Moment::now();
-        let mut calm = Calm::new(now);
+        let mut calm = Calm::new();
         let looks = [
             ([(1, 0), (2, CALM_BYTES)], vec![]),
             ([(1, CALM_BYTES), (2, 2 * CALM_BYTES - 1)], vec![2]),
             ([(1, CALM_BYTES), (3, 0)], vec![1]),
         ];
         for (moved, expected) in looks {
-            assert_eq!(calm.look(moved.into_iter(), now), expected);
+            assert_eq!(calm.look(moved.into_iter()), expected);
         }
-        assert_eq!(calm.next_look(), now + CALM_CHECK);
     }
 
     #[test]
