@@ -160,3 +160,23 @@ impl FolderWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_may_be_read_from_now_on_has_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("web.conf");
+        fs::write(&file, "web=3\n").unwrap();
+        let mut watch = FolderWatch::new(folder.path());
+        watch.arm();
+        watch.take();
+        fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+        assert_eq!(watch.take().files, BTreeSet::from(["web.conf".to_owned()]));
+    }
+}

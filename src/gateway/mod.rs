@@ -316,6 +316,9 @@ mod tests {
         );
         let named = gateway("any host:53", Some(9));
         let unnamed = gateway("any,local host:53", None);
+        let own = gateway("any host:53", Some(1));
+        assert_eq!(own.who(&unix, Destination::Unnamed), Some(Who::Local));
+        assert!(own.decide(Some(Who::Local), &asked).is_err());
         for (gateway, peer, who) in [
             (&named, unix, guest(9)),
             (&named, tcp, None),

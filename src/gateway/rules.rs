@@ -417,6 +417,17 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_rules_that_cannot_be_read_is_not_one_that_is_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (absent, file) = (folder.path().join("absent"), folder.path().join("a.conf"));
+        fs::write(&file, "").unwrap();
+        assert_eq!(configured_in(&absent).unwrap(), [""; 0].map(PathBuf::from));
+        assert!(configured_in(&file).is_err());
+        fs::write(folder.path().join("a.txt"), "").unwrap();
+        assert_eq!(configured_in(folder.path()).unwrap(), [file]);
+    }
+
+    #[test]
     fn a_change_holds_from_the_next_question_on_and_an_error_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules");

@@ -335,6 +335,7 @@ mod tests {
             ("web 127.1:80", "nor the name"),
             ("web 0x7f.1:80", "nor the name"),
             ("web bücher.example:80", "xn--"),
+            ("web *.web.vsock:22", "write *.vsock"),
             ("web 1-5:22", "from 3"),
             ("web local:22", "host:PORT"),
             ("web 1:22", "host:PORT"),

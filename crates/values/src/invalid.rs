@@ -46,3 +46,19 @@ impl fmt::Display for Invalid {
 }
 
 impl Error for Invalid {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_no_line_is_cut_between_two_letters() {
+        let told = Invalid::new("name", &"ü".repeat(1 << 20), "expected one").to_string();
+        assert!(
+            told.len() < SHOWN_BYTES + 100 && told.contains("ü…"),
+            "{told}"
+        );
+        let short = Invalid::new("name", "a b", "expected one").to_string();
+        assert_eq!(short, "\"a b\" is not a valid name: expected one");
+    }
+}

@@ -2,10 +2,10 @@
 //!
 //! Two wake-ups of 15 to 20 µs each are most of a relay's round trip. While events of a dialogue lately came within the time
 //! of such a wake-up, looking again is faster than sleeping. Looks that are in vain soon become rare: one message each
-//! 150 µs took 39 % of a processor when one near event was enough for the next look, 12 % now, and 9 without any; each
-//! 500 µs 11, 3 and 3 %. Where many events come at a time, where peers come and go, on one processor, or while other threads
+//! 150 µs took 49 % of a processor when one near event was enough for the next look, 14 % now, and 17 without any; each
+//! 500 µs 16, 6 and 6 %. Where many events come at a time, where peers come and go, on one processor, or while other threads
 //! of ours have something to do, it would only keep those from working who send them: with 64 connections in turn
-//! sleeping gives 3 to 5 % more messages, and short connections one by one take a tenth less of the processor.
+//! sleeping gives 3 to 5 % more messages.
 
 use std::time::Duration;
 
