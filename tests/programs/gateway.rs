@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
 
+use nix::sys::signal::Signal;
 use socket2::Socket;
 use tempfile::TempDir;
 
@@ -134,7 +135,8 @@ fn a_request_and_bytes_behind_it_in_one_write_each_end_has_all_that_is_its_own()
     assert!(log.iter().any(|line| line.contains(&place)), "{log:#?}");
 }
 
-/// Nobody is left to be answered, and all that was sent is the target's.
+/// Nobody is left to be answered, and all that was sent is the target's. The gateway stands still until the peer has closed: one
+/// that closes with the answer unread aborts instead.
 #[test]
 fn a_peer_that_has_sent_all_and_closed_is_served() {
     let target = Place::listening(Kind::Tcp4);
@@ -144,7 +146,9 @@ fn a_peer_that_has_sent_all_and_closed_is_served() {
         connect(&target.text),
         socks(1, &[127, 0, 0, 1], port(&target)),
     ] {
+        gateway.program.signal(Signal::SIGSTOP);
         drop(gateway.ask(&[&request[..], &content].concat()));
+        gateway.program.signal(Signal::SIGCONT);
         let (found, end) = read_to_end(&mut target.accept());
         assert_eq!((found, end), (content.to_vec(), End::Clean));
     }
