@@ -15,7 +15,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::gate::{PeerKey, Refusal};
 use crate::logging::event::{self, Fields};
-use crate::logging::rate_limit::RateLimit;
+use crate::logging::rate_limit::{PeerRateLimit, RateLimit};
 use crate::peer::Peer;
 use crate::vsock::Cid;
 
@@ -78,9 +78,9 @@ pub(crate) struct Reporter {
     pub totals: Totals,
     /// Why the last target that could not be reached was not, and when. The next process begins without.
     pub last_failure: Option<(String, Moment)>,
-    ends: RateLimit,
-    refusals: RateLimit,
-    failures: RateLimit,
+    ends: PeerRateLimit<PeerKey>,
+    refusals: PeerRateLimit<PeerKey>,
+    failures: PeerRateLimit<PeerKey>,
     shortages: RateLimit,
 }
 
@@ -89,9 +89,9 @@ impl Default for Reporter {
         Reporter {
             totals: Totals::default(),
             last_failure: None,
-            ends: RateLimit::new(200),
-            refusals: RateLimit::new(10),
-            failures: RateLimit::new(10),
+            ends: PeerRateLimit::new(10, 190),
+            refusals: PeerRateLimit::new(10, 0),
+            failures: PeerRateLimit::new(10, 0),
             shortages: RateLimit::new(10),
         }
     }
@@ -108,7 +108,8 @@ impl Reporter {
         now: Moment,
     ) {
         self.totals.refused += 1;
-        if let Some(left_out) = admit(&mut self.refusals, event::PEER_REFUSED, now) {
+        let limit = by_peer(&mut self.refusals, peer, now);
+        if let Some(left_out) = admit(event::PEER_REFUSED, limit) {
             let mut fields = fields(peer, target.as_ref(), dialer);
             fields.push(("reason", refusal.to_string()));
             let message = format!("{peer} refused: {refusal}{left_out}");
@@ -137,8 +138,9 @@ impl Reporter {
     /// Reports a peer of the gateway that may not go where it asks to.
     fn not_allowed(&mut self, closed: &Closed, reason: &str, dialer: &Dialer, now: Moment) {
         self.totals.refused += 1;
-        if let Some(left_out) = admit(&mut self.refusals, event::PEER_REFUSED, now) {
-            let (peer, target) = (closed.who(), &closed.target);
+        let (peer, target) = (closed.who(), &closed.target);
+        let limit = by_peer(&mut self.refusals, peer, now);
+        if let Some(left_out) = admit(event::PEER_REFUSED, limit) {
             let mut fields = fields(peer, target.as_ref(), dialer);
             fields.extend(errand_fields(closed));
             fields.push(("reason", reason.to_owned()));
@@ -149,7 +151,8 @@ impl Reporter {
 
     /// Reports that something is short, and accepting pauses.
     pub(crate) fn shortage(&mut self, errno: Errno, open: usize, now: Moment) {
-        if let Some(left_out) = admit(&mut self.shortages, event::ACCEPTING_PAUSED, now) {
+        let limit = || self.shortages.admit(now);
+        if let Some(left_out) = admit(event::ACCEPTING_PAUSED, limit) {
             let cause = errno.desc();
             let fields = vec![("reason", cause.to_owned()), ("open", open.to_string())];
             let message =
@@ -167,10 +170,10 @@ impl Reporter {
         if closed.peer == Peer::Stdio {
             return;
         }
-        let Some(left_out) = admit(&mut self.ends, event, now) else {
+        let (peer, target) = (closed.who(), &closed.target);
+        let Some(left_out) = admit(event, by_peer(&mut self.ends, peer, now)) else {
             return;
         };
-        let (peer, target) = (closed.who(), &closed.target);
         let (inbound, outbound) = (closed.inbound_bytes, closed.outbound_bytes);
         let mut fields = fields(peer, target.as_ref(), dialer);
         fields.extend(errand_fields(closed));
@@ -191,8 +194,9 @@ impl Reporter {
     fn unreachable(&mut self, closed: &Closed, error: &Error, dialer: &Dialer, now: Moment) {
         self.totals.unreachable += 1;
         let report = error.report();
-        if let Some(left_out) = admit(&mut self.failures, event::TARGET_UNREACHABLE, now) {
-            let (peer, target) = (closed.who(), &closed.target);
+        let (peer, target) = (closed.who(), &closed.target);
+        let limit = by_peer(&mut self.failures, peer, now);
+        if let Some(left_out) = admit(event::TARGET_UNREACHABLE, limit) {
             let mut fields = fields(peer, target.as_ref(), dialer);
             fields.extend(errand_fields(closed));
             fields.push(("reason", report.clone()));
@@ -204,8 +208,17 @@ impl Reporter {
     }
 }
 
+/// Asks the limit of the lines that a peer causes.
+fn by_peer(
+    limit: &mut PeerRateLimit<PeerKey>,
+    peer: Peer,
+    now: Moment,
+) -> impl FnOnce() -> Option<u64> + '_ {
+    move || limit.admit(PeerKey::new(&peer), now)
+}
+
 /// Asks whether an event may be logged now; gives what the line says of those that were left out before.
-fn admit(limit: &mut RateLimit, event: event::Event, now: Moment) -> Option<String> {
+fn admit(event: event::Event, limit: impl FnOnce() -> Option<u64>) -> Option<String> {
     if !event.is_wanted() {
         return None;
     }
@@ -213,7 +226,7 @@ fn admit(limit: &mut RateLimit, event: event::Event, now: Moment) -> Option<Stri
     if log::log_enabled!(Level::Debug) {
         return Some(String::new());
     }
-    Some(match limit.admit(now)? {
+    Some(match limit()? {
         0 => String::new(),
         count => format!(" ({count} such lines left out)"),
     })

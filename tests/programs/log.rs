@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::common::bridge::Bridge;
 use crate::common::content::{Content, read_to_end};
+use crate::common::own_folder;
 use crate::common::place::{Kind, Place, ping};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
@@ -127,6 +128,35 @@ fn a_thousand_ends_are_two_hundred_lines_in_five_seconds() {
     assert!((200..=200 * intervals).contains(&lines), "{lines} lines");
     let last = log.last().unwrap();
     assert!(last.contains("1000 connections served"), "{last}");
+}
+
+/// One machine that is refused all the time, or whose targets are all dead, hides nothing of what becomes of others.
+#[test]
+fn a_flood_of_one_peer_hides_no_line_of_another() {
+    let (listener, dead) = (Place::listening(Kind::Tcp4), Place::bound(Kind::Tcp4));
+    for (target, words) in [("gateway", " refused: "), (&dead.text, " closed: ")] {
+        let folder = own_folder();
+        let rules = folder.path().join("rules");
+        std::fs::write(&rules, "").unwrap();
+        let mut bridge = Bridge::to(target).listener(&listener);
+        if target == "gateway" {
+            bridge = bridge.arguments(&["--rules", rules.to_str().unwrap()]);
+        }
+        let mut bridge = bridge.start();
+        let refused = |source: &str| {
+            let mut client = listener.connect_from(source);
+            // A bridge does not hear that, and may have closed by then.
+            let _ = client.write_all(b"CONNECT 4.vsock:1 HTTP/1.1\r\n\r\n");
+            read_to_end(&mut client);
+        };
+        (0..100).for_each(|_| refused("127.0.0.1:0"));
+        refused("127.0.0.2:0");
+        let line = bridge.wait_for_line("127.0.0.2:");
+        assert!(line.contains(words), "{line}");
+        let log = bridge.stop();
+        let lines = log.iter().filter(|line| line.contains("127.0.0.1:"));
+        assert!(lines.count() < 50, "{log:#?}");
+    }
 }
 
 /// Lines that tell of connections, which all have their target's or peer's word.

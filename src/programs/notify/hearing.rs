@@ -13,9 +13,9 @@ use nix::unistd::read;
 
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::gate::{Gate, Refusal};
+use crate::gate::{Gate, PeerKey, Refusal};
 use crate::listen::FIRST_FREE_PORT;
-use crate::logging::rate_limit::RateLimit;
+use crate::logging::rate_limit::PeerRateLimit;
 use crate::peer::{Destination, Peer, endpoint};
 use crate::stream::{Listener, Stream};
 use crate::sys;
@@ -41,7 +41,7 @@ pub(super) struct Hearing {
     gate: Gate,
     words: Words,
     speakers: Vec<Speaker>,
-    refusals: RateLimit,
+    refusals: PeerRateLimit<PeerKey>,
 }
 
 /// Somebody who has connected.
@@ -70,7 +70,7 @@ impl Hearing {
             gate,
             words,
             speakers: Vec::new(),
-            refusals: RateLimit::new(10),
+            refusals: PeerRateLimit::new(10, 0),
         }
     }
 
@@ -143,7 +143,7 @@ impl Hearing {
             }
         };
         if let Err(why) = self.admit(stream.input(), &peer) {
-            if self.refusals.admit(now).is_some() {
+            if self.refusals.admit(PeerKey::new(&peer), now).is_some() {
                 log::warn!("message of {peer} refused: {why}");
             }
             return;
