@@ -83,5 +83,6 @@ mod waker;
 
 use vsock_bridge_values::{
     allow_list, asked, config_file, configured, endpoint, gateway_rules, invalid, known,
-    listen_list, names, port_list, prefix, registry, replace, target_list, unusable, via, vsock,
+    listen_list, location, names, port_list, prefix, registry, replace, target_list, unusable, via,
+    vsock,
 };

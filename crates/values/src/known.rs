@@ -6,8 +6,9 @@ use std::cell::OnceCell;
 use std::path::Path;
 
 use crate::endpoint::Endpoint;
+use crate::location::Location;
 use crate::names::{self, GivenNames, Machine, Names, SUFFIX};
-use crate::registry::{Location, Registry};
+use crate::registry::Registry;
 use crate::unusable::Unusable;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 

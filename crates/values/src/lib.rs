@@ -18,7 +18,8 @@
 //! | [`via`] | the gateway to other machines, as it is written |
 //! | [`endpoint`] | every address form |
 //! | [`names`] [`prefix`] [`port_list`] | names of machines; CID ↔ address; ports of one bridge |
-//! | [`vsock`] [`config_file`] | CID and port; `NAME=value` as text |
+//! | [`location`] | where a machine is reached |
+//! | [`vsock`] [`unix_name`] [`config_file`] | CID and port; the name of a unix socket; `NAME=value` as text |
 //! | [`invalid`] | why a text is not what it should be |
 #![warn(unreachable_pub)]
 
@@ -32,12 +33,14 @@ mod host_names;
 pub mod invalid;
 pub mod known;
 pub mod listen_list;
+pub mod location;
 pub mod names;
 pub mod port_list;
 pub mod prefix;
 pub mod registry;
 pub mod replace;
 pub mod target_list;
+pub mod unix_name;
 pub mod unusable;
 pub mod via;
 pub mod vsock;

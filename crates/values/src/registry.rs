@@ -7,12 +7,12 @@
 mod folder;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::endpoint::UnixName;
 use crate::invalid::Invalid;
+use crate::location::Location;
 use crate::names::is_name;
+use crate::unix_name::UnixName;
 use crate::vsock::Cid;
 
 /// Ends the name of each of its files; what ends otherwise is nobody's, as what is being written.
@@ -20,24 +20,6 @@ pub const ENDING: &str = ".conf";
 
 /// Lines of a file that are told.
 const PROBLEMS_MAX: usize = 8;
-
-/// Where a machine is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Location {
-    /// Over vsock.
-    Cid(Cid),
-    /// Over hybrid vsock: the socket of its VMM.
-    Hybrid(UnixName),
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Location::Cid(cid) => write!(f, "CID {cid}"),
-            Location::Hybrid(socket) => socket.fmt(f),
-        }
-    }
-}
 
 /// A name with its machine, and the line that says so, from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,9 +6,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config_file;
-use crate::endpoint::UnixName;
 use crate::invalid::Invalid;
 use crate::names;
+use crate::unix_name::UnixName;
 
 /// Something configured that cannot be used.
 #[derive(Debug)]

@@ -15,9 +15,10 @@ use super::publish;
 use super::table::{self, Cell, Column};
 use crate::config_file;
 use crate::error::{Error, Result};
+use crate::location::Location;
 use crate::managers::{Answer, Managed, Manager};
 use crate::names::{self, GivenNames, Names};
-use crate::registry::{Location, Registry};
+use crate::registry::Registry;
 use crate::vsock::Cid;
 
 /// For everything that a manager is asked.

@@ -7,8 +7,8 @@ use crate::asked;
 use crate::endpoint::Endpoint;
 use crate::invalid::Invalid;
 use crate::known::Known;
+use crate::location::Location;
 use crate::names::{Machine, SUFFIX};
-use crate::registry::Location;
 use crate::unusable::Unusable;
 use crate::vsock::{Cid, VsockAddr, VsockPort, decimal};
 

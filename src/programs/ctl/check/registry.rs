@@ -10,8 +10,9 @@ use super::super::publish::NO_NAMES;
 use super::finding::Finding;
 use super::units::{self, NAMES_SERVICE, Unit};
 use crate::config_file;
+use crate::location::Location;
 use crate::names::{self, Names};
-use crate::registry::{Location, Registry};
+use crate::registry::Registry;
 
 /// The group of the service, which may add files to the folder, and change no other ones there.
 const GROUP: &str = "vsock-bridge-names";
