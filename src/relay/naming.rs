@@ -56,8 +56,9 @@ impl Naming {
     ) -> Option<Naming> {
         let lasting = Known::now(Some(&given)).lasting();
         // One that cannot be looked up there was told at the start, and does not change.
-        let is_given =
-            |name: &str| !(lasting.administrators()).is_ok_and(|names| names.cid(name).is_none());
+        let is_given = |name: &str| {
+            !(lasting.administrators()).is_ok_and(|names| names.location(name).is_none())
+        };
         let mut used: Vec<String> = allowed
             .names()
             .chain(targets.names())

@@ -248,6 +248,25 @@ fn a_bridge_to_a_vmm_serves_with_the_stream_glued_to_the_answer() {
     bridge.stop();
 }
 
+#[test]
+fn a_name_that_the_administrator_gives_to_a_socket_leads_there() {
+    let place = Place::listening(Kind::Unix);
+    let names = format!("web=3 hy={}", place.text);
+    let program = piped(&["--names", &names, "vsock/hy", "4711"]);
+    let mut vm = asked(&place, 4711);
+    vm.write_all(b"OK 1\n").unwrap();
+    expect_exit_0(program, vm);
+    let listener = Place::listening(Kind::Tcp6);
+    let bridge = Bridge::to("vsock:hy:445").arguments(&["--names", &names]);
+    let bridge = bridge.listener(&listener).start();
+    let mut client = listener.connect();
+    let mut vm = asked(&place, 445);
+    vm.write_all(b"OK 1\n").unwrap();
+    ping(&mut client, &mut vm);
+    drop((client, vm));
+    bridge.stop();
+}
+
 /// As a monitor does while its guest boots: nothing of the client's may be lost with the connections that were hung up.
 #[test]
 fn a_vmm_hangs_up_twice_while_a_bridge_waits_then_accepts_all_that_the_client_has_sent_arrives() {

@@ -38,7 +38,7 @@ impl Endpoint {
 
 /// Names that cannot be read are told to whoever needs one.
 fn is_given(machine: &str, names: &Known<'_>) -> bool {
-    (names.administrators()).is_ok_and(|names| names.cid(machine).is_some())
+    (names.administrators()).is_ok_and(|names| names.location(machine).is_some())
 }
 
 #[cfg(test)]

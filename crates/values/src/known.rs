@@ -89,12 +89,11 @@ impl<'a> Known<'a> {
             Machine::Cid(cid) => return Ok(Location::Cid(*cid)),
             Machine::Name(name) => name,
         };
-        if let Some(cid) = self.administrators()?.cid(name) {
-            return Ok(Location::Cid(cid));
-        }
-        let found = self.registry().and_then(|registry| registry.location(name));
-        let found = found.cloned();
-        found.ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })
+        let found = (self.administrators()?.location(name))
+            .or_else(|| self.registry().and_then(|registry| registry.location(name)));
+        found
+            .cloned()
+            .ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })
     }
 
     /// Returns the CID of the machine.
@@ -132,10 +131,12 @@ impl<'a> Known<'a> {
         let registered = self.registry().map(|registry| registry.sorted().0);
         let others = registered.into_iter().flatten().filter(|placed| {
             let entry = placed.entry;
-            entry.location == Location::Cid(machine) && administrators.cid(&entry.name).is_none()
+            entry.location == Location::Cid(machine)
+                && administrators.location(&entry.name).is_none()
         });
         let others = others.map(|placed| format!("{}{SUFFIX}", placed.entry.name));
-        let given = administrators.given().filter(|(_, cid)| *cid == machine);
+        let given =
+            (administrators.given()).filter(|(_, location)| **location == Location::Cid(machine));
         let given = given.count();
         names.splice(given..given, others);
         names
@@ -157,8 +158,8 @@ mod tests {
 
     #[test]
     fn the_administrators_name_holds_before_that_of_the_registry() {
-        let registry = registry("web=5\nnew=6\nhy=/run/hy/guest.vsock\nwww=3\n");
-        let given: GivenNames = "web=3 me=local".parse().unwrap();
+        let registry = registry("web=5\nnew=6\nhy=/run/hy/guest.vsock\nwww=3\nfc=7\n");
+        let given: GivenNames = "web=3 me=local fc=/run/fc/guest.vsock".parse().unwrap();
         let known = Known::with(Some(&given), &registry);
         let endpoint = |name| known.endpoint(name, 22_u16.into()).unwrap().to_string();
         for (name, place) in [
@@ -166,6 +167,7 @@ mod tests {
             ("me", "vsock:1:22"),
             ("new", "vsock:6:22"),
             ("hy", "vsock-mux:/run/hy/guest.vsock:22"),
+            ("fc", "vsock-mux:/run/fc/guest.vsock:22"),
         ] {
             assert_eq!(endpoint(name), place);
         }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::invalid::Invalid;
+use crate::location::Location;
+use crate::unix_name::UnixName;
 use crate::vsock::Cid;
 
 /// The variable with names of machines, in the environment and in the configuration file.
@@ -55,17 +57,18 @@ impl FromStr for Machine {
 
 /// Names with their machines in the order in which they were given.
 ///
-/// Text form: `web=3 db=4`. A machine may have several names, a name has one machine.
+/// Text form: `web=3 db=/run/db/guest.vsock`. A machine may have several names, a name has one machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names(Vec<(String, Cid)>);
+pub struct Names(Vec<(String, Location)>);
 
 impl Names {
-    /// Returns the machines that have names, each once, the host before all others even if it has none.
+    /// Returns the CIDs that have names, each once, that of the host before all others even if it has none.
     pub fn machines(&self) -> Vec<Cid> {
         let mut machines = vec![Cid::HOST];
-        for &(_, cid) in &self.0 {
-            if !machines.contains(&cid) {
-                machines.push(cid);
+        for (_, location) in &self.0 {
+            match location {
+                Location::Cid(cid) if !machines.contains(cid) => machines.push(*cid),
+                _ => {}
             }
         }
         machines
@@ -73,7 +76,8 @@ impl Names {
 
     /// Returns all names of a machine with `.vsock`, the best one first: those given to it, `host` or `local`, its CID.
     pub fn of(&self, machine: Cid) -> Vec<String> {
-        let given = self.0.iter().filter(|(_, cid)| *cid == machine);
+        let machine_is_there = Location::Cid(machine);
+        let given = (self.0.iter()).filter(|(_, location)| *location == machine_is_there);
         let word = match machine {
             Cid::HOST => Some("host"),
             Cid::LOCAL => Some("local"),
@@ -88,16 +92,16 @@ impl Names {
     }
 
     /// Returns the names that were given, in lower case and without `.vsock`, each with its machine.
-    pub fn given(&self) -> impl Iterator<Item = (&str, Cid)> {
-        self.0.iter().map(|(name, cid)| (&**name, *cid))
+    pub fn given(&self) -> impl Iterator<Item = (&str, &Location)> {
+        self.0.iter().map(|(name, location)| (&**name, location))
     }
 
-    /// Returns the machine that has the name, which is in lower case and without `.vsock`.
-    pub fn cid(&self, name: &str) -> Option<Cid> {
-        self.0
-            .iter()
+    /// Returns where the machine is that has the name, which is in lower case and without `.vsock`.
+    pub fn location(&self, name: &str) -> Option<&Location> {
+        let mut given = self.0.iter();
+        given
             .find(|(given, _)| given == name)
-            .map(|(_, cid)| *cid)
+            .map(|(_, location)| location)
     }
 }
 
@@ -111,7 +115,7 @@ impl FromStr for Names {
             if item.contains(',') {
                 return fail("names are separated by spaces, not commas, e.g. web=3 db=4");
             }
-            let Some((name, cid)) = item.split_once('=') else {
+            let Some((name, machine)) = item.split_once('=') else {
                 return fail("expected NAME=CID, e.g. web=3");
             };
             let name = name.to_ascii_lowercase();
@@ -121,10 +125,19 @@ impl FromStr for Names {
                      that is not any, host, local or mapped",
                 );
             }
-            if names.cid(&name).is_some() {
+            if names.location(&name).is_some() {
                 return fail("the name is given twice");
             }
-            names.0.push((name, cid.parse()?));
+            let location = match machine.starts_with('/') {
+                true => Location::Hybrid(UnixName::parse(machine)?),
+                false if machine.contains(['/', '@']) => {
+                    return fail(
+                        "expected NAME=CID, or NAME=PATH with the whole path of a socket of hybrid vsock",
+                    );
+                }
+                false => Location::Cid(machine.parse()?),
+            };
+            names.0.push((name, location));
         }
         Ok(names)
     }
@@ -177,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_machine_is_found_in_every_form_and_case() {
-        let names = names("web=3  DB=4 me=local");
+        let names = names("web=3  DB=4 hy=/run/hy/guest.vsock me=local");
         for (text, number) in [
             ("host", 2),
             ("Host.VSOCK", 2),
@@ -189,12 +202,14 @@ mod tests {
             ("db", 4),
             ("me", 1),
         ] {
-            let cid = match text.parse().unwrap() {
-                Machine::Cid(cid) => Some(cid),
-                Machine::Name(name) => names.cid(&name),
+            let location = match text.parse().unwrap() {
+                Machine::Cid(cid) => Some(Location::Cid(cid)),
+                Machine::Name(name) => names.location(&name).cloned(),
             };
-            assert_eq!(cid, Cid::new(number), "{text}");
+            assert_eq!(location, Cid::new(number).map(Location::Cid), "{text}");
         }
+        let hybrid = names.location("hy").unwrap();
+        assert_eq!(hybrid.to_string(), "/run/hy/guest.vsock");
     }
 
     #[test]
@@ -231,6 +246,9 @@ mod tests {
             "=3",
             "web=0",
             "web=x",
+            "web=/",
+            "web=run/web/guest.vsock",
+            "web=@web",
             "3=4",
             "3-7=4",
             "we_b=3",
@@ -250,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_best_name_of_a_machine_comes_first() {
-        let names = names("web=3 hyper=2 www=3");
+        let names = names("web=3 hyper=2 www=3 hy=/run/hy/guest.vsock");
         for (number, all) in [
             (1, "local.vsock 1.vsock"),
             (2, "hyper.vsock host.vsock 2.vsock"),

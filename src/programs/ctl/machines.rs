@@ -130,9 +130,9 @@ struct Named {
 /// Returns the names that the administrator gives.
 fn named(given: Option<&GivenNames>) -> Result<Vec<Named>> {
     let with = |names: &Names, place: &str| {
-        let named = |(name, cid): (&str, Cid)| Named {
+        let named = |(name, location): (&str, &Location)| Named {
             name: name.to_owned(),
-            location: Location::Cid(cid),
+            location: location.clone(),
             place: place.to_owned(),
         };
         names.given().map(named).collect()

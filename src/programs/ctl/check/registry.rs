@@ -10,7 +10,6 @@ use super::super::publish::NO_NAMES;
 use super::finding::Finding;
 use super::units::{self, NAMES_SERVICE, Unit};
 use crate::config_file;
-use crate::location::Location;
 use crate::names::{self, Names};
 use crate::registry::Registry;
 
@@ -97,8 +96,8 @@ fn look(registry: &Registry, (names, line): &(Names, usize)) -> Vec<Finding> {
     });
     let administrators = holding.into_iter().filter_map(|placed| {
         let (name, location) = (&placed.entry.name, &placed.entry.location);
-        let holds = Location::Cid(names.cid(name)?);
-        if holds == *location {
+        let holds = names.location(name)?;
+        if holds == location {
             return None;
         }
         let (place, path) = (placed.place(), config_file::PATH);
