@@ -146,7 +146,7 @@ pub fn registry(data: &[u8]) {
     let (entries, problems) = registry::parse(&text);
     let count = text.lines().count();
     let mut lines: Vec<usize> = entries.iter().map(|entry| entry.line).collect();
-    lines.extend(problems.iter().map(|(line, _)| line));
+    lines.extend(problems.iter().map(|problem| problem.line));
     lines.sort_unstable();
     assert!(lines.iter().all(|line| (1..=count).contains(line)));
     assert!(lines.windows(2).all(|pair| pair[0] < pair[1]));

@@ -227,7 +227,7 @@ mod tests {
         let mut watched = Watched::new();
         for cid in ["CID 3", "CID 4"] {
             watched.make();
-            watched.write("a.conf", &format!("web={}", &cid[4..]));
+            watched.write("a.conf", &format!("web={}\n", &cid[4..]));
             watched.wait_for("web", Some(cid));
             fs::write(watched.path("b.conf"), "db=5\n").unwrap();
             watched.wait_for("db", Some("CID 5"));
@@ -238,16 +238,16 @@ mod tests {
         }
         fs::remove_dir_all(watched.place.path().join("run")).unwrap();
         watched.make();
-        watched.write("a.conf", "web=6");
+        watched.write("a.conf", "web=6\n");
         watched.wait_for("web", Some("CID 6"));
         // Another folder in its place, with other files.
         let before = watched.place.path().join("run/before");
         fs::rename(watched.path(""), &before).unwrap();
         watched.make();
-        watched.write("a.conf", "web=7");
+        watched.write("a.conf", "web=7\n");
         watched.wait_for("web", Some("CID 7"));
-        fs::write(before.join("a.conf"), "web=8").unwrap();
-        watched.write("z.conf", "end=9");
+        fs::write(before.join("a.conf"), "web=8\n").unwrap();
+        watched.write("z.conf", "end=9\n");
         watched.wait_for("end", Some("CID 9"));
         watched.wait_for("web", Some("CID 7"));
     }
@@ -256,13 +256,13 @@ mod tests {
     fn a_thousand_changes_are_read_a_few_times() {
         let mut watched = Watched::new();
         watched.make();
-        watched.write("a.conf", "web=3");
+        watched.write("a.conf", "web=3\n");
         watched.wait_for("web", Some("CID 3"));
         for number in 0..1000 {
-            watched.write("a.conf", &format!("web={}", 5 + number));
-            watched.write(&format!("{number}.conf"), &format!("m{number}=3"));
+            watched.write("a.conf", &format!("web={}\n", 5 + number));
+            watched.write(&format!("{number}.conf"), &format!("m{number}=3\n"));
         }
-        watched.write("z.conf", "end=9");
+        watched.write("z.conf", "end=9\n");
         let changes = watched.wait_for("end", Some("CID 9"));
         watched.wait_for("m500", Some("CID 3"));
         watched.wait_for("web", Some("CID 1004"));
@@ -273,7 +273,7 @@ mod tests {
     fn more_events_than_the_kernel_keeps_lose_no_name() {
         let mut watched = Watched::new();
         watched.make();
-        watched.write("a.conf", "web=3");
+        watched.write("a.conf", "web=3\n");
         watched.wait_for("web", Some("CID 3"));
         let queued = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
         let queued: usize = queued.trim().parse().unwrap();
@@ -283,7 +283,7 @@ mod tests {
             fs::write(&name, "").unwrap();
             fs::remove_file(name).unwrap();
         }
-        watched.write("a.conf", "web=4");
+        watched.write("a.conf", "web=4\n");
         watched.wait_for("web", Some("CID 4"));
     }
 
@@ -293,7 +293,7 @@ mod tests {
         watched.watch.folder.lose_inotify();
         watched.watch.read_whole(Moment::now());
         watched.make();
-        watched.write("a.conf", "web=3");
+        watched.write("a.conf", "web=3\n");
         watched.wait_for("web", Some("CID 3"));
     }
 }

@@ -104,6 +104,7 @@ impl Dialer {
             addresses: Vec::new(),
             renewal: None,
             machine: None,
+            problem: None,
         };
         let tuning = Tuning {
             keepalive: None,

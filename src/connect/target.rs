@@ -28,6 +28,8 @@ pub(crate) struct Target {
     pub(super) renewal: Option<Arc<Renewal>>,
     /// The same as `addresses` for the name of a machine, which may be another's later, or nobody's.
     pub(super) machine: Option<Arc<[Address]>>,
+    /// What is wrong with the line that should have named the machine, if it is not there now.
+    pub(super) problem: Option<String>,
 }
 
 impl Target {
@@ -68,6 +70,7 @@ impl Target {
             addresses,
             renewal: is_name.then(Arc::default),
             machine: None,
+            problem: None,
         })
     }
 
@@ -104,7 +107,12 @@ impl Target {
     /// Errors: those of [`Known::endpoint`] but an absence.
     pub(super) fn of_machine(name: &str, port: VsockPort, names: &Known<'_>) -> Result<Target> {
         let endpoint = match names.endpoint(name, port) {
-            Err(problem) if problem.is_absence() => return Ok(Target::absent(name, port)),
+            Err(Unusable::UnknownMachine { problem, .. }) => {
+                return Ok(Target {
+                    problem,
+                    ..Target::absent(name, port)
+                });
+            }
             found => found?,
         };
         let addresses: Vec<Address> = Address::new(&endpoint).into_iter().collect();
@@ -114,6 +122,7 @@ impl Target {
             machine: Some(addresses.clone().into()),
             addresses,
             renewal: None,
+            problem: None,
         })
     }
 
@@ -126,6 +135,7 @@ impl Target {
             addresses: Vec::new(),
             renewal: None,
             machine: Some([].into()),
+            problem: None,
         }
     }
 
@@ -162,7 +172,8 @@ impl Target {
             Endpoint::VsockName { name, .. } => name.clone(),
             endpoint => endpoint.to_string(),
         };
-        Unusable::UnknownMachine { name }.into()
+        let problem = self.problem.clone();
+        Unusable::UnknownMachine { name, problem }.into()
     }
 
     /// Returns whether each connection brings its own.

@@ -249,7 +249,7 @@ impl Choice {
             log::warn!("the new address of {name} is not used: {}", error.report());
             now = Target::absent(name, *port);
         }
-        if now.endpoint != self.target.endpoint {
+        if (&now.endpoint, &now.problem) != (&self.target.endpoint, &self.target.problem) {
             now.source = self.target.source;
             self.target = now;
             has_changed = true;
@@ -517,10 +517,13 @@ mod tests {
         };
         assert!(renamed(&targets, |_| Ok(())).is_none());
         // What the administrator says of CID 5 has the word.
-        for (text, three, five) in [("web=3", "@web", "@five"), ("web=5", "@others", "@five")] {
+        for (text, three, five) in [
+            ("web=3\n", "@web", "@five"),
+            ("web=5\n", "@others", "@five"),
+        ] {
             write(text);
             let now = renamed(&targets, |_| Ok(())).unwrap();
-            let place = format!("vsock:{}:1", &text[4..]);
+            let place = format!("vsock:{}:1", &text[4..5]);
             assert_eq!((&*to(&now, 3), &*to(&now, 5)), (three, five));
             assert_eq!(to(&now, 4), place);
             let number = now.choose(&guest(4), Destination::Unnamed);

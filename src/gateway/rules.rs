@@ -340,7 +340,11 @@ impl Written {
 
 /// Names the machine that may be meant, and how a host of one label is written.
 fn explain(error: &Unusable, names: &Known<'_>) -> String {
-    let Unusable::UnknownMachine { name } = error else {
+    let Unusable::UnknownMachine {
+        name,
+        problem: None,
+    } = error
+    else {
         return error.to_string();
     };
     match names

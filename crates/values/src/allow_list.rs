@@ -302,7 +302,7 @@ mod tests {
         for list in ["3,nobody", "any,nobody"] {
             let list: AllowList = list.parse().unwrap();
             let error = resolve(&list, "").unwrap_err();
-            assert!(matches!(error, Unusable::UnknownMachine { name } if name == "nobody"));
+            assert!(matches!(error, Unusable::UnknownMachine { name, .. } if name == "nobody"));
             let (given, registry): (GivenNames, _) = ("".parse().unwrap(), Registry::default());
             let names = Known::with(Some(&given), &registry);
             let (allowed, absent) = list.resolve_present(&names).unwrap();

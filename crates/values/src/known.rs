@@ -89,11 +89,18 @@ impl<'a> Known<'a> {
             Machine::Cid(cid) => return Ok(Location::Cid(*cid)),
             Machine::Name(name) => name,
         };
-        let found = (self.administrators()?.location(name))
-            .or_else(|| self.registry().and_then(|registry| registry.location(name)));
-        found
-            .cloned()
-            .ok_or_else(|| Unusable::UnknownMachine { name: name.clone() })
+        if let Some(found) = self.administrators()?.location(name) {
+            return Ok(found.clone());
+        }
+        let registry = self.registry();
+        let found = registry.and_then(|registry| registry.location(name));
+        found.cloned().ok_or_else(|| {
+            let problem = registry.and_then(|registry| registry.problem_of(name));
+            Unusable::UnknownMachine {
+                name: name.clone(),
+                problem: problem.map(str::to_owned),
+            }
+        })
     }
 
     /// Returns the CID of the machine.
@@ -194,6 +201,14 @@ mod tests {
     #[test]
     fn an_unknown_name_is_told_where_to_give_it() {
         let given: GivenNames = "db=4".parse().unwrap();
+        let half = registry("Web=3");
+        let line = Known::with(Some(&given), &half).cid(&"web".parse().unwrap());
+        let line = line.unwrap_err().to_string();
+        assert!(
+            line.starts_with("no machine is named \"web\": /")
+                && line.contains("a.conf:1: \"Web=3\" is not a valid line: no newline ends it"),
+            "{line}"
+        );
         let registry = Registry::default();
         let known = Known::with(Some(&given), &registry);
         let line = known.cid(&"web".parse().unwrap()).unwrap_err().to_string();
@@ -210,7 +225,7 @@ mod tests {
     #[test]
     fn names_that_are_wrong_are_told_to_whoever_needs_one() {
         let given: GivenNames = "web=0".parse().unwrap();
-        let registry = registry("new=6");
+        let registry = registry("new=6\n");
         let known = Known::with(Some(&given), &registry);
         assert!(known.cid(&"3".parse().unwrap()).is_ok());
         assert!(matches!(

@@ -18,6 +18,9 @@ use crate::vsock::Cid;
 /// Ends the name of each of its files; what ends otherwise is nobody's, as what is being written.
 pub const ENDING: &str = ".conf";
 
+/// Why a last line does not count.
+const UNFINISHED: &str = "no newline ends it, so it may be half written, and does not count";
+
 /// Lines of a file that are told.
 const PROBLEMS_MAX: usize = 8;
 
@@ -55,13 +58,24 @@ impl Placed<'_> {
     }
 }
 
+/// A line that says nothing valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The line, from 1.
+    pub line: usize,
+    /// What stands before its `=`, in lower case.
+    pub name: Option<String>,
+    /// What is wrong.
+    pub text: String,
+}
+
 /// What one file says.
 #[derive(Debug, Default)]
 struct File {
     bytes: usize,
     entries: Vec<Entry>,
-    /// Whole messages.
-    problems: Vec<String>,
+    /// Whole messages, each with the name that it is about, if any.
+    problems: Vec<(Option<String>, String)>,
 }
 
 /// All files of a folder as they were when each was read.
@@ -117,7 +131,15 @@ impl Registry {
     /// Returns what is wrong, each with its file and line.
     pub fn problems(&self) -> impl Iterator<Item = &str> {
         let of_files = self.files.values().flat_map(|file| &file.problems);
+        let of_files = of_files.map(|(_, text)| text);
         self.problem.iter().chain(of_files).map(|text| &**text)
+    }
+
+    /// Returns what is wrong with the first line that should have given that name, which is in lower case.
+    pub fn problem_of(&self, name: &str) -> Option<&str> {
+        let mut problems = self.files.values().flat_map(|file| &file.problems);
+        let problem = problems.find(|(of, _)| of.as_deref() == Some(name));
+        problem.map(|(_, text)| &**text)
     }
 
     /// Takes what a file says now in the place of what it said before.
@@ -125,10 +147,14 @@ impl Registry {
         let path = self.folder.join(name);
         let (entries, problems) = parse(text);
         let more = problems.len().saturating_sub(PROBLEMS_MAX);
-        let told = |(line, problem)| format!("{}:{line}: {problem}", path.display());
-        let mut problems: Vec<String> = problems.into_iter().take(PROBLEMS_MAX).map(told).collect();
+        let told = |Problem { line, name, text }| {
+            let text = format!("{}:{line}: {text}", path.display());
+            (name, text)
+        };
+        let mut problems: Vec<_> = problems.into_iter().take(PROBLEMS_MAX).map(told).collect();
         if more > 0 {
-            problems.push(format!("{}: {more} more lines like that", path.display()));
+            let text = format!("{}: {more} more lines like that", path.display());
+            problems.push((None, text));
         }
         let file = File {
             bytes: text.len(),
@@ -153,16 +179,21 @@ impl Registry {
 
 /// Splits the text of a file into names with their machines, and the lines that are none, with the reason.
 ///
-/// Text form of a line: `web=3`, or `web=/run/web/guest.vsock`; blank, or a comment that begins with `#` or `;`.
-pub fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
+/// Text form of a line: `web=3`, or `web=/run/web/guest.vsock`; blank, or a comment that begins with `#` or `;`. It counts once
+/// a newline ends it: what is there of a line that is being written, such as `web=1` of `web=12`, is another machine.
+pub fn parse(text: &str) -> (Vec<Entry>, Vec<Problem>) {
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     let mut names = HashSet::new();
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
+    for (index, whole) in text.split_inclusive('\n').enumerate() {
+        let line = whole.trim();
         if line.is_empty() || line.starts_with(['#', ';']) {
             continue;
         }
-        let entry = read_line(line).and_then(|(name, location)| match names.insert(name.clone()) {
+        let read = match whole.ends_with('\n') {
+            true => read_line(line),
+            false => Err(Invalid::new("line", line, UNFINISHED)),
+        };
+        let entry = read.and_then(|(name, location)| match names.insert(name.clone()) {
             true => Ok((name, location)),
             false => Err(Invalid::new("line", line, "the name is given twice")),
         });
@@ -172,7 +203,13 @@ pub fn parse(text: &str) -> (Vec<Entry>, Vec<(usize, String)>) {
                 name,
                 location,
             }),
-            Err(problem) => problems.push((index + 1, problem.to_string())),
+            Err(problem) => problems.push(Problem {
+                line: index + 1,
+                name: line
+                    .split_once('=')
+                    .map(|(name, _)| name.to_ascii_lowercase()),
+                text: problem.to_string(),
+            }),
         }
     }
     (entries, problems)
@@ -249,20 +286,49 @@ mod tests {
             ("web=/", "absolute path"),
             ("DB=5", "twice"),
         ] {
-            let (entries, problems) = parse(&format!("db=4\n{line}\nend=5"));
+            let (entries, problems) = parse(&format!("db=4\n{line}\nend=5\n"));
             assert_eq!(entries.len(), 2, "{line}: {entries:?}");
-            let [(2, problem)] = &problems[..] else {
+            let [problem] = &problems[..] else {
                 panic!("{line}: {problems:?}")
             };
-            assert!(problem.contains(words), "{line}: {problem}");
+            assert_eq!(problem.line, 2);
+            assert!(problem.text.contains(words), "{line}: {problem:?}");
         }
+    }
+
+    /// However much of a file is written by now, a name is that of its machine or of none.
+    #[test]
+    fn a_line_counts_once_a_newline_ends_it() {
+        let text = "web=12\n# c\ndb=/run/db/guest.vsock\n";
+        for length in 0..=text.len() {
+            let (entries, problems) = parse(&text[..length]);
+            for entry in entries {
+                let told = format!("{}={}", entry.name, entry.location).replace("CID ", "");
+                let whole = text.lines().nth(entry.line - 1);
+                assert_eq!(Some(&*told), whole, "of {length} bytes");
+            }
+            let is_half =
+                !text[..length].ends_with('\n') && !(7..11).contains(&length) && length > 0;
+            assert_eq!(
+                problems.len(),
+                usize::from(is_half),
+                "{length}: {problems:?}"
+            );
+        }
+        let (entries, problems) = parse("web=3\n up=12");
+        assert_eq!(entries.len(), 1);
+        let [problem] = &problems[..] else {
+            panic!("{problems:?}")
+        };
+        let line = "\"up=12\" is not a valid line: no newline ends it, so it may be half written, and does not count";
+        assert_eq!((problem.line, &*problem.text), (2, line));
     }
 
     #[test]
     fn the_earliest_file_holds_and_the_other_is_known() {
         let registry = registry(&[
-            ("b.conf", "web=4\ndb=5\nsame=7"),
-            ("a.conf", "# c\nweb=3\nsame=7"),
+            ("b.conf", "web=4\ndb=5\nsame=7\n"),
+            ("a.conf", "# c\nweb=3\nsame=7\n"),
         ]);
         let cid = |name| registry.location(name).unwrap().to_string();
         assert_eq!((cid("web"), cid("db")), ("CID 3".into(), "CID 5".into()));
@@ -287,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_put_again_says_only_the_new() {
-        let mut registry = registry(&[("a.conf", "web=3\nx"), ("b.conf", "y")]);
+        let mut registry = registry(&[("a.conf", "web=3\nx\n"), ("b.conf", "y\n")]);
         let problems: Vec<&str> = registry.problems().collect();
         assert!(
             problems[0].starts_with("/names/a.conf:2: \"x\""),
@@ -300,7 +366,7 @@ mod tests {
             (problems.len(), problems[8]),
             (10, "/names/a.conf: 22 more lines like that")
         );
-        registry.put("a.conf", "web=9");
+        registry.put("a.conf", "web=9\n");
         assert_eq!(
             registry.location("web"),
             Some(&Location::Cid(Cid::new(9).unwrap()))

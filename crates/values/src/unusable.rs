@@ -41,6 +41,8 @@ pub enum Unusable {
     UnknownMachine {
         /// The name without `.vsock`.
         name: String,
+        /// What is wrong with the line that should have given it, if there is one.
+        problem: Option<String>,
     },
     /// A machine that is reached over hybrid vsock, where one with a CID is needed.
     NoCid {
@@ -85,7 +87,11 @@ impl fmt::Display for Unusable {
                 problem,
             } => write!(f, "{}:{line}: {problem}", path.display()),
             Unusable::Names { problem } => write!(f, "{}: {problem}", names::VARIABLE),
-            Unusable::UnknownMachine { name } => write!(
+            Unusable::UnknownMachine {
+                name,
+                problem: Some(problem),
+            } => write!(f, "no machine is named {name:?}: {problem}"),
+            Unusable::UnknownMachine { name, .. } => write!(
                 f,
                 "no machine is named {name:?}: give its CID, or name it in {}, e.g. {}=\"{name}=3\", or in a file in {}",
                 config_file::PATH,
