@@ -352,9 +352,15 @@ impl Stream {
     }
 
     /// Returns whether the other end of a unix or vsock connection neither sends nor takes anything any more, and what it has
-    /// sent was read. One that has only ended its own direction still takes an answer. Of TCP that cannot be told.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.takes_nothing() && sys::readable_bytes(self.input()).is_ok_and(|count| count == 0)
+    /// sent was read, but for the `request` bytes that are known. One that has only ended its own direction still takes an
+    /// answer. Of TCP that cannot be told.
+    pub(crate) fn is_abandoned(&self, request: usize) -> bool {
+        // Before Linux 6.17 vsock does not tell how many bytes there are.
+        let has_no_more = || {
+            let mut bytes = vec![0; request + 1];
+            self.peek(&mut bytes).is_ok_and(|count| count <= request)
+        };
+        self.takes_nothing() && has_no_more()
     }
 
     /// Returns whether the other end of a unix or vsock connection takes nothing any more. One that has ended its own

@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
-use super::dialing::Dialing;
+use super::dialing::{Dialing, Grace};
 use super::end::End;
 use super::ending::Ending;
 use super::token::Side;
@@ -42,6 +42,8 @@ pub(crate) struct Asking {
     /// The greeting, which is still in the socket, was answered.
     has_greeted: bool,
     question: Option<Arc<Question>>,
+    /// Begins when the request is complete.
+    grace: Option<Grace>,
     deadline: Moment,
 }
 
@@ -64,6 +66,7 @@ impl Asking {
             name,
             has_greeted,
             question: None,
+            grace: None,
             deadline: now + REQUEST_TIME,
         }
     }
@@ -93,7 +96,11 @@ impl Asking {
 
     /// Returns when it must be looked at even if nothing became ready.
     pub(crate) fn deadline(&self) -> Moment {
-        self.deadline
+        let grace = self
+            .grace
+            .as_ref()
+            .and_then(|grace| grace.deadline(&self.peer));
+        grace.map_or(self.deadline, |grace| grace.min(self.deadline))
     }
 
     /// Goes on as far as possible; gives how the target is to be reached, once that is known. `errand` is what was asked for
@@ -133,6 +140,10 @@ impl Asking {
             }
         };
         match (attempt, errand) {
+            (Ok(None), Some(errand)) => match self.gone(errand.length, now) {
+                Some(errno) => broken(errno),
+                None => ControlFlow::Continue(None),
+            },
             (Ok(attempt), _) => ControlFlow::Continue(attempt),
             (Err(error), Some(errand)) => {
                 dismiss(&self.peer.wire, &errand.form.failed(&error));
@@ -142,9 +153,15 @@ impl Asking {
         }
     }
 
-    /// Becomes the attempt to reach the target.
-    pub(crate) fn into_dialing(self, attempt: Attempt, now: Moment) -> Dialing {
-        Dialing::asked(self.peer, attempt, now)
+    /// Becomes the attempt to reach the target. `request`: the bytes of the request.
+    pub(crate) fn into_dialing(self, request: usize, attempt: Attempt, now: Moment) -> Dialing {
+        Dialing::asked(self.peer, request, attempt, now)
+    }
+
+    /// Returns why nobody waits for the resolver any more.
+    fn gone(&mut self, request: usize, now: Moment) -> Option<Errno> {
+        let grace = self.grace.get_or_insert_with(|| Grace::new(now));
+        grace.gone(&self.peer, request, now)
     }
 
     /// Looks at what the peer has sent so far.

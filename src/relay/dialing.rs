@@ -20,6 +20,37 @@ use crate::stream::Stream;
 /// A peer that connects and closes at once is seen by a target that can be reached within that time, as one over TCP is.
 const GRACE: Duration = Duration::from_millis(100);
 
+/// Until when a peer that has closed is taken to its target all the same.
+#[derive(Debug)]
+pub(super) struct Grace(Option<Moment>);
+
+impl Grace {
+    pub(super) fn new(now: Moment) -> Grace {
+        Grace(Some(now + GRACE))
+    }
+
+    /// Returns why nobody waits for the target any more: the peer was reset, or has closed and left nothing to be delivered.
+    /// So many of its first bytes, which are still there, are a request.
+    pub(super) fn gone(
+        &mut self,
+        peer: &End<Stream>,
+        request: usize,
+        now: Moment,
+    ) -> Option<Errno> {
+        self.0 = self.0.filter(|&until| now < until);
+        if peer.has_failed {
+            return Some(peer.wire.take_error().unwrap_or(Errno::ECONNRESET));
+        }
+        let has_waited = self.0.is_none();
+        (has_waited && peer.is_ended && peer.wire.is_abandoned(request)).then_some(Errno::EPIPE)
+    }
+
+    /// Returns when [`Grace::gone`] must be asked again.
+    pub(super) fn deadline(&self, peer: &End<Stream>) -> Option<Moment> {
+        self.0.filter(|_| peer.is_ended)
+    }
+}
+
 /// The peer's end, and the attempt to reach its target.
 #[derive(Debug)]
 pub(crate) struct Dialing {
@@ -27,23 +58,30 @@ pub(crate) struct Dialing {
     attempt: Attempt,
     /// What epoll said of the stream to the target since the last step.
     seen: EpollFlags,
-    /// Until then a peer that has closed is dialled for all the same.
-    grace: Option<Moment>,
+    grace: Grace,
+    /// Bytes of a request, which stay in the peer's socket until the target is reached.
+    request: usize,
 }
 
 impl Dialing {
     /// Begins to wait for the attempt.
     pub(crate) fn new(peer: Stream, attempt: Attempt, now: Moment) -> Dialing {
-        Dialing::asked(End::new(peer), attempt, now)
+        Dialing::asked(End::new(peer), 0, attempt, now)
     }
 
-    /// Begins to wait for the attempt on behalf of a peer that was heard before.
-    pub(crate) fn asked(peer: End<Stream>, attempt: Attempt, now: Moment) -> Dialing {
+    /// Begins to wait for the attempt on behalf of a peer that was heard before: so many of its bytes were its request.
+    pub(crate) fn asked(
+        peer: End<Stream>,
+        request: usize,
+        attempt: Attempt,
+        now: Moment,
+    ) -> Dialing {
         Dialing {
             peer,
             attempt,
             seen: EpollFlags::empty(),
-            grace: Some(now + GRACE),
+            grace: Grace::new(now),
+            request,
         }
     }
 
@@ -67,8 +105,7 @@ impl Dialing {
         now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
     ) -> ControlFlow<Result<Ending>, Option<Stream>> {
-        self.grace = self.grace.filter(|&until| now < until);
-        if let Some(errno) = self.abandoned() {
+        if let Some(errno) = self.grace.gone(&self.peer, self.request, now) {
             return ControlFlow::Break(Ok(Ending::Broken(Side::Peer, errno)));
         }
         match (self.attempt).advance(dialer, readiness(self.seen), now, watch) {
@@ -79,16 +116,6 @@ impl Dialing {
             }
             Err(error) => ControlFlow::Break(Err(error)),
         }
-    }
-
-    /// Returns why nobody waits for the target any more: the peer was reset, or has closed and left nothing to be delivered.
-    fn abandoned(&self) -> Option<Errno> {
-        let peer = &self.peer;
-        if peer.has_failed {
-            return Some(peer.wire.take_error().unwrap_or(Errno::ECONNRESET));
-        }
-        let has_waited = self.grace.is_none();
-        (has_waited && peer.is_ended && peer.wire.is_abandoned()).then_some(Errno::EPIPE)
     }
 
     /// Becomes a connection, which begins with a header for the target if there is one.
@@ -119,7 +146,7 @@ impl Dialing {
 
     /// Returns when it must be looked at even if nothing became ready.
     pub(crate) fn deadline(&self) -> Option<Moment> {
-        let grace = self.grace.filter(|_| self.peer.is_ended);
+        let grace = self.grace.deadline(&self.peer);
         grace.into_iter().chain(self.attempt.deadline()).min()
     }
 }

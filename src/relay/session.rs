@@ -322,7 +322,9 @@ impl Session {
     /// It is known what to connect to.
     fn asked(&mut self, attempt: Attempt, now: Moment) {
         if let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Between) {
-            self.phase = Phase::Dialing(Box::new(asking.into_dialing(attempt, now)));
+            let request = self.errand.as_ref().map_or(0, |errand| errand.length);
+            let dialing = asking.into_dialing(request, attempt, now);
+            self.phase = Phase::Dialing(Box::new(dialing));
         }
     }
 

@@ -3,17 +3,21 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use socket2::Socket;
 use tempfile::TempDir;
 
 use crate::common::bridge::Bridge;
 use crate::common::content::{Content, End, read_to_end};
-use crate::common::own_folder;
+use crate::common::own_etc::OwnEtc;
 use crate::common::place::{Kind, Place, ping};
 use crate::common::program::{Finished, Program, command, finish, ours, with_own_settings};
+use crate::common::{own_folder, skipped};
 
 const NAMES: &str = "web=3 db=4";
 const CONNECTED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
@@ -32,15 +36,21 @@ impl Gateway {
     }
 
     fn with(rules: &str, arguments: &[&str]) -> Gateway {
+        Gateway::started(rules, |bridge| bridge.arguments(arguments))
+    }
+
+    fn started(rules: &str, set: impl FnOnce(Bridge) -> Bridge) -> Gateway {
         let folder = own_folder();
         let path = folder.path().join("rules");
         fs::write(&path, rules).unwrap();
         let listener = Place::listening(Kind::Unix);
-        let program = Bridge::to("gateway")
-            .listener(&listener)
-            .arguments(&["--names", NAMES, "--rules", path.to_str().unwrap()])
-            .arguments(arguments)
-            .start();
+        let bridge = Bridge::to("gateway").listener(&listener).arguments(&[
+            "--names",
+            NAMES,
+            "--rules",
+            path.to_str().unwrap(),
+        ]);
+        let program = set(bridge).start();
         Gateway {
             listener,
             program,
@@ -152,6 +162,89 @@ fn a_peer_that_has_sent_all_and_closed_is_served() {
         let (found, end) = read_to_end(&mut target.accept());
         assert_eq!((found, end), (content.to_vec(), End::Clean));
     }
+}
+
+/// With as many places for a machine as [`occupy`] takes, and no time limit.
+const FEW_PLACES: [&str; 9] = [
+    "--machine",
+    "web",
+    "-v",
+    "--max-connections-per-peer",
+    "3",
+    "--connect-timeout",
+    "1h",
+    "--connect-retry",
+    "1h",
+];
+
+/// Takes all places of the machine.
+fn occupy(gateway: &mut Gateway, request: &[u8]) -> Vec<Socket> {
+    let peers = (0..3).map(|_| gateway.ask(request)).collect();
+    (0..3).for_each(|_| drop(gateway.program.wait_for_line(" accepted")));
+    peers
+}
+
+/// Lets peers go that have sent no more than a request, and waits until their places are free.
+fn leave(gateway: &mut Gateway, peers: Vec<Socket>) {
+    drop(peers);
+    for _ in 0..3 {
+        let line = gateway.program.wait_for_line("aborted by the peer");
+        assert!(line.contains(": 0 bytes in, 0 bytes out"), "{line}");
+    }
+}
+
+#[test]
+fn peers_have_gone_while_their_target_is_down_their_places_are_free() {
+    let target = Place::bound(Kind::Tcp4);
+    let mut gateway = Gateway::with(&format!("web {}\n", target.text), &FEW_PLACES);
+    let request = connect(&target.text);
+    let peers = occupy(&mut gateway, &request);
+    leave(&mut gateway, peers);
+    let half_closed = gateway.ask(&request);
+    half_closed.shutdown(Shutdown::Write).unwrap();
+    drop(gateway.ask(&[&request[..], b"early"].concat()));
+    (0..2).for_each(|_| drop(gateway.program.wait_for_line(" accepted")));
+    target.socket.listen(10).unwrap();
+    let mut found: Vec<_> = (0..2)
+        .map(|_| read_to_end(&mut target.accept()).0)
+        .collect();
+    found.sort();
+    assert_eq!(found, [&b""[..], b"early"]);
+    assert!(target.has_nobody_waiting());
+}
+
+/// The file in which names are looked up is a pipe, whose opening waits for somebody who writes.
+#[test]
+fn peers_have_gone_while_their_name_is_looked_up_their_places_are_free() {
+    let Some(etc) = OwnEtc::new() else {
+        return skipped("nothing can be mounted here");
+    };
+    etc.write("nsswitch.conf", "hosts: files\n");
+    let (hosts, pipe) = (etc.path("hosts"), etc.path("pipe"));
+    nix::unistd::mkfifo(&hosts, Mode::from_bits_truncate(0o644)).unwrap();
+    let mut gateway = Gateway::started("web slow.example.net:80 127.0.0.1:*\n", |bridge| {
+        bridge.arguments(&FEW_PLACES).wrapped(etc.wrapper())
+    });
+    let request = connect("slow.example.net:80");
+    let peers = occupy(&mut gateway, &request);
+    leave(&mut gateway, peers);
+    let mut half_closed = gateway.ask(&request);
+    half_closed.shutdown(Shutdown::Write).unwrap();
+    let target = Place::listening(Kind::Tcp4);
+    ping_through(&mut gateway.ask(&connect(&target.text)), &target);
+    fs::rename(&hosts, &pipe).unwrap();
+    etc.write("hosts", "127.0.0.9 slow.example.net\n");
+    let mut writer = fs::File::options();
+    writer.write(true).custom_flags(OFlag::O_NONBLOCK.bits());
+    writer.open(&pipe).unwrap();
+    let (answer, end) = read_to_end(&mut half_closed);
+    assert_eq!(end, End::Clean);
+    // No address of the file is outside, and the pipe has none.
+    assert!(
+        answer.starts_with(b"HTTP/1.1 "),
+        "{}",
+        answer.escape_ascii()
+    );
 }
 
 #[test]

@@ -392,13 +392,6 @@ fn name_that_resolves_client_is_served_at_whichever_address_answers() {
 }
 
 /// Starts a program with that folder as /etc.
-fn with(etc: &OwnEtc) -> String {
-    format!(
-        "unshare --map-root-user --mount sh -c 'mount --bind \"{}\" /etc && exec \"$0\" \"$@\"'",
-        etc.path("").display()
-    )
-}
-
 #[test]
 fn name_has_a_silent_address_in_front_client_is_served_at_the_next_within_the_connect_timeout() {
     let Some(etc) = OwnEtc::new() else {
@@ -416,7 +409,7 @@ fn name_has_a_silent_address_in_front_client_is_served_at_the_next_within_the_co
     let listener = Place::listening(Kind::Tcp6);
     let mut bridge = Bridge::to(&format!("two.example:{port}"))
         .arguments(&["--connect-timeout", "2s"])
-        .wrapped(with(&etc))
+        .wrapped(etc.wrapper())
         .listener(&listener)
         .start();
     bridge.wait_for_line("bridging");
@@ -437,7 +430,7 @@ fn name_leads_elsewhere_and_nothing_listens_where_it_led_the_next_client_is_serv
         let listener = Place::listening(listener);
         let mut bridge = Bridge::to(&format!("moving.example:{port}"))
             .arguments(&["--connect-retry", retry])
-            .wrapped(with(&etc))
+            .wrapped(etc.wrapper())
             .listener(&listener)
             .start();
         bridge.wait_for_line("bridging");
@@ -472,7 +465,7 @@ fn name_leads_to_the_bridge_itself_by_now_it_is_not_followed() {
     etc.write("nsswitch.conf", "hosts: files\n");
     etc.write("hosts", "127.0.0.2 moving.example\n");
     let mut bridge = Bridge::to(&format!("moving.example:{port}"))
-        .wrapped(with(&etc))
+        .wrapped(etc.wrapper())
         .listener(&listener)
         .start();
     bridge.wait_for_line("bridging");

@@ -70,4 +70,12 @@ impl OwnEtc {
         command.args(["--mount", "sh", "-c", &script]).arg(program);
         command
     }
+
+    /// What starts a bridge that sees the folder as /etc.
+    pub fn wrapper(&self) -> String {
+        format!(
+            "unshare --map-root-user --mount sh -c 'mount --bind \"{}\" /etc && exec \"$0\" \"$@\"'",
+            self.directory.path().display()
+        )
+    }
 }
