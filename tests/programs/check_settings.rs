@@ -88,6 +88,30 @@ fn the_unit_has_the_names_and_the_file_the_list() {
     expect(check("VSOCK_BRIDGE_ALLOW_CID=ci\n"), 2, &[&said]);
 }
 
+/// What is in the file of all bridges is for the gateways among them.
+#[test]
+fn settings_of_a_gateway_are_told_in_the_file_of_another_bridge_alone() {
+    let Some(mut etc) = OwnEtc::new() else {
+        return skipped("nothing can be mounted here");
+    };
+    let (name, unit) = (
+        "vsock-bridge@445",
+        unit("Environment=VSOCK_BRIDGE_TO=[::1]:445"),
+    );
+    etc.write(
+        "vsock-bridge/vsock-bridge.conf",
+        "VSOCK_BRIDGE_AS_PEER=yes\n",
+    );
+    expect(Some(check_in(&mut etc, name, &unit)), 0, &[]);
+    etc.write(
+        "vsock-bridge/vsock-bridge@445.conf",
+        "VSOCK_BRIDGE_AS_PEER=yes\n",
+    );
+    let said =
+        format!("{FILE}:1: VSOCK_BRIDGE_AS_PEER has no effect: it is for the target `gateway`");
+    expect(Some(check_in(&mut etc, name, &unit)), 2, &[&said]);
+}
+
 #[test]
 fn a_unit_without_a_target_is_told() {
     let check = |lines: &str| check("vsock-bridge@445", &unit(lines), None);

@@ -594,3 +594,47 @@ fn rules_with_an_error_are_a_start_that_fails_with_their_lines() {
     fs::write(&path, "web db:1\n").unwrap();
     assert_eq!(bridge(&["--check"]), (0, String::new()));
 }
+
+#[test]
+fn a_machine_that_nobody_is_and_options_of_a_gateway_elsewhere_are_told() {
+    let folder = own_folder();
+    let rules = folder.path().join("rules");
+    fs::write(&rules, "web db:1\n").unwrap();
+    let (rules, listener) = (rules.to_str().unwrap(), Place::listening(Kind::Unix));
+    let nobody = "no machine is named \"nobody\"";
+    let stray = |option: &str| {
+        format!(
+            "{option} has no effect: it is for the target `gateway`, and this one is [::1]:1; take it out"
+        )
+    };
+    for (to, arguments, line) in [
+        ("gateway", &["--machine", "nobody"][..], nobody.to_owned()),
+        ("[::1]:1", &["--machine", "web"], stray("--machine")),
+        ("[::1]:1", &["--rules", rules], stray("--rules")),
+        ("[::1]:1", &["--as-peer", "yes"], stray("--as-peer")),
+    ] {
+        for more in [&[][..], &["--check"]] {
+            let bridge = Bridge::to(to).listener(&listener).arguments(arguments);
+            let bridge = match to {
+                "gateway" => bridge.arguments(&["--rules", rules]),
+                _ => bridge,
+            };
+            let finished = bridge
+                .arguments(&["--names", NAMES])
+                .arguments(more)
+                .finish();
+            assert_eq!(finished.code, 2, "{finished:#?}");
+            let [said] = &finished.stderr[..] else {
+                panic!("{finished:#?}")
+            };
+            assert!(said.contains(&line), "{said}");
+        }
+    }
+    let finished = Bridge::to("[::1]:1")
+        .listener(&listener)
+        .variable("VSOCK_BRIDGE_MACHINE", "web")
+        .arguments(&["--check"])
+        .finish();
+    let line = stray("environment: VSOCK_BRIDGE_MACHINE");
+    assert_eq!(finished.stderr, [format!("vsock-bridge: {line}")]);
+}

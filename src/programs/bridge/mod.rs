@@ -3,6 +3,7 @@
 pub(crate) mod arguments;
 pub(crate) mod complaints;
 mod config;
+mod gateway_options;
 pub(crate) mod variables;
 
 use std::os::fd::OwnedFd;
@@ -149,7 +150,8 @@ fn settings(
     variables: &Variables,
     activation: &mut Activation,
 ) -> Result<Settings> {
-    let problems = variables.problems();
+    let mut problems = variables.problems();
+    problems.extend(gateway_options::stray(variables, arguments));
     if !problems.is_empty() {
         return Err(Error::Usage(problems.join("; ")));
     }

@@ -11,6 +11,7 @@ use clap::builder::Resettable;
 use clap::{Arg, Command, CommandFactory, FromArgMatches};
 
 use super::arguments::Arguments;
+use super::gateway_options;
 use crate::allow_list;
 use crate::config_file;
 use crate::configured;
@@ -206,8 +207,9 @@ impl Variables {
                 "" => problem.report(),
                 place => format!("{place}: {variable}: {}", problem.report()),
             },
-            // Where to listen is to be known at the start.
-            is_absence: problem.is_absence() && variable != listen_list::VARIABLE,
+            // Where to listen, and who comes to a gateway, is to be known at the start.
+            is_absence: problem.is_absence()
+                && ![listen_list::VARIABLE, gateway_options::MACHINE].contains(&variable),
         };
         let names = &Known::now(names);
         let targets = arguments.to.as_ref();
@@ -217,10 +219,14 @@ impl Variables {
         let allowed = allowed.map(|problem| say(allow_list::VARIABLE, problem.into()));
         let listen = listen::addresses(&arguments.listen, names).err();
         let listen = listen.map(|problem| say(listen_list::VARIABLE, problem));
-        let rules = wrong_rules(arguments);
-        let others = target.into_iter().chain(allowed).chain(listen);
-        others
-            .chain(rules.into_iter().map(Complaint::new))
+        let machine = gateway_options::wrong_machine(arguments, names);
+        let machine = machine.map(|problem| say(gateway_options::MACHINE, problem));
+        let mut others = gateway_options::stray(self, arguments);
+        others.extend(gateway_options::wrong_rules(arguments));
+        let named = target.into_iter().chain(allowed).chain(listen);
+        named
+            .chain(machine)
+            .chain(others.into_iter().map(Complaint::new))
             .collect()
     }
 
@@ -257,19 +263,6 @@ impl Variables {
         let words = [String::new()].into_iter().chain(last.into_values());
         let command = Arguments::command().mut_args(|argument| argument.env(Resettable::Reset));
         Arguments::from_arg_matches(&command.try_get_matches_from(words)?)
-    }
-}
-
-/// Returns what is wrong with the rules of a gateway, one line each.
-fn wrong_rules(arguments: &Arguments) -> Vec<String> {
-    let targets = arguments.to.as_ref();
-    let is_gateway = |endpoint: &Endpoint| *endpoint == Endpoint::Gateway;
-    if !targets.is_some_and(|targets| targets.endpoints().any(is_gateway)) {
-        return Vec::new();
-    }
-    match arguments.rules().read(arguments.machines.names.as_ref()) {
-        Ok((_, unknown)) => unknown,
-        Err(problems) => problems,
     }
 }
 

@@ -106,7 +106,15 @@ fn listens_twice(service: &Unit) -> Option<Finding> {
 /// Tells what the settings of a service in use come to, such as names of machines that nobody has: each alone is valid.
 fn together(service: &Unit) -> Vec<Finding> {
     // The command line overrules them, and is not read.
-    let options = [" --to", " --allow-cid", " --names", " --listen"];
+    let options = [
+        " --to",
+        " --allow-cid",
+        " --names",
+        " --listen",
+        " --rules",
+        " --machine",
+        " --as-peer",
+    ];
     if options
         .iter()
         .any(|option| service.command.contains(option))
