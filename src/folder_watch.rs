@@ -1,7 +1,9 @@
 //! What changes in a folder, which need not be there yet: inotify(7) on it, or on the nearest one above it that is.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -13,6 +15,8 @@ const READS: usize = 128;
 
 /// What of the folder can change what its files say.
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
+    // Whoever writes may keep the file open.
+    .union(AddWatchFlags::IN_MODIFY)
     .union(AddWatchFlags::IN_CLOSE_WRITE)
     .union(AddWatchFlags::IN_MOVE)
     .union(AddWatchFlags::IN_ATTRIB)
@@ -30,6 +34,8 @@ pub(crate) struct FolderWatch {
     inotify: Option<Inotify>,
     /// The folder, or the nearest one above it that is there.
     watched: Option<(WatchDescriptor, PathBuf)>,
+    /// Which folder it was when it began to be watched: device and inode; none if it was not there.
+    identity: Option<(u64, u64)>,
 }
 
 /// What has changed.
@@ -56,6 +62,7 @@ impl FolderWatch {
             folder: folder.to_owned(),
             inotify: inotify.ok(),
             watched: None,
+            identity: None,
         }
     }
 
@@ -78,10 +85,10 @@ impl FolderWatch {
         self.inotify.as_ref().is_some_and(is_readable)
     }
 
-    /// Returns whether the folder itself is watched.
-    pub(crate) fn has_folder(&self) -> bool {
-        let watched = self.watched.as_ref();
-        watched.is_some_and(|(_, path)| *path == self.folder)
+    /// Returns whether another folder is there by now than the one that is watched: nothing tells of a folder above it that is
+    /// moved, of a mount over it, or of a symbolic link on the way that leads elsewhere.
+    pub(crate) fn is_astray(&self) -> bool {
+        identity(&self.folder) != self.identity
     }
 
     /// Watches the folder, or the nearest one above it that is there.
@@ -93,6 +100,9 @@ impl FolderWatch {
             // It may be gone with its folder.
             let _ = inotify.rm_watch(former);
         }
+        // Looked at before: what is there is at worst a later one, which is astray then.
+        let there = identity(&self.folder);
+        self.identity = None;
         for path in self.folder.ancestors() {
             let flags = match path == self.folder {
                 true => CHANGES | SELF,
@@ -100,6 +110,7 @@ impl FolderWatch {
             };
             match inotify.add_watch(path, flags) {
                 Ok(watched) => {
+                    self.identity = there.filter(|_| path == self.folder);
                     self.watched = Some((watched, path.to_owned()));
                     break;
                 }
@@ -161,9 +172,14 @@ impl FolderWatch {
     }
 }
 
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    let folder = fs::metadata(folder).ok()?;
+    Some((folder.dev(), folder.ino()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, Permissions};
+    use std::fs::Permissions;
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

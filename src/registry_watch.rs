@@ -18,8 +18,10 @@ use crate::registry::Registry;
 const SETTLE: Duration = Duration::from_millis(50);
 /// Between two looks at all files, which take longer.
 const WHOLE: Duration = Duration::from_millis(500);
-/// Without inotify the folder is read that often.
-const WITHOUT: Duration = Duration::from_secs(1);
+/// What inotify does not tell of is looked at that often: all without it, and symbolic links.
+const UNTOLD: Duration = Duration::from_secs(1);
+/// Whoever comes has all files read again at most that part of the time.
+const SHARE: u32 = 10;
 /// Files read in one round of the loop: a few milliseconds.
 const FILES: usize = 256;
 /// A registry, and what is told of its changes.
@@ -33,7 +35,9 @@ pub(crate) struct RegistryWatch {
     is_stale: bool,
     /// When to read what has changed.
     due: Option<Moment>,
+    /// When all files were read, and how long that took.
     read_whole: Moment,
+    took: Duration,
     /// What is wrong, as it was logged.
     told: BTreeSet<String>,
 }
@@ -48,6 +52,7 @@ impl RegistryWatch {
             is_stale: true,
             due: None,
             read_whole: now,
+            took: Duration::ZERO,
             told: BTreeSet::new(),
         };
         // What changes after the first look is seen by the second.
@@ -71,7 +76,11 @@ impl RegistryWatch {
 
     /// Learns that something has changed.
     pub(crate) fn note(&mut self, now: Moment) {
-        self.due.get_or_insert(now + SETTLE);
+        self.look_at(now + SETTLE);
+    }
+
+    fn look_at(&mut self, due: Moment) {
+        self.due = Some(self.due.map_or(due, |earlier| earlier.min(due)));
     }
 
     /// Returns when [`RegistryWatch::renew`] must be called.
@@ -79,13 +88,18 @@ impl RegistryWatch {
         self.due
     }
 
-    /// Reads what has changed by now, without waiting for more; see [`RegistryWatch::renew`].
+    /// Reads all that has changed by now, without waiting for more; see [`RegistryWatch::renew`].
     pub(crate) fn renew_at_once(&mut self, epoll: &Epoll, token: u64, now: Moment) -> bool {
-        let is_behind = self.due.is_some() || self.folder.has_changes();
-        if is_behind {
-            self.due = Some(now);
+        self.is_stale |= self.folder.is_astray();
+        let is_behind = self.is_stale || self.due.is_some() || self.folder.has_changes();
+        if !is_behind {
+            return false;
         }
-        is_behind && self.renew(epoll, token, now)
+        self.gather(epoll, token);
+        match self.is_stale {
+            true => self.read_whole_from(self.read_whole + self.took * SHARE, now),
+            false => self.read_changed(usize::MAX, now),
+        }
     }
 
     /// Reads what has changed, if that is due; returns whether names may have.
@@ -93,51 +107,78 @@ impl RegistryWatch {
         if self.due.is_none_or(|due| due > now) {
             return false;
         }
+        self.gather(epoll, token);
+        match self.is_stale {
+            true => self.read_whole_from(self.read_whole + WHOLE, now),
+            false => self.read_changed(FILES, now),
+        }
+    }
+
+    /// Learns what has changed.
+    fn gather(&mut self, epoll: &Epoll, token: u64) {
         self.due = None;
         let changes = self.folder.take();
         self.is_stale |= changes.is_stale;
         self.changed.extend(changes.files);
+        self.changed
+            .extend(self.registry.links().map(str::to_owned));
         if let Some(inotify) = self.folder.inotify() {
             // It was added at the start, and stays open; an event that is left is reported at once.
             let _ = epoll.modify(inotify, &mut event(token));
         }
-        if self.is_stale {
-            let due = self.read_whole + WHOLE;
-            if due > now {
-                self.due = Some(due);
-                return false;
-            }
-            self.folder.arm();
-            self.read_whole(now);
-            return true;
+    }
+
+    /// Reads all files, but not before that moment.
+    fn read_whole_from(&mut self, from: Moment, now: Moment) -> bool {
+        if from > now {
+            self.due = Some(from);
+            return false;
         }
-        let files: Vec<String> = self.changed.iter().take(FILES).cloned().collect();
-        for file in &files {
-            self.changed.remove(file);
-            self.registry.read_again(file);
+        self.folder.arm();
+        self.read_whole(now);
+        true
+    }
+
+    /// Reads some of the files that have changed; returns whether one says something else.
+    fn read_changed(&mut self, most: usize, now: Moment) -> bool {
+        let mut is_other = false;
+        for _ in 0..most {
+            let Some(file) = self.changed.pop_first() else {
+                break;
+            };
+            is_other |= self.registry.read_again(&file);
         }
         self.tell();
         if !self.changed.is_empty() {
             self.due = Some(now);
         }
-        !files.is_empty()
+        self.look_at_links(now);
+        is_other
     }
 
     fn read_whole(&mut self, now: Moment) {
-        let folder = self.folder.folder();
-        self.registry = Registry::read(folder);
+        let begun = Moment::now();
+        self.registry = Registry::read(self.folder.folder());
         self.changed.clear();
         self.read_whole = now;
+        self.took = Moment::now() - begun;
         // One that was made between the two looks is not watched yet.
-        let is_late = !self.folder.has_folder() && folder.exists();
+        let is_late = self.folder.is_astray();
         let is_watched = self.folder.inotify().is_some();
         self.is_stale = !is_watched || is_late;
         self.due = match (is_watched, is_late) {
-            (false, _) => Some(now + WITHOUT),
+            (false, _) => Some(now + UNTOLD),
             (true, true) => Some(now + WHOLE),
             (true, false) => None,
         };
+        self.look_at_links(now);
         self.tell();
+    }
+
+    fn look_at_links(&mut self, now: Moment) {
+        if self.registry.links().next().is_some() {
+            self.look_at(now + UNTOLD);
+        }
     }
 
     /// Logs what is wrong since the last time.
@@ -157,7 +198,9 @@ fn event(token: u64) -> EpollEvent {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
     use nix::sys::epoll::{EpollCreateFlags, EpollTimeout};
@@ -250,6 +293,63 @@ mod tests {
         watched.write("z.conf", "end=9\n");
         watched.wait_for("end", Some("CID 9"));
         watched.wait_for("web", Some("CID 7"));
+    }
+
+    #[test]
+    fn a_writer_keeps_its_file_open_and_a_link_leads_to_what_changes_elsewhere() {
+        let mut watched = Watched::new();
+        watched.make();
+        let mut file = File::create(watched.path("a.conf")).unwrap();
+        let elsewhere = watched.place.path().join("elsewhere");
+        symlink(&elsewhere, watched.path("b.conf")).unwrap();
+        for cid in ["CID 3", "CID 4"] {
+            file.set_len(0).unwrap();
+            write!(file, "# c\nweb={}\nd", &cid[4..]).unwrap();
+            watched.wait_for("web", Some(cid));
+            fs::write(&elsewhere, format!("db={}\n", &cid[4..])).unwrap();
+            watched.wait_for("db", Some(cid));
+            fs::remove_file(&elsewhere).unwrap();
+            watched.wait_for("db", None);
+        }
+        fs::remove_file(watched.path("b.conf")).unwrap();
+        watched.write("z.conf", "end=9\n");
+        watched.wait_for("end", Some("CID 9"));
+        // With the last link nothing is looked at any more.
+        while watched.watch.deadline().is_some() {
+            let now = watched.watch.deadline().unwrap();
+            watched.watch.renew(&watched.epoll, 7, now);
+        }
+        assert_eq!(watched.watch.registry().links().count(), 0);
+    }
+
+    /// Whoever comes is judged by what is there then, however much and whatever has changed.
+    #[test]
+    fn who_comes_has_all_read_that_has_changed() {
+        let mut watched = Watched::new();
+        watched.make();
+        watched.write("a.conf", "web=3\n");
+        watched.wait_for("web", Some("CID 3"));
+        let expect = |watched: &mut Watched, place: &str| {
+            watched.watch.took = Duration::ZERO;
+            watched
+                .watch
+                .renew_at_once(&watched.epoll, 7, Moment::now());
+            let found = watched.watch.registry().location("web");
+            assert_eq!(found.unwrap().to_string(), place);
+        };
+        for number in 0..2 * FILES {
+            watched.write(&format!("{number}.conf"), "");
+        }
+        watched.write("a.conf", "web=4\n");
+        expect(&mut watched, "CID 4");
+        // Nothing that is watched tells of a folder above.
+        let run = watched.place.path().join("run");
+        fs::rename(&run, watched.place.path().join("before")).unwrap();
+        watched.make();
+        watched.write("a.conf", "web=5\n");
+        expect(&mut watched, "CID 5");
+        watched.write("a.conf", "web=6\n");
+        expect(&mut watched, "CID 6");
     }
 
     #[test]

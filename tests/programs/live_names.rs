@@ -1,7 +1,8 @@
 //! Bridges whose names of machines come, change and go while they run: who is reached then, and what stays.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read, Write};
+use std::os::unix::fs::{FileExt, symlink};
 use std::time::{Duration, Instant};
 
 use vsock_bridge::testing::Snapshot;
@@ -120,6 +121,86 @@ fn a_client_comes_right_after_a_name_has_moved_it_is_never_the_former_machine() 
             ping(&mut client, &mut machine);
             assert!(former.has_nobody_waiting());
         }
+    }
+}
+
+/// However its file, or the folder of all files, becomes another.
+#[test]
+fn a_name_moves_without_a_word_of_its_folder_the_next_client_comes_to_its_machine() {
+    type Move<'a> = &'a dyn Fn(&Registry, &str);
+    let own = |registry: &Registry| registry.path("").parent().unwrap().to_owned();
+    let kept_open = |registry: &Registry, text: &str| {
+        let file = File::options()
+            .write(true)
+            .open(registry.path("a.conf"))
+            .unwrap();
+        file.set_len(0).unwrap();
+        file.write_all_at(text.as_bytes(), 0).unwrap();
+        // Its writer goes on.
+        std::mem::forget(file);
+    };
+    let link = |registry: &Registry, text: &str| {
+        let target = own(registry).join("elsewhere");
+        if !target.exists() {
+            registry.remove("a.conf");
+            symlink("../elsewhere", registry.path("a.conf")).unwrap();
+        }
+        fs::write(target, text).unwrap();
+    };
+    // As a container's volumes are renewed.
+    let link_of_link = |registry: &Registry, text: &str| {
+        let (data, new) = (registry.path("..data"), registry.path("..new"));
+        let next = tempfile::Builder::new()
+            .prefix("..")
+            .tempdir_in(registry.path(""));
+        let next = next.unwrap().keep();
+        fs::write(next.join("a.conf"), text).unwrap();
+        symlink(next.file_name().unwrap(), &new).unwrap();
+        fs::rename(new, &data).unwrap();
+        if !registry.path("a.conf").is_symlink() {
+            registry.remove("a.conf");
+            symlink("..data/a.conf", registry.path("a.conf")).unwrap();
+        }
+    };
+    let folder = |registry: &Registry, text: &str| {
+        let next = own(registry).join("next");
+        fs::create_dir(&next).unwrap();
+        fs::write(next.join("a.conf"), text).unwrap();
+        let before = tempfile::tempdir_in(own(registry)).unwrap().keep();
+        fs::rename(registry.path(""), before).unwrap();
+        fs::rename(next, registry.path("")).unwrap();
+    };
+    let link_to_folder = |registry: &Registry, text: &str| {
+        let next = tempfile::tempdir_in(own(registry)).unwrap().keep();
+        fs::write(next.join("a.conf"), text).unwrap();
+        let (names, new) = (own(registry).join("names.d"), own(registry).join("new"));
+        symlink(next.file_name().unwrap(), &new).unwrap();
+        if !names.is_symlink() {
+            fs::remove_dir_all(&names).unwrap();
+        }
+        fs::rename(new, names).unwrap();
+    };
+    let moves: [(&str, Move<'_>); 5] = [
+        ("kept open", &kept_open),
+        ("link", &link),
+        ("link of a link", &link_of_link),
+        ("folder", &folder),
+        ("link to a folder", &link_to_folder),
+    ];
+    for (what, give) in moves {
+        let Some((registry, bridge, listener, [first, second])) = moving() else {
+            return;
+        };
+        for _ in 0..5 {
+            for (now, former) in [(&second, &first), (&first, &second)] {
+                give(&registry, &format!("web={}\n", now.text));
+                let mut client = listener.connect();
+                let mut machine = taken(now, 22);
+                ping(&mut client, &mut machine);
+                assert!(former.has_nobody_waiting(), "{what}");
+            }
+        }
+        bridge.stop();
     }
 }
 

@@ -70,9 +70,11 @@ pub struct Problem {
 }
 
 /// What one file says.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct File {
     bytes: usize,
+    /// It is a symbolic link, so that nothing in the folder changes when what it says does.
+    is_link: bool,
     entries: Vec<Entry>,
     /// Whole messages, each with the name that it is about, if any.
     problems: Vec<(Option<String>, String)>,
@@ -142,8 +144,14 @@ impl Registry {
         problem.map(|(_, text)| &**text)
     }
 
-    /// Takes what a file says now in the place of what it said before.
-    fn put(&mut self, name: &str, text: &str) {
+    /// Returns the names of the files that are symbolic links, also of those that lead nowhere now.
+    pub fn links(&self) -> impl Iterator<Item = &str> {
+        let links = self.files.iter().filter(|(_, file)| file.is_link);
+        links.map(|(name, _)| &**name)
+    }
+
+    /// Returns what a file of that text says.
+    fn file(&self, name: &str, text: &str) -> File {
         let path = self.folder.join(name);
         let (entries, problems) = parse(text);
         let more = problems.len().saturating_sub(PROBLEMS_MAX);
@@ -156,24 +164,23 @@ impl Registry {
             let text = format!("{}: {more} more lines like that", path.display());
             problems.push((None, text));
         }
-        let file = File {
+        File {
             bytes: text.len(),
+            is_link: false,
             entries,
             problems,
-        };
-        self.insert(name, file);
+        }
     }
 
     fn insert(&mut self, name: &str, file: File) {
-        self.remove(name);
         self.bytes += file.bytes;
         self.files.insert(name.to_owned(), file);
     }
 
-    fn remove(&mut self, name: &str) {
-        if let Some(file) = self.files.remove(name) {
-            self.bytes -= file.bytes;
-        }
+    fn remove(&mut self, name: &str) -> Option<File> {
+        let file = self.files.remove(name)?;
+        self.bytes -= file.bytes;
+        Some(file)
     }
 }
 
@@ -244,13 +251,19 @@ fn read_line(line: &str) -> Result<(String, Location), Invalid> {
 mod tests {
     use super::*;
 
+    fn put(registry: &mut Registry, name: &str, text: &str) {
+        registry.remove(name);
+        let file = registry.file(name, text);
+        registry.insert(name, file);
+    }
+
     fn registry(files: &[(&str, &str)]) -> Registry {
         let mut registry = Registry {
             folder: PathBuf::from("/names"),
             ..Registry::default()
         };
         for (name, text) in files {
-            registry.put(name, text);
+            put(&mut registry, name, text);
         }
         registry
     }
@@ -360,13 +373,13 @@ mod tests {
             "{problems:?}"
         );
         assert_eq!(problems.len(), 2);
-        registry.put("a.conf", &"x\n".repeat(30));
+        put(&mut registry, "a.conf", &"x\n".repeat(30));
         let problems: Vec<&str> = registry.problems().collect();
         assert_eq!(
             (problems.len(), problems[8]),
             (10, "/names/a.conf: 22 more lines like that")
         );
-        registry.put("a.conf", "web=9\n");
+        put(&mut registry, "a.conf", "web=9\n");
         assert_eq!(
             registry.location("web"),
             Some(&Location::Cid(Cid::new(9).unwrap()))

@@ -31,7 +31,9 @@ impl Registry {
                     ));
                 }
                 files.sort_unstable();
-                files.iter().for_each(|file| registry.read_again(file));
+                for file in &files {
+                    registry.read_again(file);
+                }
             }
             Err(error) => {
                 registry.problem = Some(format!("cannot read {}: {error}", folder.display()));
@@ -40,34 +42,40 @@ impl Registry {
         registry
     }
 
-    /// Reads one file again, or forgets it if it is gone. What has another name than the files of a registry is nothing.
-    pub fn read_again(&mut self, name: &str) {
+    /// Reads one file again, or forgets it if it is gone; returns whether it says something else. What has another name than
+    /// the files of a registry is nothing.
+    pub fn read_again(&mut self, name: &str) -> bool {
         if !is_file_name(name) {
-            return;
+            return false;
         }
-        self.remove(name);
-        if self.files.len() >= FILES_MAX {
-            return;
+        let before = self.remove(name);
+        let now = match self.files.len() >= FILES_MAX {
+            true => None,
+            false => self.read_file(name),
+        };
+        let has_changed = now != before;
+        if let Some(file) = now {
+            self.insert(name, file);
         }
-        let path = self.folder.join(name);
-        match configured::read(&path, FILE_BYTES_MAX) {
-            Ok(None) => {}
-            Ok(Some(text)) if self.bytes + text.len() > BYTES_MAX => {
-                let reason = format!("the files together are larger than {BYTES_MAX} bytes");
-                self.leave_out(name, &reason);
-            }
-            Ok(Some(text)) => self.put(name, &text),
-            Err(error) => self.leave_out(name, &error.to_string()),
-        }
+        has_changed
     }
 
-    fn leave_out(&mut self, name: &str, reason: &str) {
+    fn read_file(&self, name: &str) -> Option<File> {
         let path = self.folder.join(name);
-        let file = File {
+        let is_link = path.is_symlink();
+        let left_out = |reason: String| File {
             problems: vec![(None, format!("cannot read {}: {reason}", path.display()))],
             ..File::default()
         };
-        self.insert(name, file);
+        let file = match configured::read(&path, FILE_BYTES_MAX) {
+            Ok(None) => is_link.then(File::default)?,
+            Ok(Some(text)) if self.bytes + text.len() > BYTES_MAX => left_out(format!(
+                "the files together are larger than {BYTES_MAX} bytes"
+            )),
+            Ok(Some(text)) => self.file(name, &text),
+            Err(error) => left_out(error.to_string()),
+        };
+        Some(File { is_link, ..file })
     }
 }
 

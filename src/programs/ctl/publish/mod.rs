@@ -182,10 +182,9 @@ impl Follower {
         }
     }
 
-    /// Returns whether changes are not seen: nothing can be watched, or the folder was made while it was looked for.
+    /// Returns whether changes are not seen: nothing can be watched, or another folder is there by now.
     fn is_blind(&self) -> bool {
-        let watch = &self.watch;
-        watch.inotify().is_none() || (!watch.has_folder() && watch.folder().exists())
+        self.watch.inotify().is_none() || self.watch.is_astray()
     }
 
     /// Asks the manager, and writes what it says.
