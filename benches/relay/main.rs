@@ -36,7 +36,7 @@ use clap::Parser;
 
 use crate::address::Family;
 use crate::error::{Doing, Result};
-use crate::figures::figure::{baseline, families, relays};
+use crate::figures::figure::{baseline, chains, families, relays};
 use crate::figures::recording::Recording;
 use crate::figures::relay::Relay;
 use crate::figures::{goals, plot, summary, table};
@@ -86,8 +86,16 @@ fn show(options: &Options, recording: &Recording) -> Result<()> {
     let (machine, all) = (&recording.machine, &recording.measurements);
     print(&format!("{}\n{}\n", machine.title(), machine.versions()))?;
     for family in families(all) {
-        for baseline in baselines(options, recording, family) {
-            print(&format!("\n{}", table::table(all, family, baseline)))?;
+        let (relays, chains) = (relays(all, family), chains(all, family));
+        if !relays.is_empty() {
+            for baseline in baselines(options, recording, family) {
+                let table = table::table(all, family, &relays, baseline);
+                print(&format!("\n{table}"))?;
+            }
+        }
+        if !chains.is_empty() {
+            let table = table::table(all, family, &chains, Relay::Two);
+            print(&format!("\n{table}"))?;
         }
     }
     print(&format!("\n{}", goals::report(all)))?;
@@ -109,7 +117,7 @@ fn baselines(options: &Options, recording: &Recording, family: Family) -> Vec<Re
 
 fn faults_of_ours(recording: &Recording) -> u64 {
     let all = recording.measurements.iter();
-    all.filter(|one| one.relay == Relay::Ours)
+    all.filter(|one| one.relay == Relay::Ours || one.relay.is_chain())
         .map(|one| one.wrong_bytes + one.failed + u64::from(one.values.is_empty()))
         .sum()
 }

@@ -35,7 +35,7 @@ pub struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "direct,proxyd,proxyd-next,ours,socat,haproxy,nginx"
+        default_value = "direct,proxyd,proxyd-next,ours,socat,haproxy,nginx,two,gateway"
     )]
     pub relays: Vec<Relay>,
     /// Whom the ratios refer to, a table for each; default: proxyd, or socat where proxyd cannot go

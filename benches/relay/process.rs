@@ -23,29 +23,47 @@ const END_POLL: Duration = Duration::from_millis(5);
 const AS_ACTIVATED: &str =
     r#"export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=bench; exec "$@" 3<&0 </dev/null"#;
 
+/// What one process of a relay is told. With a listener, that is handed over.
+#[derive(Debug)]
+pub struct Hop {
+    pub arguments: Vec<String>,
+    pub listener: Option<OwnedFd>,
+}
+
 /// A running relay.
 #[derive(Debug)]
 pub struct RelayProcess {
-    child: Child,
-    /// Goes after it.
+    /// All in the group of the first.
+    children: Vec<Child>,
+    /// Goes after them.
     _store: Store,
 }
 
 impl RelayProcess {
-    /// Starts `program`, which may put descriptors into the store. With a listener it is handed over; with a user it runs as
-    /// that one.
+    /// Starts `program` for each hop, which may put descriptors into the store; with a user it runs as that one.
     pub fn start(
         program: &Path,
-        arguments: &[String],
-        listener: Option<OwnedFd>,
+        hops: Vec<Hop>,
         user: Option<u32>,
         store: Store,
-        log: File,
+        log: &File,
     ) -> Result<Self> {
+        let mut process = Self {
+            children: Vec::new(),
+            _store: store,
+        };
+        for hop in hops {
+            let log = log.try_clone().doing(|| "open the log again".into())?;
+            process.add(program, hop, user, log)?;
+        }
+        Ok(process)
+    }
+
+    fn add(&mut self, program: &Path, hop: Hop, user: Option<u32>, log: File) -> Result<()> {
         // The relay must not outlive the bench, however that ends.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]);
-        match listener {
+        match hop.listener {
             Some(listener) => {
                 command
                     .args(["sh", "-c", AS_ACTIVATED, "sh"])
@@ -58,33 +76,31 @@ impl RelayProcess {
         if let Some(user) = user {
             command.uid(user).gid(user);
         }
-        command.arg(program).args(arguments);
+        command.arg(program).args(hop.arguments);
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("NOTIFY_SOCKET", store.path());
-        command.process_group(0).stdout(Stdio::null()).stderr(log);
+            .env("NOTIFY_SOCKET", self._store.path());
+        let group = self.children.first().map_or(0, |first| first.id() as i32);
+        command
+            .process_group(group)
+            .stdout(Stdio::null())
+            .stderr(log);
         let child = command
             .spawn()
             .doing(|| format!("start {}", program.display()))?;
-        Ok(Self {
-            child,
-            _store: store,
-        })
+        self.children.push(child);
+        Ok(())
     }
 
     /// The process group, which is also the first process.
     pub fn group(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+        pid(&self.children[0])
     }
 
-    /// True once it has ended by itself.
+    /// True once one of its processes has ended by itself.
     pub fn has_ended(&self) -> bool {
-        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        !matches!(
-            waitid(Id::Pid(self.group()), flags),
-            Ok(WaitStatus::StillAlive)
-        )
+        self.children.iter().any(has_ended)
     }
 }
 
@@ -92,12 +108,29 @@ impl Drop for RelayProcess {
     /// The first process stays a zombie until all others of its group have got the last signal, so that the number
     /// cannot have become somebody else's.
     fn drop(&mut self) {
+        if self.children.is_empty() {
+            return;
+        }
         let _ = killpg(self.group(), Signal::SIGTERM);
         let deadline = Instant::now() + END_LIMIT;
-        while !self.has_ended() && Instant::now() < deadline {
+        while !self.children.iter().all(has_ended) && Instant::now() < deadline {
             std::thread::sleep(END_POLL);
         }
         let _ = killpg(self.group(), Signal::SIGKILL);
-        let _ = self.child.wait();
+        for child in self.children.iter_mut().rev() {
+            let _ = child.wait();
+        }
     }
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id() as i32)
+}
+
+fn has_ended(child: &Child) -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    !matches!(
+        waitid(Id::Pid(pid(child)), flags),
+        Ok(WaitStatus::StillAlive)
+    )
 }

@@ -2,15 +2,22 @@
 //! friends would set them, so that no figure is won by a bad configuration.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::address::{Address, Family, Kind};
 use crate::configs;
-use crate::error::Result;
+use crate::error::{Doing, Result};
 use crate::figures::relay::Relay;
 
 /// Connections that a relay must be able to hold: what two descriptors for each allow under a common hard limit of 20 000.
 pub const MAX_CONNECTIONS: u32 = 9_400;
+
+/// The sockets at both ends of a chain; between its bridges there is a unix socket.
+const CHAIN: Family = Family::new(Kind::Tcp6, Kind::Unix);
+/// The target as a machine of the gateway.
+const TARGET_NAME: &str = "target";
+const TARGET_PORT: u32 = 1024;
 
 const PROXYD: [&str; 2] = [
     "/lib/systemd/systemd-socket-proxyd",
@@ -36,7 +43,9 @@ impl Relay {
     pub fn listening(self) -> Option<Listening> {
         match self {
             Self::Direct => None,
-            Self::Ours | Self::Proxyd | Self::ProxydNext => Some(Listening::Activated),
+            Self::Ours | Self::Two | Self::Gateway | Self::Proxyd | Self::ProxydNext => {
+                Some(Listening::Activated)
+            }
             Self::Socat | Self::Haproxy | Self::Nginx => Some(Listening::Itself),
         }
     }
@@ -46,6 +55,8 @@ impl Relay {
         match self {
             Self::Direct | Self::Ours | Self::Socat => true,
             Self::Proxyd | Self::ProxydNext => family.outbound != Kind::Vsock,
+            // As from a guest to a machine with hybrid vsock, by way of the host.
+            Self::Two | Self::Gateway => family == CHAIN,
             Self::Haproxy | Self::Nginx => {
                 family.inbound != Kind::Vsock && family.outbound != Kind::Vsock
             }
@@ -61,7 +72,7 @@ impl Relay {
     pub fn program(self, ours: &Path) -> Option<PathBuf> {
         match self {
             Self::Direct => None,
-            Self::Ours => Some(ours.to_path_buf()),
+            Self::Ours | Self::Two | Self::Gateway => Some(ours.to_path_buf()),
             Self::Proxyd => PROXYD
                 .iter()
                 .map(PathBuf::from)
@@ -82,7 +93,12 @@ impl Relay {
         match self {
             Self::Socat => "-V",
             Self::Haproxy | Self::Nginx => "-v",
-            Self::Direct | Self::Ours | Self::Proxyd | Self::ProxydNext => "--version",
+            Self::Direct
+            | Self::Ours
+            | Self::Two
+            | Self::Gateway
+            | Self::Proxyd
+            | Self::ProxydNext => "--version",
         }
     }
 
@@ -95,13 +111,12 @@ impl Relay {
     ) -> Result<Vec<String>> {
         Ok(match self {
             Self::Direct => Vec::new(),
-            Self::Ours => vec![
-                format!("--to={outbound}"),
-                format!("--max-connections={MAX_CONNECTIONS}"),
-                format!("--max-connections-per-peer={MAX_CONNECTIONS}"),
-                // Over vsock loopback, the load comes from this machine itself.
-                "--allow-cid=any,local".to_owned(),
-            ],
+            // The second is told of hybrid vsock, as the gateway is.
+            Self::Ours | Self::Two => ours(&[format!("--to={outbound}")]),
+            Self::Gateway => ours(&[
+                format!("--to=vsock:{TARGET_NAME}:{TARGET_PORT}"),
+                format!("--via={outbound}"),
+            ]),
             Self::Proxyd | Self::ProxydNext => vec![
                 format!("--connections-max={MAX_CONNECTIONS}"),
                 without_brackets(outbound),
@@ -124,6 +139,33 @@ impl Relay {
             }
         })
     }
+}
+
+/// What the second bridge of a chain is told.
+pub fn far_arguments(relay: Relay, target: &Address, folder: &Path) -> Result<Vec<String>> {
+    if relay == Relay::Two {
+        return Ok(ours(&[format!("--to=vsock-mux:{target}:{TARGET_PORT}")]));
+    }
+    let rules = folder.join("gateway.conf");
+    fs::write(&rules, format!("peer {TARGET_NAME}:{TARGET_PORT}\n"))
+        .doing(|| format!("write {}", rules.display()))?;
+    Ok(ours(&[
+        "--to=gateway".to_owned(),
+        "--machine=peer".to_owned(),
+        format!("--names=peer=3 {TARGET_NAME}={target}"),
+        format!("--rules={}", rules.display()),
+    ]))
+}
+
+/// Ours, with its limits out of the way.
+fn ours(arguments: &[String]) -> Vec<String> {
+    let common = [
+        format!("--max-connections={MAX_CONNECTIONS}"),
+        format!("--max-connections-per-peer={MAX_CONNECTIONS}"),
+        // Over vsock loopback, the load comes from this machine itself.
+        "--allow-cid=any,local".to_owned(),
+    ];
+    [arguments, &common].concat()
 }
 
 /// socket-proxyd splits at the last colon and hands the rest to getaddrinfo, which knows no brackets (v252).

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::accounting;
-use crate::address::{Address, Family};
+use crate::address::{Address, Family, Kind};
 use crate::board::Board;
 use crate::engine::{Engine, EngineThread};
 use crate::error::{Doing, Error, Result};
 use crate::figures::relay::Relay;
-use crate::process::RelayProcess;
-use crate::relays::Listening;
+use crate::process::{Hop, RelayProcess};
+use crate::relays::{self, Listening};
 use crate::session::{AfterAnswer, Session};
 use crate::socket;
 use crate::store::Store;
@@ -152,10 +152,25 @@ fn start_relay(
         }
         Listening::Itself => (None, socket::free_address(family.inbound, &place.folder)?),
     };
-    let arguments = relay.arguments(&address, target, &place.folder)?;
+    let mut hops = Vec::new();
+    let mut next = target.clone();
+    if relay.is_chain() {
+        let arguments = relays::far_arguments(relay, target, &place.folder)?;
+        let (listener, between) = socket::listen_somewhere(Kind::Unix, &place.folder)?;
+        let listener = Some(listener);
+        hops.push(Hop {
+            arguments,
+            listener,
+        });
+        next = between;
+    }
+    hops.push(Hop {
+        arguments: relay.arguments(&address, &next, &place.folder)?,
+        listener,
+    });
     let log = File::create(log).doing(|| format!("create {}", log.display()))?;
     let user = is_unprivileged.then_some(UNPRIVILEGED);
     let store = Store::open(&place.folder)?;
-    let process = RelayProcess::start(&program, &arguments, listener, user, store, log)?;
+    let process = RelayProcess::start(&program, hops, user, store, &log)?;
     Ok((address, Some(process)))
 }

@@ -2,7 +2,7 @@
 //! done. It never waits; the engine calls it when the socket is ready.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
@@ -49,6 +49,10 @@ pub enum AfterAnswer {
     /// Closes.
     Close,
 }
+
+/// How a connection to a machine with hybrid vsock begins, `CONNECT PORT`, and the answer of its monitor.
+const HYBRID_REQUEST: &[u8] = b"CONNECT ";
+const HYBRID_ANSWER: &[u8] = b"OK 1\n";
 
 /// What this end is for.
 #[derive(Debug)]
@@ -281,6 +285,13 @@ impl Session {
 
     fn on_bytes(&mut self, bytes: &[u8], scratch: &mut Scratch) -> Next {
         match &mut self.role {
+            Role::Greeting { have: 0, .. } if bytes.starts_with(HYBRID_REQUEST) => {
+                // It comes in one write, and nothing behind it before the answer.
+                match self.file.write_all(HYBRID_ANSWER) {
+                    Ok(()) => Next::Keep,
+                    Err(error) => self.on_end(Some(error)),
+                }
+            }
             Role::Greeting {
                 bytes: greeting,
                 have,

@@ -101,8 +101,21 @@ pub fn scenarios(all: &[Measurement], family: Family) -> Vec<&str> {
     distinct(of_family.map(|one| one.scenario.as_str()))
 }
 
-/// The relays of a family, in the order of their list.
+/// The relays of a family, in the order of their list, without chains.
 pub fn relays(all: &[Measurement], family: Family) -> Vec<Relay> {
+    let mut relays = everybody(all, family);
+    relays.retain(|relay| !relay.is_chain());
+    relays
+}
+
+/// The chains of two bridges of a family, in the order of their list.
+pub fn chains(all: &[Measurement], family: Family) -> Vec<Relay> {
+    let mut chains = everybody(all, family);
+    chains.retain(|relay| relay.is_chain());
+    chains
+}
+
+fn everybody(all: &[Measurement], family: Family) -> Vec<Relay> {
     let of_family = all.iter().filter(|one| one.family == family);
     let relays: BTreeSet<Relay> = of_family.map(|one| one.relay).collect();
     relays.into_iter().collect()

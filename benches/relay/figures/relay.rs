@@ -25,9 +25,18 @@ pub enum Relay {
     Haproxy,
     /// nginx's stream module.
     Nginx,
+    /// Two of ours, one behind the other.
+    Two,
+    /// The same with the gateway as the second: the first asks it for a machine.
+    Gateway,
 }
 
 impl Relay {
+    /// Whether connections pass two bridges: those are held against each other alone.
+    pub fn is_chain(self) -> bool {
+        matches!(self, Self::Two | Self::Gateway)
+    }
+
     /// Its name in full.
     pub fn title(self) -> &'static str {
         match self {
@@ -38,6 +47,8 @@ impl Relay {
             Self::Socat => "socat",
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
+            Self::Two => "two vsock-bridges",
+            Self::Gateway => "vsock-bridge and its gateway",
         }
     }
 }
@@ -52,6 +63,8 @@ impl fmt::Display for Relay {
             Self::Socat => "socat",
             Self::Haproxy => "haproxy",
             Self::Nginx => "nginx",
+            Self::Two => "two",
+            Self::Gateway => "gateway",
         })
     }
 }

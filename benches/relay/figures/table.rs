@@ -5,15 +5,14 @@ use std::fmt::Write;
 
 use crate::address::Family;
 
-use super::figure::{Figure, families, relays, scenarios};
+use super::figure::{Figure, families, scenarios};
 use super::measurement::Measurement;
 use super::metric;
 use super::relay::Relay;
 use super::stats::{median, range};
 
 /// The text of one family's table, in Markdown.
-pub fn table(all: &[Measurement], family: Family, baseline: Relay) -> String {
-    let relays = relays(all, family);
+pub fn table(all: &[Measurement], family: Family, relays: &[Relay], baseline: Relay) -> String {
     let mut heading = vec![format!("{family}, x = ratio to {baseline}")];
     heading.extend(relays.iter().map(Relay::to_string));
     let mut rows = vec![heading];
