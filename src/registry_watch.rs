@@ -122,6 +122,8 @@ impl RegistryWatch {
         self.changed.extend(changes.files);
         self.changed
             .extend(self.registry.links().map(str::to_owned));
+        // Which files are left out depends on all of them.
+        self.is_stale |= self.registry.is_cut() && !self.changed.is_empty();
         if let Some(inotify) = self.folder.inotify() {
             // It was added at the start, and stays open; an event that is left is reported at once.
             let _ = epoll.modify(inotify, &mut event(token));
@@ -147,6 +149,10 @@ impl RegistryWatch {
                 break;
             };
             is_other |= self.registry.read_again(&file);
+        }
+        if self.registry.is_cut() {
+            self.is_stale = true;
+            self.look_at(self.read_whole + WHOLE);
         }
         self.tell();
         if !self.changed.is_empty() {
@@ -385,6 +391,23 @@ mod tests {
         }
         watched.write("a.conf", "web=4\n");
         watched.wait_for("web", Some("CID 4"));
+    }
+
+    #[test]
+    fn of_too_many_files_those_are_read_that_come_first_by_now() {
+        let mut watched = Watched::new();
+        watched.make();
+        for number in 0..4096 {
+            fs::write(watched.path(&format!("m{number:04}.conf")), "").unwrap();
+        }
+        watched.write("m4095.conf", "last=3\n");
+        watched.wait_for("last", Some("CID 3"));
+        watched.write("a.conf", "first=4\n");
+        watched.wait_for("first", Some("CID 4"));
+        watched.wait_for("last", None);
+        fs::remove_file(watched.path("a.conf")).unwrap();
+        watched.wait_for("last", Some("CID 3"));
+        watched.wait_for("first", None);
     }
 
     #[test]

@@ -87,6 +87,8 @@ pub struct Registry {
     files: BTreeMap<String, File>,
     /// Of all files together.
     bytes: usize,
+    /// Files were left out, as there are too many or they are too large together.
+    is_cut: bool,
     /// What is wrong with the folder itself.
     problem: Option<String>,
 }
@@ -142,6 +144,12 @@ impl Registry {
         let mut problems = self.files.values().flat_map(|file| &file.problems);
         let problem = problems.find(|(of, _)| of.as_deref() == Some(name));
         problem.map(|(_, text)| &**text)
+    }
+
+    /// Returns whether files were left out, as there are too many or they are too large together: which these are may be
+    /// another question with each change.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Returns the names of the files that are symbolic links, also of those that lead nowhere now.

@@ -1,5 +1,6 @@
 //! The files of the registry as they are on the disk: all of them, or one again. Bounded, since any process may look.
 
+use std::collections::BinaryHeap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::path::Path;
 use super::{ENDING, File, Registry};
 use crate::configured;
 
-/// Far above what a host has; more are not looked at.
+/// Far above what a host has; those whose names come after these are not read.
 const FILES_MAX: usize = 4096;
 /// Of one file, which names a few machines.
 const FILE_BYTES_MAX: u64 = 64 << 10;
@@ -22,15 +23,15 @@ impl Registry {
             ..Registry::default()
         };
         match files(folder) {
-            Ok(mut files) => {
-                if files.len() > FILES_MAX {
-                    files.truncate(FILES_MAX);
+            Ok((mut files, count)) => {
+                if count > FILES_MAX {
+                    let first = files.split_off(FILES_MAX).concat();
+                    registry.is_cut = true;
                     registry.problem = Some(format!(
-                        "{}: more than {FILES_MAX} files; the others are not read",
+                        "{}: {count} files, and {FILES_MAX} are read: {first} and those whose names come after it are left out",
                         folder.display()
                     ));
                 }
-                files.sort_unstable();
                 for file in &files {
                     registry.read_again(file);
                 }
@@ -50,7 +51,10 @@ impl Registry {
         }
         let before = self.remove(name);
         let now = match self.files.len() >= FILES_MAX {
-            true => None,
+            true => {
+                self.is_cut = true;
+                None
+            }
             false => self.read_file(name),
         };
         let has_changed = now != before;
@@ -60,7 +64,7 @@ impl Registry {
         has_changed
     }
 
-    fn read_file(&self, name: &str) -> Option<File> {
+    fn read_file(&mut self, name: &str) -> Option<File> {
         let path = self.folder.join(name);
         let is_link = path.is_symlink();
         let left_out = |reason: String| File {
@@ -69,9 +73,12 @@ impl Registry {
         };
         let file = match configured::read(&path, FILE_BYTES_MAX) {
             Ok(None) => is_link.then(File::default)?,
-            Ok(Some(text)) if self.bytes + text.len() > BYTES_MAX => left_out(format!(
-                "the files together are larger than {BYTES_MAX} bytes"
-            )),
+            Ok(Some(text)) if self.bytes + text.len() > BYTES_MAX => {
+                self.is_cut = true;
+                left_out(format!(
+                    "the files together are larger than {BYTES_MAX} bytes"
+                ))
+            }
             Ok(Some(text)) => self.file(name, &text),
             Err(error) => left_out(error.to_string()),
         };
@@ -84,19 +91,25 @@ fn is_file_name(name: &str) -> bool {
     name.ends_with(ENDING) && !name.starts_with('.')
 }
 
-/// Returns the names of at most one file too many.
-fn files(folder: &Path) -> io::Result<Vec<String>> {
+/// Returns the first names in their order, at most one file too many, and how many there are.
+fn files(folder: &Path) -> io::Result<(Vec<String>, usize)> {
     let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         entries => entries?,
     };
-    let name = |entry: io::Result<fs::DirEntry>| match entry {
-        Ok(entry) => entry.file_name().into_string().ok().map(Ok),
-        Err(error) => Some(Err(error)),
-    };
-    let names = entries.filter_map(name);
-    let names = names.filter(|name| name.as_ref().map_or(true, |name| is_file_name(name)));
-    names.take(FILES_MAX + 1).collect()
+    let (mut first, mut count) = (BinaryHeap::new(), 0);
+    for entry in entries {
+        let name = entry?.file_name().into_string().ok();
+        let Some(name) = name.filter(|name| is_file_name(name)) else {
+            continue;
+        };
+        count += 1;
+        first.push(name);
+        if first.len() > FILES_MAX + 1 {
+            first.pop();
+        }
+    }
+    Ok((first.into_sorted_vec(), count))
 }
 
 #[cfg(test)]
@@ -168,13 +181,46 @@ mod tests {
             "{problems:?}"
         );
         assert_eq!(registry.entries().count(), 1);
-        (100..4200).for_each(|number| write(format!("{number}.conf"), ""));
-        let registry = Registry::read(folder.path());
-        assert!(
-            registry
-                .problems()
-                .any(|text| text.ends_with("more than 4096 files; the others are not read"))
-        );
-        assert_eq!(registry.files.len(), FILES_MAX);
+        assert!(registry.is_cut());
+    }
+
+    #[test]
+    fn of_too_many_files_the_first_ones_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str| {
+            fs::write(
+                folder.path().join(name),
+                format!("{name}=3\n").replace(".conf", ""),
+            )
+            .unwrap()
+        };
+        // In no order, as a folder has them.
+        let number = |index: usize| index * 1009 % 5000;
+        (0..5000).for_each(|index| write(&format!("m{:04}.conf", number(index))));
+        let mut registry = Registry::read(folder.path());
+        let expect = |registry: &Registry, last: &str, words: &str| {
+            let problems = Vec::from_iter(registry.problems());
+            assert!(
+                problems.len() == 1 && problems[0].ends_with(words),
+                "{problems:?}"
+            );
+            let entries = Vec::from_iter(registry.entries());
+            assert_eq!(
+                (entries.len(), &*entries[FILES_MAX - 1].entry.name),
+                (FILES_MAX, last)
+            );
+        };
+        let words = ": 5000 files, and 4096 are read: m4096.conf and those whose names come after it are left out";
+        expect(&registry, "m4095", words);
+        // An earlier one is to be read with all others anew.
+        write("a0.conf");
+        assert!(registry.is_cut() && !registry.read_again("a0.conf"));
+        let words = ": 5001 files, and 4096 are read: m4095.conf and those whose names come after it are left out";
+        expect(&Registry::read(folder.path()), "m4094", words);
+        for index in 0..5000 {
+            fs::remove_file(folder.path().join(format!("m{index:04}.conf"))).unwrap();
+        }
+        registry = Registry::read(folder.path());
+        assert!(!registry.is_cut() && registry.location("a0").is_some());
     }
 }
