@@ -181,6 +181,16 @@ impl Dialer {
         Some(mapped.map_or_else(|| target.endpoint.clone(), Endpoint::Vsock))
     }
 
+    /// Returns the gateway through which a connection to a target has gone, whose socket has `reached` that address, if it
+    /// still tells.
+    pub(crate) fn gone_through(
+        &self,
+        target: &Endpoint,
+        reached: impl FnOnce() -> Option<Endpoint>,
+    ) -> Option<Endpoint> {
+        self.targets.route().gone_through(target, reached)
+    }
+
     /// Turns the destination of a connection into the machine that it names.
     fn map(&self, destination: Destination, port: Option<VsockPort>) -> Result<VsockAddr> {
         let destination = destination.tcp();

@@ -32,6 +32,22 @@ impl Route {
         }
     }
 
+    /// Returns the gateway through which a connection to a place has gone, whose socket has `reached` that address, if it still
+    /// tells.
+    pub(super) fn gone_through(
+        &self,
+        asked: &Endpoint,
+        reached: impl FnOnce() -> Option<Endpoint>,
+    ) -> Option<Endpoint> {
+        let is_led = match asked {
+            Endpoint::Vsock(addr) => addr.cid.is_some_and(is_elsewhere),
+            Endpoint::VsockName { .. } => true,
+            _ => false,
+        };
+        let gateway = self.gateway.as_ref().filter(|_| is_led)?.endpoint();
+        (reached().is_none_or(|reached| reached == gateway)).then_some(gateway)
+    }
+
     /// Returns the address of a machine whose name this one does not know, and the gateway may.
     pub(super) fn by_name(&self, name: &str, port: VsockPort) -> Option<Address> {
         let name = name.to_owned();

@@ -177,6 +177,7 @@ impl Reporter {
         let (inbound, outbound) = (closed.inbound_bytes, closed.outbound_bytes);
         let mut fields = fields(peer, target.as_ref(), dialer);
         fields.extend(errand_fields(closed));
+        fields.extend((closed.via.as_ref()).map(|via| ("via", via.to_string())));
         fields.extend([
             ("inbound_bytes", inbound.to_string()),
             ("outbound_bytes", outbound.to_string()),
@@ -238,8 +239,9 @@ fn way(closed: &Closed) -> String {
     let Some(target) = &closed.target else {
         return peer.to_string();
     };
+    let through = closed.via.iter().map(|via| format!("through {via}"));
     let of_errand = errand_fields(closed).into_iter().map(|(_, value)| value);
-    match &of_errand.collect::<Vec<_>>()[..] {
+    match &through.chain(of_errand).collect::<Vec<_>>()[..] {
         [] => format!("{peer} to {target}"),
         all => format!("{peer} to {target} ({})", all.join(", ")),
     }

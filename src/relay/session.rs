@@ -84,6 +84,8 @@ pub(crate) struct Closed {
     pub peer: Peer,
     /// Where it went, or should have gone, if that is known.
     pub target: Option<Endpoint>,
+    /// The gateway through which it went there, if it did.
+    pub via: Option<Box<Endpoint>>,
     /// How its connection ended, or why its target could not be reached.
     pub result: Result<Ending>,
     /// Bytes that the target took.
@@ -109,6 +111,7 @@ impl Closed {
         Closed {
             peer,
             target,
+            via: None,
             result,
             inbound_bytes: 0,
             outbound_bytes: 0,

@@ -417,7 +417,12 @@ impl Worker {
 
     fn end(&mut self, session: Session, result: Result<Ending>, now: Moment) {
         let target = self.target_of(&session);
-        let (closed, closing) = session.close(result, target, now);
+        let via = |target: &Endpoint| self.dialer.gone_through(target, || session.reached());
+        let via = (target.as_ref())
+            .filter(|_| session.errand().is_none() && session.connection().is_some())
+            .and_then(via);
+        let (mut closed, closing) = session.close(result, target, now);
+        closed.via = via.map(Box::new);
         self.closings.extend(closing);
         self.closed.push(closed);
     }
@@ -444,6 +449,11 @@ impl Worker {
                 if socket == path =>
             {
                 Some(Endpoint::Mux { path, port })
+            }
+            (reached, Some(target))
+                if (self.dialer.gone_through(&target, || reached.clone())).is_some() =>
+            {
+                Some(target)
             }
             (reached, target) => reached.or(target),
         }

@@ -61,8 +61,11 @@ fn an_answer_and_bytes_behind_it_come_in_any_parts_each_end_has_all_that_is_its_
             drop(machine);
             content.expect_all(&mut client, 50_000);
             let log = bridge.stop();
-            let line = "to vsock:4:5432 complete: 70000 bytes in, 50000 bytes out";
-            assert!(log.iter().any(|entry| entry.contains(line)), "{log:#?}");
+            let line = format!(
+                "to vsock:4:5432 (through {}) complete: 70000 bytes in, 50000 bytes out",
+                gateway.text
+            );
+            assert!(log.iter().any(|entry| entry.contains(&line)), "{log:#?}");
         }
     }
 }
@@ -267,6 +270,8 @@ fn the_gateway_leads_to_a_machine_by_its_name() {
     content.send(&mut client, 100_000);
     drop(client);
     content.expect_all(&mut machine, 100_000);
+    let through = &host.gateway.text;
+    guest.wait_for_line(&format!("to vsock:db:5432 (through {through}) complete: "));
     fs::write(&host.rules, "web db:22\n").unwrap();
     assert_eq!(read_to_end(&mut listener.connect()), (vec![], End::Reset));
     let line = guest.wait_for_line("through the gateway: no rule of");
