@@ -24,13 +24,13 @@ pub(super) fn bad_request(problem: &str) -> Vec<u8> {
     reply("400 Bad Request", "", problem)
 }
 
-/// Says that the target was not reached.
-pub(super) fn failed(error: &Error) -> Vec<u8> {
+/// Says that the target was not reached, for that reason.
+pub(super) fn failed(error: &Error, reason: &str) -> Vec<u8> {
     let status = match error {
         Error::ConnectTimeout { .. } | Error::Lookup { .. } => "504 Gateway Timeout",
         _ => "502 Bad Gateway",
     };
-    reply(status, "", &error.report())
+    reply(status, "", reason)
 }
 
 fn reply(status: &str, fields: &str, line: &str) -> Vec<u8> {

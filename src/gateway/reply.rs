@@ -2,6 +2,7 @@
 
 use super::step::Form;
 use super::{http, socks};
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 
 /// Answers a greeting of SOCKS5: no authentication.
@@ -17,16 +18,49 @@ impl Form {
         }
     }
 
-    /// Says why the target is not reached.
-    pub(crate) fn failed(self, error: &Error) -> Vec<u8> {
+    /// Says why the target is not reached that was asked for.
+    pub(crate) fn failed(self, error: &Error, asked: &Endpoint) -> Vec<u8> {
         match (self, error) {
             (Form::Socks, Error::NotAllowed(_)) => socks::reply(socks::Code::NotAllowed),
             (Form::Socks, error) => socks::reply(socks::code(error)),
             (Form::Http, Error::NotAllowed(why)) => http::not_allowed(why),
-            (Form::Http, error) => http::failed(error),
+            (Form::Http, error) => http::failed(error, &reason(error, asked)),
             (Form::Proxy, _) => Vec::new(),
         }
     }
+}
+
+/// Returns the reason in a line. What a peer has asked for stands in the place of a socket of this machine, whose path is
+/// nobody else's business.
+fn reason(error: &Error, asked: &Endpoint) -> String {
+    let is_path = |target: &Endpoint| matches!(target, Endpoint::Unix(_) | Endpoint::Mux { .. });
+    let asked = || Box::new(asked.clone());
+    let told = match error {
+        Error::Connect {
+            target,
+            hint,
+            source,
+        } if is_path(target) => Error::Connect {
+            target: asked(),
+            hint,
+            source: *source,
+        },
+        Error::ConnectTimeout {
+            target,
+            hint,
+            limit,
+        } if is_path(target) => Error::ConnectTimeout {
+            target: asked(),
+            hint,
+            limit: *limit,
+        },
+        Error::Mux { target, problem } if is_path(target) => Error::Mux {
+            target: asked(),
+            problem: problem.clone(),
+        },
+        error => return error.report(),
+    };
+    told.report()
 }
 
 #[cfg(test)]
@@ -34,7 +68,6 @@ mod tests {
     use nix::errno::Errno;
 
     use super::*;
-    use crate::endpoint::Endpoint;
 
     #[test]
     fn each_failure_has_its_code_and_status() {
@@ -63,10 +96,34 @@ mod tests {
             (timeout, 4, 504),
             (unknown, 4, 502),
         ] {
-            let socks = Form::Socks.failed(&error);
+            let socks = Form::Socks.failed(&error, &target);
             assert_eq!((socks.len(), socks[1]), (10, code), "{error}");
-            let http = String::from_utf8(Form::Http.failed(&error)).unwrap();
+            let http = String::from_utf8(Form::Http.failed(&error, &target)).unwrap();
             assert!(http.starts_with(&format!("HTTP/1.1 {status} ")), "{http}");
+        }
+        let target: Box<Endpoint> = Box::new("vsock-mux:/run/db.vsock:1081".parse().unwrap());
+        let asked = "vsock:db:5432".parse().unwrap();
+        for error in [
+            Error::Connect {
+                target: target.clone(),
+                hint: " (is it?)",
+                source: Errno::ENOENT,
+            },
+            Error::ConnectTimeout {
+                target: target.clone(),
+                hint: "",
+                limit: std::time::Duration::from_secs(5),
+            },
+            Error::Mux {
+                target,
+                problem: "no".to_owned(),
+            },
+        ] {
+            let told = String::from_utf8(Form::Http.failed(&error, &asked)).unwrap();
+            let line = error
+                .report()
+                .replace("vsock-mux:/run/db.vsock:1081", "vsock:db:5432");
+            assert!(told.ends_with(&format!("\r\n\r\n{line}\n")), "{told}");
         }
         assert_eq!(Form::Socks.connected()[..2], [5, 0]);
         assert!(Form::Http.connected().starts_with(b"HTTP/1.1 200 "));

@@ -146,7 +146,7 @@ impl Asking {
             },
             (Ok(attempt), _) => ControlFlow::Continue(attempt),
             (Err(error), Some(errand)) => {
-                dismiss(&self.peer.wire, &errand.form.failed(&error));
+                dismiss(&self.peer.wire, &errand.form.failed(&error, &errand.asked));
                 ControlFlow::Break(Err(error))
             }
             (Err(error), None) => ControlFlow::Break(Err(error)),

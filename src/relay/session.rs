@@ -302,7 +302,7 @@ impl Session {
         if let Phase::Dialing(dialing) = &mut self.phase {
             let step = dialing.advance(dialer, now, watch);
             if let (ControlFlow::Break(Err(error)), Some(errand)) = (&step, &self.errand) {
-                asking::dismiss(dialing.peer(), &errand.form.failed(error));
+                asking::dismiss(dialing.peer(), &errand.form.failed(error, &errand.asked));
             }
             let Some(target) = step? else {
                 return ControlFlow::Continue(Turn::Waiting);

@@ -223,7 +223,7 @@ struct Host {
     /// That of db.
     monitor: Place,
     rules: PathBuf,
-    _program: Program,
+    program: Program,
     _folders: (Registry, TempDir),
 }
 
@@ -244,7 +244,7 @@ impl Host {
             gateway,
             monitor,
             rules: path,
-            _program: registry.given_to(bridge)?.start(),
+            program: registry.given_to(bridge)?.start(),
             _folders: (registry, folder),
         })
     }
@@ -276,6 +276,26 @@ fn the_gateway_leads_to_a_machine_by_its_name() {
     assert_eq!(read_to_end(&mut listener.connect()), (vec![], End::Reset));
     let line = guest.wait_for_line("through the gateway: no rule of");
     assert!(line.contains("lets CID 3 reach vsock:db:5432"), "{line}");
+}
+
+/// The log of the host has the path of the socket, and the guest the reason.
+#[test]
+fn a_machine_without_its_monitor_is_told_without_the_path_of_its_socket() {
+    let Some(mut host) = Host::new("web db:22\n") else {
+        return;
+    };
+    fs::remove_file(&host.monitor.text).unwrap();
+    let mut client = host.gateway.connect();
+    client
+        .write_all(b"CONNECT db.vsock:22 HTTP/1.1\r\n\r\n")
+        .unwrap();
+    let answer = String::from_utf8(read_to_end(&mut client).0).unwrap();
+    let line = "cannot connect to vsock:db:22 (is its service, or the VM, running";
+    assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+    assert!(answer.contains(line), "{answer}");
+    assert!(!answer.contains(&host.monitor.text), "{answer}");
+    let line = format!("cannot connect to vsock-mux:{}:22", host.monitor.text);
+    host.program.wait_for_line(&line);
 }
 
 /// What the bridge of the machine would read: who comes, and to which port.
