@@ -25,6 +25,7 @@ pub(crate) use address::Source;
 pub(crate) use attempt::{Attempt, Readiness};
 pub(crate) use errand::{Asks, Errand};
 pub(crate) use inbound::Inbound;
+pub(crate) use own_cid::is_own as is_own_cid;
 pub(crate) use queue::{Caller, Queues};
 pub(crate) use target::Target;
 pub(crate) use targets::{Targets, check_listeners, machines};

@@ -39,7 +39,7 @@ fn has_flag(stream: &Stream) -> bool {
 }
 
 /// Returns whether a socket can have the CID, which the kernel allows for the machine's own only.
-pub(super) fn is_own(cid: Cid) -> bool {
+pub(crate) fn is_own(cid: Cid) -> bool {
     let bind = || {
         let socket = sys::stream_socket(AddressFamily::Vsock)?;
         let address = VsockAddr::new(cid.number(), libc::VMADDR_PORT_ANY);

@@ -103,13 +103,14 @@ impl Gateway {
         }
     }
 
-    /// Finds the rule that lets a peer go where it asks to.
+    /// Finds the rule that lets a peer go where it asks to. `is_own`: whether a CID is this machine's.
     ///
     /// Errors: why none does, in a line.
     pub(crate) fn decide(
         &self,
         who: Option<Who>,
         asked: &Endpoint,
+        is_own: impl Fn(Cid) -> bool,
     ) -> Result<(Who, Allowed), String> {
         let Some(who) = who else {
             return Err(
@@ -118,7 +119,12 @@ impl Gateway {
             );
         };
         let rules = self.rules.current();
-        let found = self.located(asked).and_then(|asked| {
+        let located = self
+            .located(asked)
+            .map(|asked| seen_from_inside(asked, is_own));
+        let is_here =
+            matches!(&located, Some(Endpoint::Vsock(addr)) if addr.cid == Some(Cid::HOST));
+        let found = located.and_then(|asked| {
             let rule = rules.find(who, &asked)?;
             let allowed = Allowed {
                 rule: rule.place.clone(),
@@ -127,11 +133,15 @@ impl Gateway {
             Some((who, allowed))
         });
         found.ok_or_else(|| {
-            format!(
-                "no rule of {} lets {} reach {asked}",
-                rules.files(),
-                name(who)
-            )
+            let hint = match asked {
+                // Whoever asks for the host means the host.
+                Endpoint::Vsock(addr) if is_here && addr.cid != Some(Cid::HOST) => {
+                    ", which is this machine itself, `host` in a rule"
+                }
+                _ => "",
+            };
+            let (files, who) = (rules.files(), name(who));
+            format!("no rule of {files} lets {who} reach {asked}{hint}")
         })
     }
 
@@ -173,6 +183,21 @@ impl Gateway {
             }
             other => Some(other.clone()),
         }
+    }
+}
+
+/// Returns a place as guests see it: a host that is a guest itself has a CID above 2 as well, by which a connection would come
+/// back to it, and which no range of machines means.
+pub(crate) fn seen_from_inside(place: Endpoint, is_own: impl Fn(Cid) -> bool) -> Endpoint {
+    match place {
+        Endpoint::Vsock(VsockAddr {
+            cid: Some(cid),
+            port,
+        }) if cid > Cid::HOST && is_own(cid) => Endpoint::Vsock(VsockAddr {
+            cid: Some(Cid::HOST),
+            port,
+        }),
+        place => place,
     }
 }
 
@@ -283,7 +308,7 @@ mod tests {
             ("host.vsock:54", 2, "Here([::1]:54)"),
         ] {
             let asked = asked::authority(text).unwrap();
-            let (_, allowed) = gateway.decide(guest(3), &asked).unwrap();
+            let (_, allowed) = gateway.decide(guest(3), &asked, |_| false).unwrap();
             assert_eq!(*allowed.rule, format!("gateway.conf:{line}"));
             let found = match allowed.way {
                 Way::Direct(endpoint) => format!("Direct({endpoint})"),
@@ -292,7 +317,7 @@ mod tests {
                 Way::AsPeer(place, port) => format!("AsPeer({place} {port})"),
             };
             assert_eq!(found, way);
-            let refusal = gateway.decide(guest(5), &asked).unwrap_err();
+            let refusal = gateway.decide(guest(5), &asked, |_| false).unwrap_err();
             let words = format!("no rule of gateway.conf lets CID 5 reach {asked}");
             assert_eq!(refusal, words);
         }
@@ -303,8 +328,34 @@ mod tests {
             "[::1]:53",
         ] {
             let asked = asked::authority(asked).unwrap();
-            assert!(gateway.decide(guest(3), &asked).is_err(), "{asked}");
+            assert!(
+                gateway.decide(guest(3), &asked, |_| false).is_err(),
+                "{asked}"
+            );
         }
+    }
+
+    /// A connection to it would come back: it is the host, whatever the rule says of machines.
+    #[test]
+    fn the_cid_that_a_host_has_as_a_guest_is_the_host_alone() {
+        let gateway = gateway("web 3-200:22 *.vsock:23 db:24 4:25 host:26", None);
+        let is_own = |cid| Some(cid) == Cid::new(4);
+        for port in 22..=25 {
+            for machine in ["4.vsock", "db.vsock"] {
+                let asked = asked::authority(&format!("{machine}:{port}")).unwrap();
+                assert!(gateway.decide(guest(3), &asked, |_| false).is_ok());
+                let refusal = gateway.decide(guest(3), &asked, is_own).unwrap_err();
+                assert!(refusal.contains("no rule of"), "{refusal}");
+            }
+        }
+        let asked = asked::authority("4.vsock:22").unwrap();
+        assert_eq!(
+            gateway.decide(guest(3), &asked, is_own).unwrap_err(),
+            "no rule of gateway.conf lets CID 3 reach vsock:4:22, which is this machine itself, `host` in a rule"
+        );
+        let asked = asked::authority("4.vsock:26").unwrap();
+        let (_, allowed) = gateway.decide(guest(3), &asked, is_own).unwrap();
+        assert!(matches!(allowed.way, Way::Here(_)));
     }
 
     #[test]
@@ -318,7 +369,7 @@ mod tests {
         let unnamed = gateway("any,local host:53", None);
         let own = gateway("any host:53", Some(1));
         assert_eq!(own.who(&unix, Destination::Unnamed), Some(Who::Local));
-        assert!(own.decide(Some(Who::Local), &asked).is_err());
+        assert!(own.decide(Some(Who::Local), &asked, |_| false).is_err());
         for (gateway, peer, who) in [
             (&named, unix, guest(9)),
             (&named, tcp, None),
@@ -327,7 +378,10 @@ mod tests {
         ] {
             let found = gateway.who(&peer, Destination::Unnamed);
             assert_eq!(found, who, "{peer}");
-            assert_eq!(gateway.decide(found, &asked).is_ok(), who.is_some());
+            assert_eq!(
+                gateway.decide(found, &asked, |_| false).is_ok(),
+                who.is_some()
+            );
         }
         let vsock = |cid| {
             Peer::Vsock(VsockAddr {

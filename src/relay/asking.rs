@@ -16,7 +16,7 @@ use super::end::End;
 use super::ending::Ending;
 use super::token::Side;
 use crate::clock::Moment;
-use crate::connect::{Asks, Attempt, Dialer, Errand};
+use crate::connect::{Asks, Attempt, Dialer, Errand, is_own_cid};
 use crate::error::{Error, Result};
 use crate::gateway::request;
 use crate::gateway::resolver::Question;
@@ -236,7 +236,7 @@ impl Asking {
         };
         errand.from = gateway::machine_of(name, who);
         let (who, allowed) = gateway
-            .decide(who, &errand.asked)
+            .decide(who, &errand.asked, is_own_cid)
             .map_err(Error::NotAllowed)?;
         let Allowed { rule, way } = allowed;
         errand.rule = Some(rule);

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::asked;
+use crate::connect::is_own_cid;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gateway;
@@ -81,7 +82,10 @@ fn destination(text: &str, names: &Known<'_>) -> Result<Endpoint> {
         None => asked::authority(text),
     };
     match asked? {
-        Endpoint::VsockName { name, port } => Ok(names.endpoint(&name, port)?),
-        other => Ok(other),
+        Endpoint::VsockName { name, port } => {
+            let place = names.endpoint(&name, port)?;
+            Ok(gateway::seen_from_inside(place, is_own_cid))
+        }
+        other => Ok(gateway::seen_from_inside(other, is_own_cid)),
     }
 }
