@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use crate::configured;
 use crate::endpoint::Endpoint;
@@ -85,6 +86,8 @@ struct State {
     rules: Arc<Rules>,
     /// What they were made of.
     written: Written,
+    /// What is wrong with the files since then, as it was told.
+    problems: Vec<String>,
     /// How the files were when they were read.
     seen: Vec<Seen>,
     /// How those with names of machines were when these were looked up.
@@ -93,8 +96,19 @@ struct State {
     is_renamed: bool,
 }
 
-/// A file as it was at a moment: which one, its size, and when it was last changed.
-type Seen = (PathBuf, Option<(u64, u64, u64, [i64; 4])>);
+/// A file as it was at a moment.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    path: PathBuf,
+    /// Which file it is, its size, and when it was last changed; none if it is not there.
+    file: Option<(u64, u64, u64, [i64; 4])>,
+    /// When that was, if it had changed a moment before: it may change once more in the same tick of the clock of its file
+    /// system, and look the same. So it is read again at the next question.
+    unsettled: Option<SystemTime>,
+}
+
+/// Longer than a tick of that clock, which is 10 ms at most (CONFIG_HZ=100).
+const TICK: Duration = Duration::from_millis(20);
 
 impl RuleFiles {
     /// Reads them.
@@ -109,6 +123,7 @@ impl RuleFiles {
         let state = State {
             rules: Arc::new(rules),
             written,
+            problems: Vec::new(),
             seen,
             names_seen,
             is_renamed: false,
@@ -131,12 +146,20 @@ impl RuleFiles {
         if has_changed {
             state.seen = seen;
             match self.source.written() {
-                Ok(written) => (state.written, is_new) = (written, true),
-                Err(problems) => log::warn!(
-                    "{}; the rules that held before still hold, {}",
-                    in_a_line(&problems),
-                    in_words(state.rules.count())
-                ),
+                Ok(written) => {
+                    let was_wrong = !std::mem::take(&mut state.problems).is_empty();
+                    is_new = was_wrong || written != state.written;
+                    state.written = written;
+                }
+                Err(problems) if problems == state.problems => {}
+                Err(problems) => {
+                    log::warn!(
+                        "{}; the rules that held before still hold, {}",
+                        in_a_line(&problems),
+                        in_words(state.rules.count())
+                    );
+                    state.problems = problems;
+                }
             }
         }
         if has_changed || is_renamed {
@@ -173,6 +196,7 @@ impl RuleFiles {
         let state = State {
             rules: Arc::new(rules),
             written,
+            problems: Vec::new(),
             seen: source.seen(),
             names_seen: names_seen(),
             is_renamed: false,
@@ -229,7 +253,7 @@ impl Source {
     fn seen(&self) -> Vec<Seen> {
         let files = self.files().unwrap_or_default();
         let folder = PathBuf::from(gateway_rules::FOLDER);
-        files.into_iter().chain([folder]).map(look).collect()
+        look(files.into_iter().chain([folder]))
     }
 
     /// Reads all files. Gives what names no machine besides, one line each, which is left out.
@@ -284,20 +308,39 @@ impl Source {
 /// Looks at the files of the registry, which say who a name is.
 fn names_seen() -> Vec<Seen> {
     let files = configured_in(Path::new(names::REGISTRY)).unwrap_or_default();
-    files.into_iter().map(look).collect()
+    look(files)
 }
 
-fn look(path: PathBuf) -> Seen {
-    let seen = fs::metadata(&path).ok().map(|file| {
-        let times = [
-            file.mtime(),
-            file.mtime_nsec(),
-            file.ctime(),
-            file.ctime_nsec(),
-        ];
-        (file.dev(), file.ino(), file.size(), times)
-    });
-    (path, seen)
+fn look(files: impl IntoIterator<Item = PathBuf>) -> Vec<Seen> {
+    let now = SystemTime::now();
+    let files = files.into_iter();
+    files.map(|path| Seen::new(path, now)).collect()
+}
+
+impl Seen {
+    fn new(path: PathBuf, now: SystemTime) -> Seen {
+        let metadata = fs::metadata(&path).ok();
+        let file = metadata.map(|file| {
+            let times = [
+                file.mtime(),
+                file.mtime_nsec(),
+                file.ctime(),
+                file.ctime_nsec(),
+            ];
+            (file.dev(), file.ino(), file.size(), times)
+        });
+        let is_unsettled = file.is_some_and(|(_, _, _, [_, _, seconds, rest])| {
+            let changed = Duration::new(seconds.unsigned_abs(), rest.unsigned_abs() as u32);
+            let changed = SystemTime::UNIX_EPOCH + changed;
+            // One of the future is no sign of anything.
+            (now.duration_since(changed)).is_ok_and(|age| age < TICK)
+        });
+        Seen {
+            path,
+            file,
+            unsettled: is_unsettled.then_some(now),
+        }
+    }
 }
 
 /// Returns the files of a folder that are meant; none where there is no folder.
@@ -314,7 +357,7 @@ fn configured_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Rules as they are written, with machines by their names.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Written {
     /// Each with its place, `FILE:LINE`.
     rules: Vec<(Arc<str>, Rule)>,
@@ -475,6 +518,21 @@ mod tests {
             place(&files.current(), "vsock:4:6").as_deref(),
             Some("rules:1")
         );
+    }
+
+    /// Where times have no nanoseconds of their own (before Linux 6.13), a file of the same length looks the same then.
+    #[test]
+    fn a_file_that_has_just_changed_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        fs::write(&path, "web db:1\n").unwrap();
+        let file = fs::metadata(&path).unwrap();
+        let nanoseconds = file.ctime() as u64 * 1_000_000_000 + file.ctime_nsec() as u64;
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_nanos(nanoseconds);
+        let seen = |later| Seen::new(path.clone(), changed + Duration::from_millis(later));
+        assert_ne!(seen(1), seen(2));
+        assert_ne!(seen(1), seen(1000));
+        assert_eq!(seen(1000), seen(2000));
     }
 
     #[test]
