@@ -18,7 +18,7 @@ use crate::registry::Registry;
 const SETTLE: Duration = Duration::from_millis(50);
 /// Between two looks at all files, which take longer.
 const WHOLE: Duration = Duration::from_millis(500);
-/// What inotify does not tell of is looked at that often: all without it, and symbolic links.
+/// What inotify does not tell of is looked at that often: all without it, symbolic links, and last lines without a newline.
 const UNTOLD: Duration = Duration::from_secs(1);
 /// Where all files are read for whoever comes, changed or not, that is for at most that part of the time.
 const SHARE: u32 = 10;
@@ -126,7 +126,7 @@ impl RegistryWatch {
         self.is_stale |= changes.is_stale;
         self.changed.extend(changes.files);
         self.changed
-            .extend(self.registry.links().map(str::to_owned));
+            .extend(self.registry.untold().map(str::to_owned));
         // Which files are left out depends on all of them.
         self.is_stale |= self.registry.is_cut() && !self.changed.is_empty();
         if let Some(inotify) = self.folder.inotify() {
@@ -163,7 +163,7 @@ impl RegistryWatch {
         if !self.changed.is_empty() {
             self.due = Some(now);
         }
-        self.look_at_links(now);
+        self.look_at_untold(now);
         is_other
     }
 
@@ -182,12 +182,12 @@ impl RegistryWatch {
             (true, true) => Some(now + WHOLE),
             (true, false) => None,
         };
-        self.look_at_links(now);
+        self.look_at_untold(now);
         self.tell();
     }
 
-    fn look_at_links(&mut self, now: Moment) {
-        if self.registry.links().next().is_some() {
+    fn look_at_untold(&mut self, now: Moment) {
+        if self.registry.untold().next().is_some() {
             self.look_at(now + UNTOLD);
         }
     }
@@ -322,6 +322,9 @@ mod tests {
             fs::remove_file(&elsewhere).unwrap();
             watched.wait_for("db", None);
         }
+        // No newline follows.
+        write!(file, "b=12").unwrap();
+        watched.wait_for("db", Some("CID 12"));
         fs::remove_file(watched.path("b.conf")).unwrap();
         watched.write("z.conf", "end=9\n");
         watched.wait_for("end", Some("CID 9"));
@@ -330,7 +333,7 @@ mod tests {
             let now = watched.watch.deadline().unwrap();
             watched.watch.renew(&watched.epoll, 7, now);
         }
-        assert_eq!(watched.watch.registry().links().count(), 0);
+        assert_eq!(watched.watch.registry().untold().count(), 0);
     }
 
     /// Whoever comes is judged by what is there then, however much and whatever has changed.

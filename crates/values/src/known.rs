@@ -61,7 +61,7 @@ impl<'a> Known<'a> {
         match &self.registry {
             Source::Held(registry) => Some(registry),
             Source::Now(registry) => {
-                Some(registry.get_or_init(|| Registry::read(Path::new(names::REGISTRY))))
+                Some(registry.get_or_init(|| Registry::read_whole(Path::new(names::REGISTRY))))
             }
             Source::None => None,
         }

@@ -19,7 +19,8 @@ use crate::vsock::Cid;
 pub const ENDING: &str = ".conf";
 
 /// Why a last line does not count.
-const UNFINISHED: &str = "no newline ends it, so it may be half written, and does not count";
+const UNFINISHED: &str =
+    "no newline ends it, so it may be half written; it counts a second after the last write";
 
 /// Lines of a file that are told.
 const PROBLEMS_MAX: usize = 8;
@@ -75,6 +76,8 @@ struct File {
     bytes: usize,
     /// It is a symbolic link, so that nothing in the folder changes when what it says does.
     is_link: bool,
+    /// No newline ends it, and it was written to a moment ago.
+    is_unfinished: bool,
     entries: Vec<Entry>,
     /// Whole messages, each with the name that it is about, if any.
     problems: Vec<(Option<String>, String)>,
@@ -152,10 +155,12 @@ impl Registry {
         self.is_cut
     }
 
-    /// Returns the names of the files that are symbolic links, also of those that lead nowhere now.
-    pub fn links(&self) -> impl Iterator<Item = &str> {
-        let links = self.files.iter().filter(|(_, file)| file.is_link);
-        links.map(|(name, _)| &**name)
+    /// Returns the names of the files that may say something else soon without a change in the folder: symbolic links, also
+    /// those that lead nowhere now, and those whose last line may be half written.
+    pub fn untold(&self) -> impl Iterator<Item = &str> {
+        let is_untold = |file: &File| file.is_link || file.is_unfinished;
+        let untold = self.files.iter().filter(move |(_, file)| is_untold(file));
+        untold.map(|(name, _)| &**name)
     }
 
     /// Returns what a file of that text says.
@@ -175,6 +180,7 @@ impl Registry {
         File {
             bytes: text.len(),
             is_link: false,
+            is_unfinished: false,
             entries,
             problems,
         }
@@ -195,7 +201,8 @@ impl Registry {
 /// Splits the text of a file into names with their machines, and the lines that are none, with the reason.
 ///
 /// Text form of a line: `web=3`, or `web=/run/web/guest.vsock`; blank, or a comment that begins with `#` or `;`. It counts once
-/// a newline ends it: what is there of a line that is being written, such as `web=1` of `web=12`, is another machine.
+/// a newline ends it: what is there of a line that is being written, such as `web=1` of `web=12`, is another machine. Who reads
+/// a file that is written no more adds the newline that its last line lacks.
 pub fn parse(text: &str) -> (Vec<Entry>, Vec<Problem>) {
     let (mut entries, mut problems) = (Vec::new(), Vec::new());
     let mut names = HashSet::new();
@@ -341,7 +348,8 @@ mod tests {
         let [problem] = &problems[..] else {
             panic!("{problems:?}")
         };
-        let line = "\"up=12\" is not a valid line: no newline ends it, so it may be half written, and does not count";
+        let line = "\"up=12\" is not a valid line: no newline ends it, so it may be half written; it counts \
+                    a second after the last write";
         assert_eq!((problem.line, &*problem.text), (2, line));
     }
 

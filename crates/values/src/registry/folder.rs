@@ -4,6 +4,8 @@ use std::collections::BinaryHeap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use super::{ENDING, File, Registry};
 use crate::configured;
@@ -14,6 +16,8 @@ const FILES_MAX: usize = 4096;
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// Of all of them.
 const BYTES_MAX: usize = 1 << 20;
+/// A file that was not written to for so long is whole, though no newline ends it.
+const SETTLED: Duration = Duration::from_secs(1);
 
 impl Registry {
     /// Reads all files of a folder; one that does not exist has none. What cannot be read is a problem, and no error.
@@ -41,6 +45,16 @@ impl Registry {
             }
         }
         registry
+    }
+
+    /// Reads all files like [`Registry::read`], and waits a second where the last line of one may be half written.
+    pub fn read_whole(folder: &Path) -> Registry {
+        let registry = Registry::read(folder);
+        if !registry.files.values().any(|file| file.is_unfinished) {
+            return registry;
+        }
+        thread::sleep(SETTLED);
+        Registry::read(folder)
     }
 
     /// Reads one file again, or forgets it if it is gone; returns whether it says something else. What has another name than
@@ -71,6 +85,7 @@ impl Registry {
             problems: vec![(None, format!("cannot read {}: {reason}", path.display()))],
             ..File::default()
         };
+        let mut is_unfinished = false;
         let file = match configured::read(&path, FILE_BYTES_MAX) {
             Ok(None) => is_link.then(File::default)?,
             Ok(Some(text)) if self.bytes + text.len() > BYTES_MAX => {
@@ -79,11 +94,27 @@ impl Registry {
                     "the files together are larger than {BYTES_MAX} bytes"
                 ))
             }
-            Ok(Some(text)) => self.file(name, &text),
+            Ok(Some(text)) if text.is_empty() || text.ends_with('\n') => self.file(name, &text),
+            Ok(Some(text)) => {
+                is_unfinished = !is_settled(&path);
+                let newline = if is_unfinished { "" } else { "\n" };
+                self.file(name, &(text + newline))
+            }
             Err(error) => left_out(error.to_string()),
         };
-        Some(File { is_link, ..file })
+        Some(File {
+            is_link,
+            is_unfinished,
+            ..file
+        })
     }
+}
+
+/// Returns whether a file that was read before was whole. One from the future is as old as it will ever be.
+fn is_settled(path: &Path) -> bool {
+    let written = fs::metadata(path).and_then(|file| file.modified());
+    let age = written.map(|written| SystemTime::now().duration_since(written));
+    !matches!(age, Ok(Ok(age)) if age < SETTLED)
 }
 
 /// A name that begins with a dot is that of a file which is still being written.
@@ -164,6 +195,34 @@ mod tests {
         fs::remove_file(file).unwrap();
         registry.read_again("web.conf");
         assert_eq!(registry.entries().count(), 0);
+    }
+
+    #[test]
+    fn a_last_line_without_a_newline_counts_once_the_file_is_written_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.conf");
+        fs::write(&path, "web=3\nup=12").unwrap();
+        let now = SystemTime::now();
+        let minute = Duration::from_secs(60);
+        for (written, is_whole) in [(now, false), (now - minute, true), (now + minute, true)] {
+            let file = fs::File::options().write(true).open(&path).unwrap();
+            file.set_modified(written).unwrap();
+            let registry = Registry::read(folder.path());
+            // A machine that stands still here for a second is no failure.
+            let is_late = !is_whole && now.elapsed().unwrap() >= SETTLED;
+            assert!(is_late || registry.location("up").is_some() == is_whole);
+            assert!(is_late || (registry.problems().count() == 0) == is_whole);
+            assert!(is_late || (registry.untold().count() == 0) == is_whole);
+            assert!(registry.location("web").is_some());
+        }
+        fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(SystemTime::now())
+            .unwrap();
+        let up = Registry::read_whole(folder.path());
+        assert_eq!(up.location("up").unwrap().to_string(), "CID 12");
     }
 
     #[test]
