@@ -84,6 +84,22 @@ pub(crate) fn open_one(address: Endpoint, kind: SockType, mode: Mode) -> Result<
     bound(&address, kind, mode, None).map_err(|source| failed(address, source, &[]))
 }
 
+/// Checks that a port of this machine is free, and this user may take it.
+///
+/// Errors: [`Error::Listen`].
+pub(crate) fn expect_free(address: &Endpoint) -> Result<()> {
+    if !matches!(address, Endpoint::Tcp(_) | Endpoint::Vsock(_)) {
+        return Ok(());
+    }
+    match made(address, SockType::Stream, Mode::empty(), None) {
+        Err(source @ (Errno::EADDRINUSE | Errno::EACCES)) => {
+            Err(failed(address.clone(), source, &[]))
+        }
+        // Such as an address that comes later.
+        _ => Ok(()),
+    }
+}
+
 fn failed(address: Endpoint, source: Errno, before: &[Listener]) -> Error {
     Error::Listen {
         hint: hint(&address, source, before),
@@ -98,6 +114,18 @@ fn bound(
     mode: Mode,
     routed: Option<Prefix>,
 ) -> Result<Listener, Errno> {
+    let (socket, kind, file) = made(address, of_type, mode, routed)?;
+    listen_on(&socket, Backlog::MAXALLOWABLE)?;
+    Ok(Listener::own(socket, kind, address.clone(), file))
+}
+
+/// Makes a socket that does not listen yet.
+fn made(
+    address: &Endpoint,
+    of_type: SockType,
+    mode: Mode,
+    routed: Option<Prefix>,
+) -> Result<(OwnedFd, Family, Option<Made>), Errno> {
     let (family, kind) = match address {
         Endpoint::Tcp(SocketAddr::V4(_)) => (AddressFamily::Inet, Family::Tcp),
         Endpoint::Tcp(SocketAddr::V6(_)) => (AddressFamily::Inet6, Family::Tcp),
@@ -113,8 +141,7 @@ fn bound(
         setsockopt(&socket, sockopt::IpFreebind, &true)?;
     }
     let file = bind(socket.as_fd(), address, mode)?;
-    listen_on(&socket, Backlog::MAXALLOWABLE)?;
-    Ok(Listener::own(socket, kind, address.clone(), file))
+    Ok((socket, kind, file))
 }
 
 /// Returns whether it is a TCP address of the prefix.

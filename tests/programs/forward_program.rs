@@ -128,6 +128,17 @@ fn what_cannot_be_forwarded_is_one_line() {
             "is no name of a user",
         ),
         (
+            &[
+                "--persistent",
+                "--dry-run",
+                "--owner",
+                "nobdy",
+                "/run/x",
+                "3:80",
+            ],
+            "--owner nobdy: this machine has no user of that name",
+        ),
+        (
             &["--persistent", "--dry-run", "vsock::80", "/run/x\nEND"],
             "has letters that no file of settings takes",
         ),

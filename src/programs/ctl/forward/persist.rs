@@ -4,19 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::unistd::geteuid;
+use nix::errno::Errno;
+use nix::unistd::{User, geteuid};
 
 use super::plan::{self, Forwarded, MARK, Place, Wish, Written};
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::{Error, Result};
+use crate::listen;
 use crate::programs::ctl::check::rights::{self, Access};
 use crate::programs::ctl::check::units::{self, Manager, Unit};
 use crate::programs::ctl::text_file;
 
 /// Forwards from now on, also after a boot; or returns a script that does so.
 ///
-/// Errors: what is there already, not from here or for other addresses; a target that nobody but root may write to; systemd
-/// that refuses.
+/// Errors: what is there already, not from here or for other addresses; a port that is taken, or not for this user; a target
+/// that nobody but root may write to; systemd that refuses. Then all is as it was before.
 pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<String> {
     let unit = plan::unit(manager, wish.listen)?;
     expect_rights(manager, "--persistent", is_dry)?;
@@ -37,7 +39,10 @@ pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<Str
             return Err(Error::Usage(other.explain(&place)));
         }
         Some(_) => {}
-        None => expect_unused(&place, &unit)?,
+        None => {
+            expect_unused(&place, &unit)?;
+            expect_free(manager, wish.listen)?;
+        }
     }
     let commands = [
         vec!["daemon-reload".to_owned()],
@@ -49,13 +54,18 @@ pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<Str
     if is_dry {
         return Ok(script(&place, &files, &commands));
     }
-    remove_files(&place, &unit)?;
-    for (path, text) in &files {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
-        text_file::put(path, &[], text.as_bytes())?;
+    let before = written(&place, &unit)?;
+    let apply = |files| write(&place, &unit, files).and_then(|()| run_all(&place, &commands));
+    if let Err(error) = apply(&files) {
+        let taken_back = match before.is_empty() {
+            true => take_away(&place, &unit),
+            false => apply(&before),
+        };
+        if let Err(problem) = taken_back {
+            log::warn!("{unit} is left half done: {}", problem.report());
+        }
+        return Err(error);
     }
-    run_all(&place, &commands)?;
     let option = place.option();
     log::info!("{unit}.socket forwards; `vsockctl list {option}{unit}` shows its connections");
     Ok(String::new())
@@ -109,6 +119,56 @@ pub(super) fn remove(manager: Manager, listen: &[Endpoint], is_dry: bool) -> Res
     Ok(String::new())
 }
 
+/// Writes the files, and no others of that bridge.
+fn write(place: &Place, unit: &str, files: &[Written]) -> Result<()> {
+    remove_files(place, unit)?;
+    for (path, text) in files {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder).map_err(Error::file("make", folder))?;
+        text_file::put(path, &[], text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Returns the files from here as they are.
+fn written(place: &Place, unit: &str) -> Result<Vec<Written>> {
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        Ok((path, text))
+    };
+    ours(place, unit)?.into_iter().map(read).collect()
+}
+
+/// Takes away what has been done of a bridge that cannot be started.
+fn take_away(place: &Place, unit: &str) -> Result<()> {
+    let words = |verb: &[&str]| {
+        let socket = format!("{unit}.socket");
+        let verb = verb.iter().map(|&word| word.to_owned());
+        verb.chain([socket]).collect::<Vec<_>>()
+    };
+    let disabled = run_all(place, &[words(&["disable", "--now"])]);
+    remove_files(place, unit)?;
+    let reloaded = run_all(place, &[vec!["daemon-reload".to_owned()]]);
+    // It is none that failed any more, if it was one.
+    let _ = run_all(place, &[words(&["reset-failed"])]);
+    disabled.and(reloaded)
+}
+
+/// Errors: a port that another program has, or that is not for whose systemd it is.
+fn expect_free(manager: Manager, listen: &[Endpoint]) -> Result<()> {
+    let is_root = geteuid().is_root();
+    listen.iter().try_for_each(|address| {
+        match listen::expect_free(address) {
+            // The script is for root.
+            Err(Error::Listen {
+                source: Errno::EACCES,
+                ..
+            }) if manager == Manager::System && !is_root => Ok(()),
+            free => free,
+        }
+    })
+}
+
 /// Errors: what cannot stand in a line of a unit, and an owner of what has none.
 fn expect_lines(wish: &Wish<'_>) -> Result<()> {
     let target = wish.target.to_string();
@@ -126,12 +186,18 @@ fn expect_lines(wish: &Wish<'_>) -> Result<()> {
             "--owner {owner:?} is no name of a user"
         )));
     }
-    match wish.listen.first() {
-        Some(Endpoint::Unix(_)) => Ok(()),
-        _ => Err(Error::Usage(
+    if !matches!(wish.listen.first(), Some(Endpoint::Unix(_))) {
+        return Err(Error::Usage(
             "--owner is for a unix socket: every user of this machine may connect to a port"
                 .to_owned(),
-        )),
+        ));
+    }
+    match User::from_name(owner) {
+        Ok(None) => Err(Error::Usage(format!(
+            "--owner {owner}: this machine has no user of that name"
+        ))),
+        // What cannot be looked up systemd may know.
+        _ => Ok(()),
     }
 }
 
@@ -271,6 +337,8 @@ fn expect_unused(place: &Place, unit: &str) -> Result<()> {
 fn remove_files(place: &Place, unit: &str) -> Result<()> {
     for path in ours(place, unit)? {
         fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+    }
+    for path in plan::places(place, unit) {
         if let Some(folder) = own_folder(&path) {
             // Another drop-in keeps it.
             let _ = fs::remove_dir(folder);
