@@ -101,8 +101,8 @@ fn what_is_given_away_is_told_before() {
 fn what_cannot_be_forwarded_is_one_line() {
     let place = Place::listening(Kind::Unix);
     for (arguments, words) in [
-        (&["8080", "80"][..], "a bare number is neither CID nor port"),
-        (&["0", "web:80"], "a port alone says neither vsock nor TCP"),
+        (&["8080", "80"][..], "write 3:80 for port 80 of machine 3"),
+        (&["0", "web:80"], "a TCP port is from 1 to 65535"),
         (&["vsock::1 vsock::2", "/run/x"], "one address is forwarded"),
         (&["8080", "vsock:mapped"], "name one target"),
         (&["8080"], "<TARGET>"),
