@@ -127,7 +127,7 @@ impl Gateway {
         let found = located.and_then(|asked| {
             let rule = rules.find(who, &asked)?;
             let allowed = Allowed {
-                rule: rule.place.clone(),
+                rule: rule.place().into(),
                 way: way(&asked, self.is_as_peer || rule.is_as_peer())?,
             };
             Some((who, allowed))

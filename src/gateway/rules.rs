@@ -15,13 +15,15 @@ use std::time::{Duration, SystemTime};
 use crate::configured;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::gateway_rules::{self, ResolvedRule, Rule, Who};
+use crate::gateway_rules::{self, ResolvedRule, Who};
 use crate::known::Known;
 use crate::names::{self, GivenNames, Names};
 use crate::unusable::Unusable;
 
 /// Lines with problems that are told at once.
 const TOLD_MAX: usize = 5;
+/// Lines with problems after which nothing more is read.
+const PROBLEMS_MAX: usize = 1000;
 /// Files in the folder, and bytes of all together, far above what anybody writes by hand.
 const FILES_MAX: usize = 1000;
 const BYTES_MAX: usize = 4 << 20;
@@ -116,9 +118,9 @@ impl RuleFiles {
     /// Errors: all that is wrong with them, in one line.
     pub(crate) fn read(source: Source, names: Option<GivenNames>) -> Result<RuleFiles> {
         let (seen, names_seen) = (source.seen(), names_seen());
-        let read = source.written();
-        let written = read.map_err(|problems| Error::Usage(in_a_line(&problems)))?;
-        let (rules, unknown) = written.resolve(&Known::now(names.as_ref()));
+        let read = source.written(&Known::now(names.as_ref()));
+        let read = read.map_err(|problems| Error::Usage(in_a_line(&problems)))?;
+        let (written, rules, unknown) = read;
         warn_of(&unknown);
         let state = State {
             rules: Arc::new(rules),
@@ -142,14 +144,23 @@ impl RuleFiles {
         let (seen, names_seen) = (self.source.seen(), names_seen());
         let has_changed = seen != state.seen;
         let is_renamed = std::mem::take(&mut state.is_renamed) || names_seen != state.names_seen;
-        let mut is_new = false;
+        if !has_changed && !is_renamed {
+            return state.rules.clone();
+        }
+        state.names_seen = names_seen;
+        let names = Known::now(self.names.as_ref());
         if has_changed {
             state.seen = seen;
-            match self.source.written() {
-                Ok(written) => {
+            match self.source.written(&names) {
+                Ok((written, rules, unknown)) => {
                     let was_wrong = !std::mem::take(&mut state.problems).is_empty();
-                    is_new = was_wrong || written != state.written;
-                    state.written = written;
+                    if was_wrong || written != state.written {
+                        let count = in_words(rules.count());
+                        log::info!("{count} of {} from now on", rules.files());
+                        warn_of(&unknown);
+                    }
+                    (state.written, state.rules) = (written, Arc::new(rules));
+                    return state.rules.clone();
                 }
                 Err(problems) if problems == state.problems => {}
                 Err(problems) => {
@@ -162,17 +173,8 @@ impl RuleFiles {
                 }
             }
         }
-        if has_changed || is_renamed {
-            state.names_seen = names_seen;
-            // Also of those that were kept: a name may be another machine's by now.
-            let (rules, unknown) = (state.written).resolve(&Known::now(self.names.as_ref()));
-            if is_new {
-                let count = in_words(rules.count());
-                log::info!("{count} of {} from now on", rules.files());
-                warn_of(&unknown);
-            }
-            state.rules = Arc::new(rules);
-        }
+        // Also of those that were kept: a name may be another machine's by now.
+        state.rules = Arc::new(state.written.resolve(&names));
         state.rules.clone()
     }
 
@@ -184,13 +186,10 @@ impl RuleFiles {
 
     #[cfg(test)]
     pub(crate) fn of_text(text: &str, names: &GivenNames) -> RuleFiles {
-        let mut reading = Reading::default();
-        reading.add(Path::new("gateway.conf"), text);
-        let written = Written {
-            rules: reading.rules,
-            files: "gateway.conf".into(),
-        };
-        let (rules, _) = written.resolve(&Known::now(Some(names)));
+        let files: Arc<str> = "gateway.conf".into();
+        let texts = vec![(files.clone(), text.to_owned())];
+        let written = Written { texts, files };
+        let rules = written.resolve(&Known::now(Some(names)));
         // What cannot be there is at all times as it was.
         let source = Source::File(PathBuf::new());
         let state = State {
@@ -263,13 +262,13 @@ impl Source {
         &self,
         names: Option<&GivenNames>,
     ) -> Result<(Rules, Vec<String>), Vec<String>> {
-        let written = self.written()?;
-        Ok(written.resolve(&Known::now(names)))
+        let (_, rules, unknown) = self.written(&Known::now(names))?;
+        Ok((rules, unknown))
     }
 
-    /// Errors: what is wrong with the files, one line each.
-    fn written(&self) -> Result<Written, Vec<String>> {
-        let mut reading = Reading::default();
+    /// As [`Source::read`], with what is to be read again when names change.
+    fn written(&self, names: &Known<'_>) -> Result<(Written, Rules, Vec<String>), Vec<String>> {
+        let (mut reading, mut texts) = (Reading::default(), Vec::new());
         let files = self.files().map_err(|error| vec![error.report()])?;
         if files.len() > FILES_MAX {
             return Err(vec![format!(
@@ -279,7 +278,11 @@ impl Source {
         }
         for path in files {
             match configured::text(&path) {
-                Ok(text) => reading.add(&path, &text),
+                Ok(text) => {
+                    let file: Arc<str> = path.display().to_string().into();
+                    reading.add(&file, &text, names);
+                    texts.push((file, text));
+                }
                 Err(error) => reading.problems.push(Error::from(error).report()),
             }
         }
@@ -288,13 +291,16 @@ impl Source {
                 reading.problems = vec![Error::file("read", path)(error).report()];
             }
         }
-        match reading.problems.is_empty() {
-            true => Ok(Written {
-                rules: reading.rules,
-                files: self.in_words().into(),
-            }),
-            false => Err(reading.problems),
+        if !reading.problems.is_empty() {
+            return Err(reading.problems);
         }
+        let files: Arc<str> = self.in_words().into();
+        let written = Written {
+            texts,
+            files: files.clone(),
+        };
+        let (rules, unknown) = reading.rules(files);
+        Ok((written, rules, unknown))
     }
 
     fn in_words(&self) -> String {
@@ -356,28 +362,23 @@ fn configured_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(is_meant).collect())
 }
 
-/// Rules as they are written, with machines by their names.
+/// Rules as they are written, with machines by their names: as text, of which many need the least memory.
 #[derive(Debug, PartialEq, Eq)]
 struct Written {
-    /// Each with its place, `FILE:LINE`.
-    rules: Vec<(Arc<str>, Rule)>,
+    /// Each with its file.
+    texts: Vec<(Arc<str>, String)>,
     /// Where they stand, in words.
     files: Arc<str>,
 }
 
 impl Written {
-    /// Looks the names up. Gives what names no machine besides, one line each, which is left out.
-    fn resolve(&self, names: &Known<'_>) -> (Rules, Vec<String>) {
-        let mut unknown = Vec::new();
-        let mut resolve = |(place, rule): &(Arc<str>, Rule)| {
-            let (rule, problems) = rule.clone().resolve(place.clone(), names);
-            let told = |problem| format!("{place}: {}", explain(&problem, names));
-            unknown.extend(problems.into_iter().map(told));
-            rule
-        };
-        let rules = self.rules.iter().map(&mut resolve).collect();
-        let files = self.files.clone();
-        (Rules { rules, files }, unknown)
+    /// Looks the names up.
+    fn resolve(&self, names: &Known<'_>) -> Rules {
+        let mut reading = Reading::default();
+        for (file, text) in &self.texts {
+            reading.add(file, text, names);
+        }
+        reading.rules(self.files.clone()).0
     }
 }
 
@@ -403,26 +404,47 @@ fn explain(error: &Unusable, names: &Known<'_>) -> String {
 /// Rules and problems of files that are read one after the other.
 #[derive(Default)]
 struct Reading {
-    rules: Vec<(Arc<str>, Rule)>,
+    rules: Vec<ResolvedRule>,
+    /// What names no machine, one line each.
+    unknown: Vec<String>,
     problems: Vec<String>,
     bytes: usize,
 }
 
 impl Reading {
-    fn add(&mut self, path: &Path, text: &str) {
-        let path = path.display();
+    fn add(&mut self, file: &Arc<str>, text: &str, names: &Known<'_>) {
         self.bytes += text.len();
         if self.bytes > BYTES_MAX {
-            self.problems
-                .push(format!("{path}: all rules together are larger than 4 MiB"));
+            let problem = format!("{file}: all rules together are larger than 4 MiB");
+            self.problems.push(problem);
             return;
         }
-        let (rules, problems) = gateway_rules::parse(text);
-        let problems = problems.into_iter();
-        self.problems
-            .extend(problems.map(|(line, problem)| format!("{path}:{line}: {problem}")));
-        let placed = |rule: Rule| (format!("{path}:{}", rule.line).into(), rule);
-        self.rules.extend(rules.into_iter().map(placed));
+        for rule in gateway_rules::parse(text) {
+            match rule {
+                Err((line, _)) if self.problems.len() >= PROBLEMS_MAX => {
+                    let problem = format!("{file}:{line}: the lines from here on were not read");
+                    self.problems.push(problem);
+                    return;
+                }
+                Err((line, problem)) => self.problems.push(format!("{file}:{line}: {problem}")),
+                Ok(rule) => {
+                    let (rule, unknown) = rule.resolve(file.clone(), names);
+                    let told = |problem| format!("{}: {}", rule.place(), explain(&problem, names));
+                    self.unknown.extend(unknown.into_iter().map(told));
+                    self.rules.push(rule);
+                }
+            }
+        }
+    }
+
+    /// Returns the rules, and what names no machine.
+    fn rules(mut self, files: Arc<str>) -> (Rules, Vec<String>) {
+        self.rules.shrink_to_fit();
+        let rules = Rules {
+            rules: self.rules,
+            files,
+        };
+        (rules, self.unknown)
     }
 }
 
@@ -455,7 +477,7 @@ mod tests {
         Some(
             rules
                 .find(web(), &asked)?
-                .place
+                .place()
                 .rsplit('/')
                 .next()
                 .unwrap()
@@ -552,6 +574,7 @@ mod tests {
                 "rules:1: \"db\" is not a valid destination: the port is missing",
             ),
             (&"x\n".repeat(9), "; 4 more"),
+            (&"x\n".repeat(100_000), "; 996 more"),
             (&"#".repeat(1 << 21), "larger than 1024 KiB"),
         ] {
             let line = problem(text);

@@ -596,6 +596,22 @@ fn rules_with_an_error_are_a_start_that_fails_with_their_lines() {
 }
 
 #[test]
+fn a_mebibyte_of_rules_needs_little_memory() {
+    let mut rules: String = (0..100_000)
+        .map(|n| format!("9 4:{}\n", n % 50_000 + 1))
+        .collect();
+    let target = Place::listening(Kind::Tcp4);
+    rules += &format!("web {}\n", target.text);
+    let mut gateway = Gateway::new(&rules);
+    gateway.program.wait_for_line("100001 rules of");
+    ping_through(&mut gateway.ask(&connect(&target.text)), &target);
+    let status = fs::read_to_string(format!("/proc/{}/status", gateway.program.pid())).unwrap();
+    let most = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let most = most.unwrap().trim().trim_end_matches(" kB");
+    assert!(most.parse::<usize>().unwrap() < 80 << 10, "{status}");
+}
+
+#[test]
 fn a_machine_that_nobody_is_and_options_of_a_gateway_elsewhere_are_told() {
     let folder = own_folder();
     let rules = folder.path().join("rules");

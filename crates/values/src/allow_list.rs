@@ -79,7 +79,7 @@ impl AllowList {
         let mut allowed = AllowedCids {
             list: self.text.clone(),
             is_any: false,
-            ranges: Vec::new(),
+            ranges: Vec::with_capacity(self.items.len()),
             has_local: false,
         };
         for item in &self.items {

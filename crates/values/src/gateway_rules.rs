@@ -41,7 +41,7 @@ pub struct Rule {
     /// The line, from 1.
     pub line: usize,
     /// As it was written, with one space between words and without a comment.
-    text: String,
+    text: Box<str>,
     who: AllowList,
     goals: Vec<Goal>,
     is_as_peer: bool,
@@ -50,24 +50,20 @@ pub struct Rule {
 /// One line with the names of machines looked up.
 #[derive(Clone, Debug)]
 pub struct ResolvedRule {
-    /// `FILE:LINE`.
-    pub place: Arc<str>,
-    text: String,
+    file: Arc<str>,
+    line: usize,
+    text: Box<str>,
     who: AllowedCids,
-    goals: Vec<Goal>,
+    goals: Box<[Goal]>,
     is_as_peer: bool,
 }
 
-/// Reads all lines; what is wrong with one is told with its number, from 1.
-pub fn parse(text: &str) -> (Vec<Rule>, Vec<(usize, String)>) {
-    let (mut rules, mut problems) = (Vec::new(), Vec::new());
-    for (index, line) in text.lines().enumerate() {
-        match read_line(without_comment(line), index + 1) {
-            Ok(rule) => rules.extend(rule),
-            Err(problem) => problems.push((index + 1, problem)),
-        }
-    }
-    (rules, problems)
+/// Reads line by line; what is wrong with one is told with its number, from 1.
+pub fn parse(text: &str) -> impl Iterator<Item = Result<Rule, (usize, String)>> + '_ {
+    text.lines().enumerate().filter_map(|(index, line)| {
+        let rule = read_line(without_comment(line), index + 1);
+        rule.map_err(|problem| (index + 1, problem)).transpose()
+    })
 }
 
 /// A comment begins a line, or stands behind a space.
@@ -109,7 +105,7 @@ fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
     }
     Ok(Some(Rule {
         line: number,
-        text: line.split_whitespace().collect::<Vec<_>>().join(" "),
+        text: line.split_whitespace().collect::<Vec<_>>().join(" ").into(),
         who,
         goals,
         is_as_peer,
@@ -117,23 +113,23 @@ fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
 }
 
 impl Rule {
-    /// Looks the names of machines up. `place`: where the rule stands, for people. What names no machine, as one that does
+    /// Looks the names of machines up. `file`: where the rule stands, for people. What names no machine, as one that does
     /// not run, is left out; why is told besides.
-    pub fn resolve(self, place: Arc<str>, names: &Known<'_>) -> (ResolvedRule, Vec<Unusable>) {
+    pub fn resolve(self, file: Arc<str>, names: &Known<'_>) -> (ResolvedRule, Vec<Unusable>) {
         let (who, mut unknown) = self.who.resolve_known(names);
-        let mut goals = Vec::new();
+        let mut goals = Vec::with_capacity(self.goals.len());
         for goal in self.goals {
             match goal.resolve(names) {
                 Ok(goal) => goals.push(goal),
                 Err(problem) => unknown.push(problem),
             }
         }
-        let text = self.text;
         let rule = ResolvedRule {
-            place,
-            text,
+            file,
+            line: self.line,
+            text: self.text,
             who,
-            goals,
+            goals: goals.into(),
             is_as_peer: self.is_as_peer,
         };
         (rule, unknown)
@@ -141,6 +137,11 @@ impl Rule {
 }
 
 impl ResolvedRule {
+    /// Returns where it stands, `FILE:LINE`.
+    pub fn place(&self) -> String {
+        format!("{}:{}", self.file, self.line)
+    }
+
     /// Returns whether it is for a peer.
     pub fn is_for(&self, who: Who) -> bool {
         match who {
@@ -199,15 +200,12 @@ mod tests {
     }
 
     fn rules(text: &str) -> Vec<ResolvedRule> {
-        let (rules, problems) = parse(text);
-        assert_eq!(problems, [], "{text}");
-        let rule = |rule: Rule| {
-            let place = format!("x:{}", rule.line);
-            let (rule, unknown) = with_names(|names| rule.resolve(place.into(), names));
+        let rule = |rule: Result<Rule, (usize, String)>| {
+            let (rule, unknown) = with_names(|names| rule.unwrap().resolve("x".into(), names));
             assert!(unknown.is_empty(), "{unknown:?}");
             rule
         };
-        rules.into_iter().map(rule).collect()
+        parse(text).map(rule).collect()
     }
 
     /// The line of the first rule that allows it; as the gateway does, with machines by their CIDs.
@@ -223,7 +221,7 @@ mod tests {
             other => other,
         };
         let found = rules.iter().find(|rule| rule.allows(who, &asked))?;
-        Some(found.place.to_string())
+        Some(found.place())
     }
 
     #[test]
@@ -350,10 +348,9 @@ mod tests {
                 "the rule names none",
             ),
         ] {
-            let (rules, problems) = parse(&format!("# first\n{line}\n"));
-            assert_eq!(rules, [], "{line}");
-            let [(2, problem)] = &problems[..] else {
-                panic!("{line}: {problems:?}")
+            let text = format!("# first\n{line}\n");
+            let [Err((2, problem))] = &parse(&text).collect::<Vec<_>>()[..] else {
+                panic!("{line}")
             };
             assert!(problem.contains(words), "{line}: {problem}");
         }
@@ -374,9 +371,8 @@ mod tests {
             ("web bd:1", 1),
             ("hy,web 4:1 bd.vsock:1 dd:1", 3),
         ] {
-            let (mut rules, _) = parse(text);
-            let rule = rules.remove(0);
-            let (rule, unknown) = with_names(|names| rule.resolve("x:1".into(), names));
+            let rule = parse(text).next().unwrap().unwrap();
+            let (rule, unknown) = with_names(|names| rule.resolve("x".into(), names));
             assert_eq!(unknown.len(), count, "{text}");
             let found = allowed(&[rule], 3, "4.vsock:1");
             assert_eq!(found.is_some(), text.starts_with("hy"), "{text}");

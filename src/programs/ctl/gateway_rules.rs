@@ -61,7 +61,7 @@ fn explain(rules: &Rules, who: Option<Who>, to: Option<&Endpoint>) -> Result<Str
     let mut text = String::new();
     for rule in rules.iter().filter(is_meant).take(most) {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "{}: {}", rule.place, rule.text());
+        let _ = writeln!(text, "{}: {}", rule.place(), rule.text());
     }
     if !text.is_empty() {
         return Ok(text);

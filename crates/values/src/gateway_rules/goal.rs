@@ -19,7 +19,7 @@ const FIRST_GUEST: u32 = 3;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Goal {
     place: Place,
-    ports: Vec<RangeInclusive<u16>>,
+    ports: Box<[RangeInclusive<u16>]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,9 +184,9 @@ fn other_form(word: &str) -> Option<String> {
     }
 }
 
-fn read_ports(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
+fn read_ports(text: &str) -> Option<Box<[RangeInclusive<u16>]>> {
     if text == "*" {
-        return Some(vec![1..=u16::MAX]);
+        return Some([1..=u16::MAX].into());
     }
     let port = |text: &str| decimal::<u16>(text).filter(|&port| port != 0);
     let range = |item: &str| match item.split_once('-') {
