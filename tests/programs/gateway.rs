@@ -550,6 +550,17 @@ fn vsockctl_tells_which_rule_lets_a_machine_go_somewhere() {
         ),
         (&["--to", "db"], 2, "the port is missing"),
         (&["--to", "nobody:1"], 2, "no machine is named \"nobody\""),
+        (
+            &["--to", "db:x"],
+            2,
+            "\"db:x\" is not a valid destination: the port",
+        ),
+        (
+            &["--to", "d b:1"],
+            2,
+            "\"d b:1\" is not a valid destination",
+        ),
+        (&["--to", "db -> web"], 2, "\"db -> web\" is not a valid"),
         (&["--load"], 2, "cannot be used with"),
     ] {
         let (code, said) = explained(rules, more);

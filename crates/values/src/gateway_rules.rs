@@ -23,6 +23,8 @@ pub const VARIABLE: &str = "VSOCK_BRIDGE_RULES";
 pub const PATH: &str = "/etc/vsock-bridge/gateway.conf";
 /// The word at the end of a rule whose machines see who comes.
 const AS_PEER: &str = "as-peer";
+/// What others write between who and where.
+const ARROWS: [&str; 7] = ["->", "=>", "→", ">", "=", ":", "to"];
 /// More of them, in `*.conf`.
 pub const FOLDER: &str = "/etc/vsock-bridge/gateway.conf.d";
 
@@ -60,6 +62,8 @@ pub struct ResolvedRule {
 
 /// Reads line by line; what is wrong with one is told with its number, from 1.
 pub fn parse(text: &str) -> impl Iterator<Item = Result<Rule, (usize, String)>> + '_ {
+    // Some editors write a mark for UTF-8.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     text.lines().enumerate().filter_map(|(index, line)| {
         let rule = read_line(without_comment(line), index + 1);
         rule.map_err(|problem| (index + 1, problem)).transpose()
@@ -86,6 +90,13 @@ fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
     let is_as_peer = words.last() == Some(&AS_PEER);
     if is_as_peer {
         words.pop();
+    }
+    if words.first().is_some_and(|word| ARROWS.contains(word)) {
+        return Err(format!(
+            "only spaces stand between who and where: write {} {}",
+            who.text(),
+            words.get(1).unwrap_or(&"db:5432")
+        ));
     }
     if words.contains(&AS_PEER) {
         return Err(format!("{AS_PEER} stands once, at the end of the line"));
@@ -339,7 +350,19 @@ mod tests {
             ("web 1:22", "host:PORT"),
             ("web 9-5:22", "nor the name"),
             ("web vsock:4:22", "write 4:22"),
-            ("web db:1 as-pear", "the port is missing"),
+            ("web db:1 as-pear", "did you mean as-peer?"),
+            ("web db:1 AS_PEER", "did you mean as-peer?"),
+            ("web db:1 aspeers", "did you mean as-peer?"),
+            ("web db:1 cache", "write cache:PORT"),
+            ("web -> db:5432", "write web db:5432"),
+            ("web => db", "write web db"),
+            ("web to db:1", "write web db:1"),
+            ("web ->", "write web db:5432"),
+            ("web ssh://db", "write db:22"),
+            ("web ssh://root@db/", "write db:22"),
+            ("web tcp://db:5432", "write db:5432"),
+            ("web redis://[2001:db8::1]/0", "write [2001:db8::1]:6379"),
+            ("web gopher://db", "write db:PORT"),
             ("web as-peer", "where web may go is missing"),
             ("web as-peer db:1", "at the end"),
             ("web db:1 as-peer as-peer", "at the end"),
@@ -354,6 +377,12 @@ mod tests {
             };
             assert!(problem.contains(words), "{line}: {problem}");
         }
+    }
+
+    #[test]
+    fn a_mark_for_utf_8_is_no_part_of_the_first_rule() {
+        let rules = rules("\u{feff}web db:5432\n");
+        assert_eq!(allowed(&rules, 3, "db.vsock:5432").as_deref(), Some("x:1"));
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::gateway;
 use crate::gateway::rules::{Rules, Source};
 use crate::gateway_rules::{ResolvedRule, Who};
+use crate::invalid::Invalid;
 use crate::known::Known;
 use crate::names::{GivenNames, Machine};
 use crate::vsock::Cid;
@@ -81,7 +82,8 @@ fn destination(text: &str, names: &Known<'_>) -> Result<Endpoint> {
         Some((machine, port)) => asked::authority(&format!("{machine}.vsock:{port}")),
         None => asked::authority(text),
     };
-    match asked? {
+    // What is wrong is told of what was typed.
+    match asked.map_err(|problem| Invalid::new(problem.what, text, problem.hint))? {
         Endpoint::VsockName { name, port } => {
             let place = names.endpoint(&name, port)?;
             Ok(gateway::seen_from_inside(place, is_own_cid))

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
+use super::AS_PEER;
 use crate::asked;
 use crate::endpoint::Endpoint;
 use crate::invalid::Invalid;
@@ -62,9 +63,12 @@ impl Goal {
             .rsplit_once(':')
             .filter(|(_, ports)| !ports.ends_with(']'));
         let Some((place, ports)) = parts else {
-            return Err(fail(format!(
-                "the port is missing: write {word}:PORT, or {word}:* for every port"
-            )));
+            return Err(fail(match is_nearly(word, AS_PEER) {
+                true => format!("did you mean {AS_PEER}? A place has ports: {word}:PORT"),
+                false => {
+                    format!("the port is missing: write {word}:PORT, or {word}:* for every port")
+                }
+            }));
         };
         let wrong_ports = || fail("expected ports such as 443, 80,443, 8000-8100 or *".to_owned());
         let ports = read_ports(ports).ok_or_else(wrong_ports)?;
@@ -161,16 +165,11 @@ impl Goal {
 
 /// Says how to write what has the form of something else.
 fn other_form(word: &str) -> Option<String> {
+    if let Some((scheme, rest)) = word.split_once("://") {
+        return Some(of_url(scheme, rest));
+    }
     let (scheme, rest) = word.split_once(':')?;
     match scheme {
-        "http" | "https" => {
-            let host = rest.trim_matches('/').split('/').next()?;
-            let port = if scheme == "http" { 80 } else { 443 };
-            Some(match host.contains(':') {
-                true => host.to_owned(),
-                false => format!("{host}:{port}"),
-            })
-        }
         "vsock" if rest.contains(':') => Some(rest.to_owned()),
         "*" => Some(format!(
             "*.vsock:{rest} for every machine, or name the hosts"
@@ -182,6 +181,38 @@ fn other_form(word: &str) -> Option<String> {
             Some(format!("[{address}/{bits}]:PORT"))
         }
     }
+}
+
+/// Returns host and port of a URL.
+fn of_url(scheme: &str, rest: &str) -> String {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let has_port = (host.rsplit_once(':')).is_some_and(|(_, port)| !port.contains(']'));
+    let port = match scheme.to_ascii_lowercase().as_str() {
+        _ if has_port => return host.to_owned(),
+        "http" | "ws" => "80",
+        "https" | "wss" => "443",
+        "ssh" | "sftp" | "git+ssh" => "22",
+        "git" => "9418",
+        "ldap" => "389",
+        "mysql" => "3306",
+        "postgres" | "postgresql" => "5432",
+        "redis" => "6379",
+        _ => "PORT",
+    };
+    format!("{host}:{port}")
+}
+
+/// Returns whether two words differ in the middle alone, by one or two letters, or in hyphens and capital letters.
+fn is_nearly(word: &str, meant: &str) -> bool {
+    let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
+    let (word, meant) = (plain(word), plain(meant));
+    let same = |(one, other): &(u8, u8)| one == other;
+    let begin = word.bytes().zip(meant.bytes()).take_while(same).count();
+    let end = (word.bytes().rev().zip(meant.bytes().rev()))
+        .take_while(same)
+        .count();
+    begin + end + 2 >= word.len().max(meant.len())
 }
 
 fn read_ports(text: &str) -> Option<Box<[RangeInclusive<u16>]>> {
