@@ -179,21 +179,42 @@ pub(crate) fn forget(name: &str) {
     send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-/// Sends what another machine has said, in lines, as the word of this process.
-pub(crate) fn pass_on(lines: &str) -> Result<(), Errno> {
-    transmit_lines(lines, &[])
+/// Whoever listens, for messages that are told without a wait.
+#[derive(Debug)]
+pub(crate) struct Manager(OwnedFd);
+
+impl Manager {
+    /// Finds whoever listens now; none if nobody does.
+    pub(crate) fn connect() -> Result<Option<Manager>, Errno> {
+        Ok(connected()?.map(Manager))
+    }
+
+    /// Sends a message, in lines.
+    ///
+    /// Errors: `EAGAIN` where there is no room for it yet.
+    pub(crate) fn tell(&self, lines: &str) -> Result<(), Errno> {
+        sys::send_packet(self.0.as_fd(), lines.as_bytes(), &[])
+    }
+
+    /// Returns what can be written to when there is room.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Sends one message to whoever listens; nothing when nobody does.
 fn transmit(messages: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let lines: String = messages.iter().map(|line| format!("{line}\n")).collect();
-    transmit_lines(&lines, descriptors)
+    match connected()? {
+        Some(socket) => sys::send_packet_in_time(socket.as_fd(), lines.as_bytes(), descriptors),
+        None => Ok(()),
+    }
 }
 
-/// sd_notify itself knows no abstract names.
-fn transmit_lines(lines: &str, descriptors: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+/// Returns a socket to whoever listens. sd_notify itself knows no abstract names.
+fn connected() -> Result<Option<OwnedFd>, Errno> {
     let Some(name) = std::env::var_os(VARIABLE) else {
-        return Ok(());
+        return Ok(None);
     };
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Datagram, flags, None)?;
@@ -201,7 +222,7 @@ fn transmit_lines(lines: &str, descriptors: &[BorrowedFd<'_>]) -> Result<(), Err
         [b'@', name @ ..] => sys::connect(socket.as_fd(), &UnixAddr::new_abstract(name)?)?,
         _ => unix_path::connect(socket.as_fd(), Path::new(&name))?,
     }
-    sys::send_packet_in_time(socket.as_fd(), lines.as_bytes(), descriptors)
+    Ok(Some(socket))
 }
 
 fn send(messages: &[NotifyState<'_>]) {

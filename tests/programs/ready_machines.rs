@@ -114,6 +114,59 @@ fn silent_connections_hold_nobody_up() {
     assert_eq!(machine.manager.next(), "READY=1\n");
 }
 
+/// The queue of a service manager that is busy is full after some messages.
+#[test]
+fn a_service_manager_without_room_holds_nobody_up_and_hears_all_later() {
+    let machine = Machine::new(&[]);
+    let others = machine.manager.fill();
+    for text in ["READY=1", "STATUS=up", "STATUS=and running"] {
+        wait_for_the_end(machine.say(text));
+    }
+    for _ in 0..others {
+        machine.manager.next();
+    }
+    for text in ["READY=1\n", "STATUS=up\n", "STATUS=and running\n"] {
+        assert_eq!(machine.manager.next(), text);
+    }
+}
+
+#[test]
+fn who_makes_room_for_others_has_been_heard() {
+    let machine = Machine::new(&[]);
+    let own = machine.program.pid();
+    let children = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap();
+    let listener = nix::unistd::Pid::from_raw(children.trim().parse().unwrap());
+    let signal = |signal| nix::sys::signal::kill(listener, signal).unwrap();
+    // All are there when it looks, so that each is heard beside the others.
+    signal(nix::sys::signal::Signal::SIGSTOP);
+    let text = |number| format!("STATUS={number}\n");
+    let streams = (0..60).map(|number| machine.say(&text(number)));
+    let streams = Vec::from_iter(streams);
+    signal(nix::sys::signal::Signal::SIGCONT);
+    let mut heard: Vec<String> = streams.iter().map(|_| machine.manager.next()).collect();
+    heard.sort();
+    let mut said: Vec<String> = (0..60).map(text).collect();
+    said.sort();
+    assert_eq!(heard, said);
+}
+
+#[test]
+fn a_machine_that_is_ready_without_end_fills_no_log() {
+    let mut machine = Machine::new(&[]);
+    for _ in 0..100 {
+        wait_for_the_end(machine.say("READY=1"));
+        machine.manager.next();
+    }
+    machine.program.signal(nix::sys::signal::Signal::SIGTERM);
+    machine.program.exit_code();
+    let lines = machine.program.log.iter();
+    let count = lines
+        .filter(|line| line.contains("the machine is ready"))
+        .count();
+    // Those of two times of 5 seconds, if it took that long.
+    assert!((1..=20).contains(&count), "{count}");
+}
+
 #[test]
 fn who_listens_ends_with_the_monitor_and_the_next_takes_its_place() {
     let mut machine = Machine::new(&["--listen-mode", "0660"]);

@@ -15,16 +15,17 @@ use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::gate::{Gate, PeerKey, Refusal};
 use crate::listen::FIRST_FREE_PORT;
-use crate::logging::rate_limit::PeerRateLimit;
+use crate::logging::rate_limit::{PeerRateLimit, RateLimit};
 use crate::peer::{Destination, Peer, endpoint};
 use crate::stream::{Listener, Stream};
 use crate::sys;
 
+use super::telling::Telling;
 use super::words::Words;
 
 /// Bytes of the longest message, as of sd_notify(3) (NOTIFY_BUFFER_MAX in systemd).
 const MESSAGE_BYTES_MAX: usize = 4096;
-/// How many are heard at once; the oldest makes room.
+/// How many are heard at once; the oldest that has said nothing makes room, or else the oldest.
 const SPEAKERS_MAX: usize = 32;
 /// How long the first byte may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +42,10 @@ pub(super) struct Hearing {
     gate: Gate,
     words: Words,
     speakers: Vec<Speaker>,
+    telling: Telling,
     refusals: PeerRateLimit<PeerKey>,
+    /// For lines that say that it is ready, which it may do without end.
+    readiness: RateLimit,
 }
 
 /// Somebody who has connected.
@@ -70,33 +74,39 @@ impl Hearing {
             gate,
             words,
             speakers: Vec::new(),
+            telling: Telling::new(),
             refusals: PeerRateLimit::new(10, 0),
+            readiness: RateLimit::new(10),
         }
     }
 
     /// Passes on what the machine says, for ever.
     ///
     /// Errors: a kernel that does not wait.
-    pub(super) fn run(mut self, pass_on: impl Fn(&str)) -> Result<Infallible> {
+    pub(super) fn run(mut self) -> Result<Infallible> {
         log::debug!("listening on {}", self.listener.local());
         loop {
             let ready = self.wait().map_err(Error::system("wait for the machine"))?;
             let now = Moment::now();
-            self.hear(&ready[1..], now, &pass_on);
+            self.telling.go_on(now);
+            self.hear(&ready[1..], now);
             if ready[0] {
                 self.accept(now);
             }
         }
     }
 
-    /// Waits for something to happen; returns whether the listener, and each speaker, has something.
+    /// Waits for something to happen; returns whether the listener, and each speaker after it, has something.
     fn wait(&self) -> Result<Vec<bool>, Errno> {
         let sources = std::iter::once(self.listener.as_fd());
         let sources = sources.chain(self.speakers.iter().map(|speaker| speaker.stream.input()));
         let mut sources: Vec<PollFd<'_>> = sources
             .map(|source| PollFd::new(source, PollFlags::POLLIN))
             .collect();
-        let deadline = self.speakers.iter().map(|speaker| speaker.deadline).min();
+        let room = self.telling.descriptor();
+        sources.extend(room.map(|room| PollFd::new(room, PollFlags::POLLOUT)));
+        let deadlines = self.speakers.iter().map(|speaker| speaker.deadline);
+        let deadline = deadlines.chain(self.telling.deadline()).min();
         match poll(&mut sources, timeout(deadline)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
@@ -106,7 +116,7 @@ impl Hearing {
     }
 
     /// Reads what has come, and lets go of whoever has finished.
-    fn hear(&mut self, ready: &[bool], now: Moment, pass_on: &impl Fn(&str)) {
+    fn hear(&mut self, ready: &[bool], now: Moment) {
         let mut ready = ready.iter();
         let mut finished = Vec::new();
         self.speakers.retain_mut(|speaker| {
@@ -118,16 +128,19 @@ impl Hearing {
             }
             false
         });
-        // The streams are closed by now: passing on may take its time.
         for (peer, message) in finished {
-            let lines = self.words.of(&message);
-            if Words::say_ready(&lines) {
-                log::info!("the machine is ready");
-            }
-            if !lines.is_empty() {
-                log::debug!("{peer} says {:?}", lines.trim_end());
-                pass_on(&lines);
-            }
+            self.pass_on(&peer, &message, now);
+        }
+    }
+
+    fn pass_on(&mut self, peer: &Peer, message: &[u8], now: Moment) {
+        let lines = self.words.of(message);
+        if Words::say_ready(&lines) && self.readiness.admit(now).is_some() {
+            log::info!("the machine is ready");
+        }
+        if !lines.is_empty() {
+            log::debug!("{peer} says {:?}", lines.trim_end());
+            self.telling.tell(lines, now);
         }
     }
 
@@ -148,15 +161,27 @@ impl Hearing {
             }
             return;
         }
-        if self.speakers.len() == SPEAKERS_MAX {
-            self.speakers.remove(0);
-        }
+        self.make_room(now);
         self.speakers.push(Speaker {
             stream,
             peer,
             message: Vec::new(),
             deadline: now + PATIENCE,
         });
+    }
+
+    /// Lets somebody go where there are too many; what it has said by now counts.
+    fn make_room(&mut self, now: Moment) {
+        if self.speakers.len() < SPEAKERS_MAX {
+            return;
+        }
+        let is_silent = |speaker: &Speaker| speaker.message.is_empty();
+        let silent = self.speakers.iter().position(is_silent);
+        let mut speaker = self.speakers.remove(silent.unwrap_or(0));
+        match speaker.listen(true, now) {
+            Heard::Nothing(why) => log::debug!("nothing heard from {}: {why}", speaker.peer),
+            Heard::More | Heard::All => self.pass_on(&speaker.peer, &speaker.message, now),
+        }
     }
 
     /// Decides whether it is the machine, and its PID 1: that has a port for which a privilege is needed (sd_notify(3)).

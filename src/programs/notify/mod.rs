@@ -6,6 +6,7 @@
 
 mod address;
 mod hearing;
+mod telling;
 mod words;
 
 use std::convert::Infallible;
@@ -179,12 +180,5 @@ fn hear(hearing: Hearing) -> Result<Infallible> {
             notify::VARIABLE
         );
     }
-    hearing.run(|lines| {
-        if let Err(errno) = notify::pass_on(lines) {
-            log::warn!(
-                "cannot tell the service manager what the machine says: {}",
-                errno.desc()
-            );
-        }
-    })
+    hearing.run()
 }

@@ -68,6 +68,14 @@ impl Notifications {
         }
     }
 
+    /// Sends messages until there is no room for more; returns how many there are.
+    pub fn fill(&self) -> usize {
+        let sender = UnixDatagram::unbound().unwrap();
+        sender.connect(&self.path).unwrap();
+        sender.set_nonblocking(true).unwrap();
+        (0..).find(|_| sender.send(b"FILLER=1").is_err()).unwrap()
+    }
+
     /// Waits for the next message.
     pub fn next(&self) -> String {
         let mut bytes = [0; 4096];
