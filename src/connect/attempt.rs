@@ -323,7 +323,7 @@ impl Attempt {
             }
             _ => match Handshake::towards(address, dialer) {
                 Some(handshake) => {
-                    let deadline = self.share(dialer, since);
+                    let deadline = self.share(dialer, since) + handshake.allowance(dialer.timeout);
                     self.state = State::Handshaking {
                         stream,
                         handshake,
@@ -347,7 +347,7 @@ impl Attempt {
     ) -> Result<Step> {
         let address = self.address(dialer);
         if now >= self.answer_due(dialer, deadline) {
-            return Err(address.silence(dialer.timeout));
+            return Err(handshake.silence(address, dialer.timeout));
         }
         if handshake.advance(&stream, address)? {
             if let Some(caller) = &self.caller {

@@ -1,5 +1,7 @@
 //! What is said on a stream before it leads to the target: the line of hybrid vsock, or the request for a tunnel.
 
+use std::time::Duration;
+
 use nix::errno::Errno;
 
 use super::Dialer;
@@ -7,6 +9,9 @@ use super::address::Address;
 use crate::error::{Error, Result};
 use crate::stream::Stream;
 use crate::{mux, tunnel};
+
+/// What a gateway needs beyond its own time to say that a machine is silent, on a busy machine.
+const GATEWAY_ALLOWANCE: Duration = Duration::from_secs(2);
 
 /// Words each way, and how far they have come.
 #[derive(Debug)]
@@ -32,6 +37,30 @@ impl Handshake {
             }
             Address::Tunnel { asked, .. } => tunnel::Handshake::new(asked).map(Handshake::Tunnel),
             _ => None,
+        }
+    }
+
+    /// Returns how much longer the answer may take than the target has time: a gateway says that a machine is silent once its
+    /// own time for that is over, which is as long by default.
+    pub(super) fn allowance(&self, timeout: Duration) -> Duration {
+        match self {
+            Handshake::Mux(_) => Duration::ZERO,
+            Handshake::Tunnel(_) => timeout.min(GATEWAY_ALLOWANCE),
+        }
+    }
+
+    /// Says what no answer within that time means.
+    pub(super) fn silence(&self, address: &Address, timeout: Duration) -> Error {
+        match self {
+            Handshake::Mux(_) => address.silence(timeout),
+            Handshake::Tunnel(_) => Error::Tunnel {
+                target: Box::new(address.endpoint()),
+                problem: format!(
+                    "it was reached, and has not said within {:?} whether the machine answers",
+                    timeout + self.allowance(timeout)
+                ),
+                is_final: false,
+            },
         }
     }
 
