@@ -145,7 +145,16 @@ fn address(kind: u8, bytes: &[u8]) -> Result<Option<Address>, String> {
     let port = u16::from_be_bytes([high, low]);
     let text = match kind {
         3 => match std::str::from_utf8(host) {
-            Ok(text) => text.to_owned(),
+            // As reqwest and hyper have sent IPv6 addresses: in brackets, as in a URL.
+            Ok(text) => {
+                let address = text
+                    .strip_prefix('[')
+                    .and_then(|text| text.strip_suffix(']'));
+                address
+                    .filter(|text| text.contains(':'))
+                    .unwrap_or(text)
+                    .to_owned()
+            }
             Err(_) => {
                 return Ok(Some((
                     Err("the name of the host is no text".to_owned()),
@@ -203,6 +212,7 @@ mod tests {
             (named(b"db.vsock", 5432), "vsock:db:5432"),
             (named(b"127.0.0.1", 1), "127.0.0.1:1"),
             (named(b"::ffff:10.0.0.1", 1), "10.0.0.1:1"),
+            (named(b"[::1]", 80), "[::1]:80"),
         ] {
             let with_more = [&request[..], b"more"].concat();
             let Step::Asked(found) = after_greeting(&with_more) else {
@@ -252,6 +262,8 @@ mod tests {
             (&named(b"", 80), Code::Failed, "nor the name"),
             (&named(&long, 80), Code::Failed, "nor the name"),
             (&named(b"a\0b.example", 80), Code::Failed, "nor the name"),
+            (&named(b"[a.example]", 80), Code::Failed, "nor the name"),
+            (&named(b"[::1", 80), Code::Failed, "nor the name"),
             (&named(b"\xff\xfe", 80), Code::Failed, "no text"),
             (
                 &named("bücher.example".as_bytes(), 80),
