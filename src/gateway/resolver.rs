@@ -60,6 +60,7 @@ struct State {
     /// How many threads each machine has.
     busy: HashMap<Who, usize>,
     threads: usize,
+    /// Threads that have nothing to do, or were woken and have taken nothing yet.
     idle: usize,
     /// Whose answers have come.
     answered: Vec<u64>,
@@ -98,7 +99,7 @@ impl Resolver {
         });
         let mut state = self.shared.lock();
         state.put(who, question.clone())?;
-        if state.idle == 0 && state.threads < THREADS_MAX {
+        if state.needs_a_thread() {
             state.threads += 1;
             drop(state);
             self.start();
@@ -157,7 +158,7 @@ impl Shared {
                 let (guard, waited) = waited.unwrap_or_else(PoisonError::into_inner);
                 state = guard;
                 state.idle -= 1;
-                if waited.timed_out() && !state.has_some() {
+                if waited.timed_out() && state.takeable() == 0 {
                     break;
                 }
                 continue;
@@ -195,21 +196,26 @@ impl State {
         Some(())
     }
 
-    /// Returns whether a machine that is not at its limit waits.
-    fn has_some(&self) -> bool {
-        self.queues.iter().any(|(who, _)| self.may(*who))
+    /// Returns how many questions could be taken at once.
+    fn takeable(&self) -> usize {
+        let of_one = |(who, queue): &(Who, VecDeque<_>)| queue.len().min(self.left_to(*who));
+        self.queues.iter().map(of_one).sum()
     }
 
-    fn may(&self, who: Who) -> bool {
-        self.busy
-            .get(&who)
-            .is_none_or(|&count| count < THREADS_OF_ONE)
+    /// Returns whether there is more to do than threads that have nothing to do.
+    fn needs_a_thread(&self) -> bool {
+        self.takeable() > self.idle && self.threads < THREADS_MAX
+    }
+
+    /// Returns how many threads more a machine may have.
+    fn left_to(&self, who: Who) -> usize {
+        THREADS_OF_ONE - self.busy.get(&who).copied().unwrap_or_default()
     }
 
     /// Takes the next question of the machine whose turn it is, which is then the last one.
     fn take(&mut self) -> Option<(Who, Arc<Question>)> {
         loop {
-            let place = self.queues.iter().position(|(who, _)| self.may(*who))?;
+            let place = (self.queues.iter()).position(|(who, _)| self.left_to(*who) > 0)?;
             let (who, mut queue) = self.queues.remove(place)?;
             let question = queue.pop_front();
             if !queue.is_empty() {
@@ -274,9 +280,32 @@ mod tests {
             state.put(who, question.clone()).unwrap();
         }
         assert_eq!(taken(&mut state), [0, 10, 1, 11]);
-        assert!(!state.has_some());
+        assert_eq!(state.takeable(), 0);
         state.leave(guest(3));
         assert_eq!(taken(&mut state), [2]);
+    }
+
+    /// One that was woken is idle until it takes what it was woken for, and takes one question alone.
+    #[test]
+    fn each_question_has_a_thread_while_there_are_any() {
+        let mut state = State {
+            threads: 1,
+            idle: 1,
+            ..State::default()
+        };
+        let all: Vec<_> = (0..3).map(question).collect();
+        for (question, needs_more) in all.iter().zip([false, true, true]) {
+            // A third question of one machine has to wait, and has no thread.
+            state.put(guest(3), question.clone()).unwrap();
+            assert_eq!(state.needs_a_thread(), needs_more, "{}", question.asker);
+        }
+        state.idle = 2;
+        assert!(!state.needs_a_thread());
+        let other = question(3);
+        state.put(guest(4), other.clone()).unwrap();
+        assert!(state.needs_a_thread());
+        state.threads = THREADS_MAX;
+        assert!(!state.needs_a_thread());
     }
 
     #[test]
