@@ -136,9 +136,12 @@ impl Gateway {
             let hint = match asked {
                 // Whoever asks for the host means the host.
                 Endpoint::Vsock(addr) if is_here && addr.cid != Some(Cid::HOST) => {
-                    ", which is this machine itself, `host` in a rule"
+                    ", which is this machine itself, `host` in a rule".to_owned()
                 }
-                _ => "",
+                Endpoint::TcpName { name, port } if !name.contains('.') => {
+                    format!(", a host outside; a machine is asked for as {name}.vsock:{port}")
+                }
+                _ => String::new(),
             };
             let (files, who) = (rules.files(), name(who));
             format!("no rule of {files} lets {who} reach {asked}{hint}")
@@ -353,6 +356,10 @@ mod tests {
             gateway.decide(guest(3), &asked, is_own).unwrap_err(),
             "no rule of gateway.conf lets CID 3 reach vsock:4:22, which is this machine itself, `host` in a rule"
         );
+        let asked = asked::authority("db:24").unwrap();
+        let refusal = gateway.decide(guest(3), &asked, is_own).unwrap_err();
+        let hint = "reach db:24, a host outside; a machine is asked for as db.vsock:24";
+        assert!(refusal.ends_with(hint), "{refusal}");
         let asked = asked::authority("4.vsock:26").unwrap();
         let (_, allowed) = gateway.decide(guest(3), &asked, is_own).unwrap();
         assert!(matches!(allowed.way, Way::Here(_)));
