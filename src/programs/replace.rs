@@ -20,10 +20,7 @@ const COPY: &str = "copy the descriptor of the connected socket";
 ///
 /// Errors: [`Error::Usage`] for a program without a name, and for a number that this process may not have.
 pub(super) fn check(number: Option<i32>, command: &[OsString]) -> Result<()> {
-    if command.first().is_some_and(|name| name.is_empty()) {
-        let problem = "`--exec`: the name of the program is empty; was a variable of the shell?";
-        return Err(Error::Usage(problem.to_owned()));
-    }
+    expect_name("--exec", command)?;
     // Without a limit to be found the kernel has the last word.
     let (limit, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((u64::MAX, u64::MAX));
     match number.and_then(|number| u64::try_from(number).ok()) {
@@ -33,6 +30,30 @@ pub(super) fn check(number: Option<i32>, command: &[OsString]) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// Checks that a program that is to be run has a name. `argument`: which argument it is.
+///
+/// Errors: [`Error::Usage`].
+pub(super) fn expect_name(argument: &str, command: &[OsString]) -> Result<()> {
+    match command.first().is_some_and(|name| name.is_empty()) {
+        true => Err(Error::Usage(format!(
+            "`{argument}`: the name of the program is empty; was a variable of the shell?"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// Reads the number of a descriptor that a program may have besides its standard ones.
+pub(super) fn parse_number(text: &str) -> Result<i32> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (3..1024).contains(number));
+    number.ok_or_else(|| {
+        let hint = "expected one from 3 to 1023; below are standard input, output and error";
+        Error::invalid("number of a descriptor", text, hint)
+    })
 }
 
 /// Runs a program in the place of this one. The socket is its standard input and output, or its descriptor with that

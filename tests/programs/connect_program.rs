@@ -433,8 +433,18 @@ fn a_program_that_is_not_there_exits_255_with_one_line() {
 fn a_descriptor_that_cannot_be_the_socket_exits_2_with_one_line() {
     let listener = Place::listening(Kind::Unix);
     for (arguments, word) in [
-        (&["--fd", "2", "--exec", "true"][..], "2"),
-        (&["--fd", "x", "--exec", "true"], "x"),
+        (
+            &["--fd", "2", "--exec", "true"][..],
+            "--fd: \"2\" is not a valid number of a descriptor: expected one from 3 to 1023",
+        ),
+        (
+            &["--fd", "1024", "--exec", "true"],
+            "expected one from 3 to 1023",
+        ),
+        (
+            &["--fd", "x", "--exec", "true"],
+            "expected one from 3 to 1023",
+        ),
         (&["--fd", "3"], "--exec"),
         (&["--fdpass", "--exec", "true"], "--fdpass"),
         (&["--exec"], "--exec"),

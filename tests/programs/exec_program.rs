@@ -97,6 +97,13 @@ fn what_cannot_be_run_is_one_line_and_no_clean_end() {
         "vsock-exec: cannot run /nonexistent/program: No such file or directory (os error 2)";
     assert_eq!(program.log, [line]);
     assert_eq!(peer.read(&mut [0]).ok(), None);
+    let (mut peer, accepted) = connected(Kind::Tcp6);
+    let mut program = exec(accepted).arguments(&["--", ""]).start();
+    assert_eq!(program.exit_code(), 2);
+    let line =
+        "vsock-exec: `COMMAND`: the name of the program is empty; was a variable of the shell?";
+    assert_eq!(program.log, [line]);
+    assert_eq!(peer.read(&mut [0]).ok(), None);
 }
 
 #[test]

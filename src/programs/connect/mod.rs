@@ -83,7 +83,7 @@ pub struct Arguments {
         long,
         value_name = "NUMBER",
         requires = "exec",
-        value_parser = clap::value_parser!(i32).range(3..1024)
+        value_parser = replace::parse_number
     )]
     fd: Option<i32>,
     /// Try again for that long until the machine answers.

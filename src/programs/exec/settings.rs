@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::known::Known;
 use crate::prefix::Prefix;
 use crate::programs::bridge::variables::Variables;
+use crate::programs::replace::expect_name;
 use crate::this_machine;
 
 /// What holds for a connection.
@@ -75,6 +76,7 @@ fn command(
     local: &Endpoint,
 ) -> Result<(Vec<OsString>, String)> {
     if !arguments.command.is_empty() {
+        expect_name("COMMAND", &arguments.command)?;
         return Ok((arguments.command.clone(), String::new()));
     }
     let missing = |port| {
