@@ -234,6 +234,37 @@ fn what_cannot_be_is_one_line() {
             2,
             "write vsock-stream::9003",
         ),
+        (
+            &[
+                "--listen",
+                "vsock-stream::9003",
+                "--allow-cid",
+                "any",
+                "true",
+            ],
+            2,
+            "`--allow-cid any` would have every machine say",
+        ),
+        (
+            &["--listen", &free, "--allow-cid", "3", "true"],
+            2,
+            "`--allow-cid` is for vsock",
+        ),
+        (
+            &["--listen", &free, "--ready-when", "", "true"],
+            2,
+            "--ready-when: \"\" is not a valid target: expected one of the guest's systemd",
+        ),
+        (
+            &["--listen", &free, "--ready-when", "ssh-access", "true"],
+            2,
+            "such as ssh-access.target",
+        ),
+        (
+            &["--listen", &free, ""],
+            2,
+            "`COMMAND`: the name of the program is empty",
+        ),
         (&["--listen", &free], 2, "COMMAND"),
         (&["true"], 2, "--listen"),
         (

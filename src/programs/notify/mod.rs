@@ -28,6 +28,7 @@ use crate::known::Known;
 use crate::listen;
 use crate::notify;
 use crate::programs::options::parse_mode;
+use crate::programs::replace;
 use crate::stream::Listener;
 use crate::sys;
 
@@ -65,7 +66,7 @@ pub struct Arguments {
     /// Be ready with a target of the guest: ssh-access.target.
     ///
     /// The unit is ready when the guest's systemd has reached this target of its own, and not when all has started.
-    #[arg(long, value_name = "TARGET")]
+    #[arg(long, value_name = "TARGET", value_parser = parse_target)]
     ready_when: Option<String>,
     /// Permissions of a unix socket.
     ///
@@ -107,6 +108,7 @@ enum Role {
 ///
 /// Errors: [`Error::Usage`] where it is not said which machine may speak; [`Error::Listen`]; a kernel that makes no process.
 pub fn split(arguments: Arguments) -> Result<Part> {
+    replace::expect_name("COMMAND", &arguments.command)?;
     let allowed = allowed(arguments.allow_cid.as_ref(), &arguments.listen)?;
     let mode = arguments.listen_mode;
     let (endpoint, kind) = (arguments.listen.endpoint, arguments.listen.kind);
@@ -131,12 +133,30 @@ pub fn split(arguments: Arguments) -> Result<Part> {
 
 /// Reads who may speak; over a unix socket whoever may write to it.
 fn allowed(list: Option<&AllowList>, address: &Address) -> Result<AllowedCids> {
-    match list {
-        Some(list) => Ok(list.resolve(&Known::now(None))?),
-        None if address.is_vsock() => Err(Error::Usage(
-            "say which machine may speak at that address, e.g. `--allow-cid 3`".to_owned(),
-        )),
-        None => Ok(AllowedCids::any()),
+    let fail = |problem: &str| Err(Error::Usage(problem.to_owned()));
+    match (list, address.is_vsock()) {
+        (Some(list), true) => match list.resolve(&Known::now(None))? {
+            allowed if allowed.is_any() => fail(
+                "`--allow-cid any` would have every machine say that this one is ready: name the one, e.g. `--allow-cid 3`",
+            ),
+            allowed => Ok(allowed),
+        },
+        (None, true) => fail("say which machine may speak at that address, e.g. `--allow-cid 3`"),
+        (Some(_), false) => fail(
+            "`--allow-cid` is for vsock: at a unix socket whoever may write to it is heard, see `--listen-mode`",
+        ),
+        (None, false) => Ok(AllowedCids::any()),
+    }
+}
+
+/// Reads the name of a target, which is all that a guest tells of its units.
+fn parse_target(text: &str) -> Result<String> {
+    match text.strip_suffix(".target") {
+        Some(name) if !name.is_empty() && !text.contains(['/', ' ']) => Ok(text.to_owned()),
+        _ => {
+            let hint = "expected one of the guest's systemd, such as ssh-access.target";
+            Err(Error::invalid("target", text, hint))
+        }
     }
 }
 
