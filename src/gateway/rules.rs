@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use crate::configured;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::gateway_rules::{self, ResolvedRule, Who};
+use crate::gateway_rules::{self, ResolvedRule, Verb, Who};
 use crate::known::Known;
 use crate::names::{self, GivenNames, Names};
 use crate::unusable::Unusable;
@@ -391,6 +391,22 @@ fn explain(error: &Unusable, names: &Known<'_>) -> String {
     else {
         return error.to_string();
     };
+    match gateway_rules::verb(name) {
+        Some(Verb::Allows) => {
+            return format!(
+                "no machine is named {name:?}: every rule allows, without a word for it"
+            );
+        }
+        Some(Verb::Forbids) => {
+            return format!(
+                "no machine is named {name:?}: no rule forbids, what none allows is refused"
+            );
+        }
+        None => {}
+    }
+    if ["all", "everybody", "everyone"].contains(&&**name) {
+        return format!("no machine is named {name:?}, did you mean any?");
+    }
     match names
         .administrators()
         .ok()
@@ -591,16 +607,18 @@ mod tests {
     fn a_machine_that_nobody_knows_is_told_and_the_rest_holds() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("rules");
-        fs::write(&path, "wbe,web db:1 xyzzy:1\n").unwrap();
+        fs::write(&path, "wbe,web db:1 xyzzy:1\ndeny db:1\nall db:1\n").unwrap();
         let (rules, unknown) = (Source::File(path).read(names().as_ref())).unwrap();
         assert_eq!(place(&rules, "vsock:4:1").as_deref(), Some("rules:1"));
         for (line, words) in unknown.iter().zip([
             "rules:1: no machine is named \"wbe\", did you mean web?",
             "rules:1: no machine is named \"xyzzy\": give its CID",
+            "rules:2: no machine is named \"deny\": no rule forbids",
+            "rules:3: no machine is named \"all\", did you mean any?",
         ]) {
             assert!(line.contains(words), "{line}");
         }
-        assert_eq!(unknown.len(), 2);
+        assert_eq!(unknown.len(), 4);
     }
 
     #[test]

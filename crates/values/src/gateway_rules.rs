@@ -85,8 +85,20 @@ fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
     let Some(who) = words.next() else {
         return Ok(None);
     };
-    let who: AllowList = who.parse().map_err(|error| format!("{error}"))?;
     let mut words: Vec<&str> = words.collect();
+    if let (Some(verb), Some((machine, [_, ..]))) = (verb(who), words.split_first()) {
+        // With one word behind it it may be the name of a machine.
+        return Err(match verb {
+            Verb::Allows => format!(
+                "every rule allows, without a word for it: write {}",
+                words.join(" ")
+            ),
+            Verb::Forbids => format!(
+                "no rule forbids: what none allows is refused, so leave the line out, and {machine} out of those that allow it"
+            ),
+        });
+    }
+    let who: AllowList = who.parse().map_err(|error| format!("{error}"))?;
     let is_as_peer = words.last() == Some(&AS_PEER);
     if is_as_peer {
         words.pop();
@@ -121,6 +133,24 @@ fn read_line(line: &str, number: usize) -> Result<Option<Rule>, String> {
         goals,
         is_as_peer,
     }))
+}
+
+/// What the first word of a line means in other programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// `allow`
+    Allows,
+    /// `deny`
+    Forbids,
+}
+
+/// Returns what other programs mean by a word where the machine stands here.
+pub fn verb(word: &str) -> Option<Verb> {
+    match &*word.to_ascii_lowercase() {
+        "allow" | "accept" | "permit" | "pass" => Some(Verb::Allows),
+        "deny" | "drop" | "reject" | "block" | "refuse" => Some(Verb::Forbids),
+        _ => None,
+    }
 }
 
 impl Rule {
@@ -363,6 +393,18 @@ mod tests {
             ("web tcp://db:5432", "write db:5432"),
             ("web redis://[2001:db8::1]/0", "write [2001:db8::1]:6379"),
             ("web gopher://db", "write db:PORT"),
+            ("web *", "every machine is *.vsock:PORT"),
+            ("web any", "every machine is *.vsock:PORT"),
+            ("web any:443", "write *.vsock:443"),
+            ("web =", "only spaces stand between"),
+            ("web //", "nor the name"),
+            ("web example.org/", "nor the name"),
+            ("web localhost:80", "written host:PORT"),
+            ("web db:80:90", "one colon"),
+            ("web tcp:a.example:80", "write a.example:80"),
+            ("web udp:db:53", "UDP does not go through"),
+            ("allow web db:1", "write web db:1"),
+            ("DENY web db:1", "no rule forbids"),
             ("web as-peer", "where web may go is missing"),
             ("web as-peer db:1", "at the end"),
             ("web db:1 as-peer as-peer", "at the end"),

@@ -63,11 +63,14 @@ impl Goal {
             .rsplit_once(':')
             .filter(|(_, ports)| !ports.ends_with(']'));
         let Some((place, ports)) = parts else {
-            return Err(fail(match is_nearly(word, AS_PEER) {
-                true => format!("did you mean {AS_PEER}? A place has ports: {word}:PORT"),
-                false => {
+            return Err(fail(match read_place(word) {
+                _ if is_nearly(word, AS_PEER) => {
+                    format!("did you mean {AS_PEER}? A place has ports: {word}:PORT")
+                }
+                Ok(_) => {
                     format!("the port is missing: write {word}:PORT, or {word}:* for every port")
                 }
+                Err(problem) => problem,
             }));
         };
         let wrong_ports = || fail("expected ports such as 443, 80,443, 8000-8100 or *".to_owned());
@@ -170,8 +173,8 @@ fn other_form(word: &str) -> Option<String> {
     }
     let (scheme, rest) = word.split_once(':')?;
     match scheme {
-        "vsock" if rest.contains(':') => Some(rest.to_owned()),
-        "*" => Some(format!(
+        "vsock" | "tcp" if rest.contains(':') => Some(rest.to_owned()),
+        "*" | "any" | "all" => Some(format!(
             "*.vsock:{rest} for every machine, or name the hosts"
         )),
         _ => {
@@ -241,14 +244,26 @@ fn read_place(text: &str) -> Result<Place, String> {
         return read_network(inside);
     }
     let address = text.split('/').next().unwrap_or_default();
-    if address.parse::<Ipv6Addr>().is_ok() || text.contains(':') {
+    if text.starts_with("udp:") {
+        return Err("UDP does not go through; it is TCP that a rule allows".to_owned());
+    }
+    if text.matches(':').count() == 1 {
+        return Err("a place has one colon, before its ports, as in db:80,443".to_owned());
+    }
+    if text.contains(':') {
         return Err("write the IPv6 address in brackets, e.g. [2001:db8::/32]:443".to_owned());
     }
     if address.parse::<Ipv4Addr>().is_ok() {
         return read_network(text);
     }
+    if ["*", "any", "all"].contains(&text) {
+        return Err("every machine is *.vsock:PORT, and hosts are named".to_owned());
+    }
     if text.contains('*') {
         return read_wildcard(text);
+    }
+    if ["localhost", "localhost."].contains(&text) {
+        return Err("services of this machine are written host:PORT".to_owned());
     }
     if let Some((Some(first), Some(last))) = (text.split_once('-'))
         .map(|(first, last)| (decimal::<u32>(first), decimal::<u32>(last)))
