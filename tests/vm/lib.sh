@@ -110,7 +110,8 @@ spawn() {
     spawned+=($!)
 }
 
-# child COMMAND…: like calling it, but bash handles a signal at once and not when the command is over.
+# child COMMAND…: like calling it, but bash handles a signal at once and not when the command is over. Its output goes to a file:
+# a signal within $(…) waits for the end of that, and bash 5.2 may then take its trap for a part of it.
 child() {
     local status=0
     "$@" <&0 &
@@ -167,8 +168,11 @@ make_payload() {
 
 # make_packages FOLDER: the packages under short names, one of an older version, and for this machine the programs in them.
 make_packages() {
-    local built name
-    built=${VM_PACKAGES:-$(child "$top/packaging/deb")}
+    local built=${VM_PACKAGES-} name
+    if [[ ! $built ]]; then
+        child "$top/packaging/deb" >"$work/package.out"
+        built=$(<"$work/package.out")
+    fi
     for name in vsock-bridge libnss-vsock; do
         cp "$built/$name"_*.deb "$1/$name.deb"
     done
@@ -217,11 +221,12 @@ of_sibling() {
 power_on() {
     local name=$1 device=$2 log=$3 memory=$4 words=$5
     shift 5
+    choose_accelerator
     mkfifo "$work/$name-agent.in" "$work/$name-agent.out"
     exec {to_agent}<>"$work/$name-agent.in" {from_agent}<>"$work/$name-agent.out"
     # It may reboot; one that panics is noticed by its agent.
     spawn "qemu-$name" "${qemu[@]}" -action reboot=reset \
-        -accel "$(accelerator)" -smp 2 -m "$memory" \
+        -accel "$accelerator" -smp 2 -m "$memory" \
         -object "memory-backend-memfd,id=memory,size=$memory,share=on" -machine memory-backend=memory \
         -kernel "$image/kernel" -initrd "$image/initrd" -append "$(kernel_arguments "$words")" \
         -drive "file=$image/root.ext4,format=raw,if=virtio,snapshot=on" \
@@ -244,15 +249,19 @@ kernel_arguments() {
         init=/bin/bash -- -c '"[ -e /vm ] || tar -C / -xf /dev/vdb; exec env -i HOME=/ TERM=linux /sbin/init"'
 }
 
+# Whoever wants a certain one sets it.
+accelerator=
+choose_accelerator() {
+    [[ ! $accelerator ]] || return 0
+    accelerator=tcg,thread=multi
+    if [[ -r /dev/kvm && -w /dev/kvm ]] && child runs_on_kvm; then accelerator=kvm; fi
+}
+
 # A /dev/kvm that opens may still not run a stock kernel (nested, restricted), so let it try one.
-accelerator() {
-    if [[ -r /dev/kvm && -w /dev/kvm ]] && timeout 15 "${qemu[@]}" -accel kvm -m 512M -serial stdio \
+runs_on_kvm() {
+    timeout 15 "${qemu[@]}" -accel kvm -m 512M -serial stdio \
         -kernel "$image/kernel" -initrd "$image/initrd" -append 'console=ttyS0 rdinit=/bin/true panic=-1' \
-        </dev/null 2>/dev/null | grep -q 'Run /bin/true as init'; then
-        echo kvm
-    else
-        echo tcg,thread=multi
-    fi
+        </dev/null 2>/dev/null | grep -q 'Run /bin/true as init'
 }
 
 # guest SECONDS COMMAND: one line for the guest's root shell. Its output and status; 124 when no answer came in time, 125
@@ -306,7 +315,8 @@ make_ready() {
 }
 
 await_guest() {
-    stage "guest: $suite has booted ($(accelerator))" booted 180
+    choose_accelerator
+    stage "guest: $suite has booted ($accelerator)" booted 180
     set_up_guest
 }
 

@@ -6,8 +6,9 @@
 # long as WORDS say.
 announce() {
     local packages fresh=()
-    packages=$("$vm_dir/prepare" missing; "$top/tests/prepare" --missing deb)
-    packages=$(xargs <<<"$packages")
+    child "$vm_dir/prepare" missing >"$work/missing"
+    child "$top/tests/prepare" --missing deb >>"$work/missing"
+    packages=$(xargs <"$work/missing")
     [[ ! $packages ]] || fresh+=("installs these Debian packages here: $packages")
     [[ -x $vhost_root/bin/vhost-device-vsock ]] || fresh+=("compiles the guest's vsock device, vhost-device-vsock of crates.io")
     [[ -d $image ]] || fresh+=("fetches 200 MB from Debian's archive and makes a guest of them")
