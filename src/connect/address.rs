@@ -243,7 +243,7 @@ impl Address {
             (Address::Vsock(_), Errno::ETIMEDOUT) => NO_MACHINE,
             (Address::Vsock(_), Errno::ENODEV | Errno::ENETUNREACH | Errno::EADDRNOTAVAIL) => {
                 " (no such VM, or no vsock transport: load vhost_vsock on a host, vmw_vsock_virtio_transport in a guest, \
-                 vsock_loopback for CID 1)"
+                 vsock_loopback for CID 1; a machine behind hybrid vsock is reached by its name or socket alone)"
             }
             (Address::Tcp(_), Errno::ECONNREFUSED) => " (nothing listens there)",
             (Address::Tcp(SocketAddr::V6(addr)), Errno::EADDRNOTAVAIL | Errno::ENETUNREACH)

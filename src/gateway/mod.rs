@@ -133,10 +133,19 @@ impl Gateway {
             Some((who, allowed))
         });
         found.ok_or_else(|| {
+            let may_be_hybrid = |port| {
+                let mut own = rules.iter().filter(|rule| rule.is_for(who));
+                own.any(|rule| rule.leads_to_hybrid(port))
+            };
             let hint = match asked {
                 // Whoever asks for the host means the host.
-                Endpoint::Vsock(addr) if is_here && addr.cid != Some(Cid::HOST) => {
+                Endpoint::Vsock(addr) if addr.cid == Some(Cid::HOST) => String::new(),
+                Endpoint::Vsock(_) if is_here => {
                     ", which is this machine itself, `host` in a rule".to_owned()
+                }
+                Endpoint::Vsock(addr) if may_be_hybrid(addr.port) => {
+                    "; a machine behind hybrid vsock has no CID here: ask for its name, as in db.vsock"
+                        .to_owned()
                 }
                 Endpoint::TcpName { name, port } if !name.contains('.') => {
                     format!(", a host outside; a machine is asked for as {name}.vsock:{port}")

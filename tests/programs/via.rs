@@ -273,6 +273,14 @@ fn the_gateway_leads_to_a_machine_by_its_name() {
     content.send(&mut client, 100_000);
     drop(client);
     content.expect_all(&mut machine, 100_000);
+    // The host knows no CID of it, and no [P::4].
+    let mut by_cid = host.gateway.connect();
+    by_cid
+        .write_all(b"CONNECT 4.vsock:5432 HTTP/1.1\r\n\r\n")
+        .unwrap();
+    let answer = String::from_utf8(read_to_end(&mut by_cid).0).unwrap();
+    let line = "lets CID 3 reach vsock:4:5432; a machine behind hybrid vsock has no CID here: ask for its name, as in db.vsock\n";
+    assert!(answer.ends_with(line), "{answer}");
     let through = &host.gateway.text;
     guest.wait_for_line(&format!("to vsock:db:5432 (through {through}) complete: "));
     fs::write(&host.rules, "web db:22\n").unwrap();

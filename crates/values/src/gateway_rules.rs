@@ -15,7 +15,7 @@ use crate::allow_list::{AllowList, AllowedCids};
 use crate::endpoint::Endpoint;
 use crate::known::Known;
 use crate::unusable::Unusable;
-use crate::vsock::Cid;
+use crate::vsock::{Cid, VsockPort};
 
 /// The name of the variable that names another file.
 pub const VARIABLE: &str = "VSOCK_BRIDGE_RULES";
@@ -209,6 +209,11 @@ impl ResolvedRule {
     /// Returns whether it leads somebody there. A machine is asked for by its location.
     pub fn leads_to(&self, asked: &Endpoint) -> bool {
         self.goals.iter().any(|goal| goal.has(asked))
+    }
+
+    /// Returns whether it leads somebody to that port of a machine behind hybrid vsock, of which only the name is known.
+    pub fn leads_to_hybrid(&self, port: VsockPort) -> bool {
+        self.goals.iter().any(|goal| goal.has_hybrid(port))
     }
 
     /// Returns whether it lets a peer go there. A machine is asked for by its location, not by its name.

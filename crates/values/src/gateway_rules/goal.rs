@@ -136,13 +136,21 @@ impl Goal {
         }
     }
 
+    pub(super) fn has_hybrid(&self, port: VsockPort) -> bool {
+        matches!(self.place, Place::At(Location::Hybrid(_))) && self.has_vsock_port(port)
+    }
+
     fn has_machine(&self, location: &Location, port: VsockPort) -> bool {
         let is_it = match (&self.place, location) {
             (Place::At(own), location) => own == location,
             (Place::Machines(range), Location::Cid(cid)) => range.contains(cid),
             _ => false,
         };
-        is_it && u16::try_from(port.number()).is_ok_and(|port| self.has_port(port))
+        is_it && self.has_vsock_port(port)
+    }
+
+    fn has_vsock_port(&self, port: VsockPort) -> bool {
+        u16::try_from(port.number()).is_ok_and(|port| self.has_port(port))
     }
 
     pub(super) fn has_address(&self, ip: IpAddr, port: u16) -> bool {
