@@ -15,8 +15,9 @@ use crate::error::Result;
 use crate::gateway_rules::Who;
 use crate::waker::Waker;
 
-/// Threads, made one by one while there is something to ask; far below TasksMax= of the unit.
-const THREADS_MAX: usize = 8;
+/// Threads, made one by one while there is something to ask: as many as TasksMax= of the unit has room for beside the others,
+/// so that it takes many machines to have all of them wait for name servers that say nothing.
+const THREADS_MAX: usize = 32;
 /// Of them for one machine.
 const THREADS_OF_ONE: usize = 2;
 /// Names that one machine may have waiting.
@@ -321,6 +322,31 @@ mod tests {
         all.drain(..QUEUE_MAX - 1);
         assert_eq!(state.put(guest(3), late.clone()), Some(()));
         assert_eq!(taken(&mut state), [QUEUE_MAX as u64 - 1, 100]);
+    }
+
+    /// Names that nobody answers for before the test is over.
+    static SILENT: Mutex<()> = Mutex::new(());
+
+    #[test]
+    fn machines_that_wait_for_silent_name_servers_leave_threads_for_others() {
+        let silence = SILENT.lock().unwrap();
+        let resolver = Resolver::with(|name, port| {
+            if name == "silent.example" {
+                drop(SILENT.lock());
+            }
+            Ok(vec![([192, 0, 2, 1], port).into()])
+        });
+        let resolver = resolver.unwrap();
+        let ask = |number: u32, name: &str| resolver.ask(guest(number), name, 80, 7).unwrap();
+        let _silent: Vec<_> = (3..13)
+            .flat_map(|number| [number; 3])
+            .map(|number| ask(number, "silent.example"))
+            .collect();
+        let question = ask(13, "a.example");
+        let mut fds = [PollFd::new(resolver.waker().as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut fds, 10_000u16), Ok(1), "no answer");
+        assert!(question.take_answer().unwrap().is_ok());
+        drop(silence);
     }
 
     #[test]
