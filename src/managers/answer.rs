@@ -68,7 +68,10 @@ pub(super) fn one_cid<'a>(
 
 /// Returns the complaint of a tool, for a line.
 pub(super) fn problem(said: &Said, program: &str) -> String {
-    match shown(&said.complaint) {
+    // virsh has the reason in its second line.
+    let lines = said.complaint.lines().map(str::trim);
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    match shown(&lines.join("; ")) {
         none if none.is_empty() => format!("{program} said nothing"),
         complaint => format!("{program} said \"{complaint}\""),
     }
@@ -101,6 +104,19 @@ mod tests {
         ] {
             assert!(one_cid("x", texts.iter().copied()).is_err(), "{texts:?}");
         }
+    }
+
+    #[test]
+    fn a_complaint_of_two_lines_is_one() {
+        let said = Said {
+            complaint: "error: failed to connect to the hypervisor\nerror: no such socket\n"
+                .to_owned(),
+            answer: String::new(),
+        };
+        assert_eq!(
+            problem(&said, "virsh"),
+            "virsh said \"error: failed to connect to the hypervisor; error: no such socket\""
+        );
     }
 
     #[test]

@@ -113,6 +113,25 @@ fn what_cannot_be_forwarded_is_one_line() {
         ),
         (&["--owner", "me", "8080", "3:80"], "--persistent"),
         (
+            &["--allow-cid", "3", "8080", "3:80"],
+            "`--allow-cid` is for vsock",
+        ),
+        (
+            &["--remove", "--allow-cid", "3", "vsock::7000"],
+            "cannot be used with",
+        ),
+        (
+            &[
+                "--persistent",
+                "--dry-run",
+                "--names",
+                "zz=9",
+                "8080",
+                "zz:80",
+            ],
+            "are not those of the service",
+        ),
+        (
             &["--persistent", "--dry-run", "--owner", "me", "8080", "3:80"],
             "--owner is for a unix socket",
         ),

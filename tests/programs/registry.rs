@@ -79,6 +79,7 @@ fn a_name_is_looked_up_as_it_holds_at_that_moment() {
         machine.expect(&["cid", "web.vsock"], &format!("{cid}\n"));
         machine.expect(&["addr", "WEB"], &format!("fd00::{cid}\n"));
     }
+    machine.expect_refusal("vsock-connect", &["web:22"], &["write vsock:web:22"]);
     // It may be what is there of `web=71` by now; nobody writes more of it.
     fs::write(machine.folder.join("web.conf"), "web=7").unwrap();
     machine.expect(&["cid", "web"], "7\n");

@@ -13,13 +13,22 @@ impl Endpoint {
     /// which come and go: a target would be right or wrong by what runs. A name with a dot behind, `web.:22`, is a
     /// resolver's in any case.
     pub fn no_machine_as_host(&self, names: &Known<'_>) -> Result<(), Invalid> {
+        self.no_name_as_host(|machine| is_given(machine, names))
+    }
+
+    /// Refuses those of the registry as well: for whoever connects once, and now.
+    pub fn no_present_machine_as_host(&self, names: &Known<'_>) -> Result<(), Invalid> {
+        self.no_name_as_host(|machine| names.location(&Machine::Name(machine.to_owned())).is_ok())
+    }
+
+    fn no_name_as_host(&self, is_machine: impl Fn(&str) -> bool) -> Result<(), Invalid> {
         let Endpoint::TcpName { name, port } = self else {
             return Ok(());
         };
         let machine = match name.parse::<Machine>() {
             Ok(Machine::Cid(_)) if decimal::<u32>(name).is_none() => true,
             Ok(Machine::Name(machine)) => {
-                name.to_ascii_lowercase().ends_with(SUFFIX) || is_given(&machine, names)
+                name.to_ascii_lowercase().ends_with(SUFFIX) || is_machine(&machine)
             }
             _ => false,
         };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::invalid::Invalid;
 use crate::location::Location;
-use crate::names::is_name;
+use crate::names::{SUFFIX, is_name};
 use crate::unix_name::UnixName;
 use crate::vsock::Cid;
 
@@ -227,14 +227,21 @@ pub fn parse(text: &str) -> (Vec<Entry>, Vec<Problem>) {
             }),
             Err(problem) => problems.push(Problem {
                 line: index + 1,
-                name: line
-                    .split_once('=')
-                    .map(|(name, _)| name.to_ascii_lowercase()),
+                name: line.split_once('=').map(|(name, _)| meant(name)),
                 text: problem.to_string(),
             }),
         }
     }
     (entries, problems)
+}
+
+/// Returns the name that was meant by what stands there in its place.
+fn meant(name: &str) -> String {
+    let name = name
+        .trim_start_matches('\u{feff}')
+        .trim()
+        .to_ascii_lowercase();
+    name.strip_suffix(SUFFIX).unwrap_or(&name).to_owned()
 }
 
 fn read_line(line: &str) -> Result<(String, Location), Invalid> {
@@ -247,6 +254,11 @@ fn read_line(line: &str) -> Result<(String, Location), Invalid> {
         return fail(
             "expected NAME=CID or NAME=PATH with a NAME of letters, digits and hyphens, at least one of them a letter, \
              that is not any, host, local or mapped",
+        );
+    }
+    if machine.starts_with('/') && machine.contains(char::is_whitespace) {
+        return fail(
+            "expected NAME=PATH with a PATH without spaces; a comment has a line of its own",
         );
     }
     if machine.starts_with('/') {
@@ -312,6 +324,7 @@ mod tests {
             ("web=1", "this machine itself"),
             ("web=local", "this machine itself"),
             ("web=/", "absolute path"),
+            ("web=/run/web.sock # c", "without spaces"),
             ("DB=5", "twice"),
         ] {
             let (entries, problems) = parse(&format!("db=4\n{line}\nend=5\n"));
@@ -342,6 +355,10 @@ mod tests {
                 usize::from(is_half),
                 "{length}: {problems:?}"
             );
+        }
+        for line in ["Web = 3", "web.vsock=3", "\u{feff}web=3"] {
+            let (_, problems) = parse(&format!("{line}\n"));
+            assert_eq!(problems[0].name.as_deref(), Some("web"), "{line}");
         }
         let (entries, problems) = parse("web=3\n up=12");
         assert_eq!(entries.len(), 1);

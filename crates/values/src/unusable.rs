@@ -75,6 +75,18 @@ impl Unusable {
     }
 }
 
+impl Unusable {
+    /// Returns what a list of machines with a name comes to that is no CID now.
+    pub fn in_a_list(&self) -> &'static str {
+        match self {
+            Unusable::NoCid { .. } => {
+                "it comes to the socket of its monitor alone, as vsock-bridge-mux@ has it, and no list is for that"
+            }
+            _ => "it may come in once it is there",
+        }
+    }
+}
+
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -43,7 +43,7 @@ impl Settings {
         let names = arguments.machines.names.as_ref();
         let (allowed, absent) = arguments.allow_cid.resolve_present(&Known::now(names))?;
         for problem in absent {
-            log::warn!("{problem}; it may come in once it is there");
+            log::warn!("{problem}; {}", problem.in_a_list());
         }
         // Those whom the host brings are counted by themselves.
         let per_peer = match dialer.inbound {

@@ -127,7 +127,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
     let route = arguments.beyond.route()?;
     let named = target.clone();
-    let target = Target::resolve_led(target, &Known::now(names), &route)?;
+    let known = Known::now(names);
+    target.no_present_machine_as_host(&known)?;
+    let target = Target::resolve_led(target, &known, &route)?;
     let tuning = Tuning {
         keepalive: Some(Duration::from_secs(60)),
         vsock_buffer_bytes: 1 << 20,

@@ -57,7 +57,7 @@ impl Settings {
         let (words, place) = command(arguments, &variables, local)?;
         let (allowed, absent) = listed.resolve_present(&Known::now(machines.names.as_ref()))?;
         for problem in absent {
-            log::warn!("{problem}; it may come in once it is there");
+            log::warn!("{problem}; {}", problem.in_a_list());
         }
         Ok(Settings {
             allowed,

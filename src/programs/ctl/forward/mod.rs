@@ -14,8 +14,10 @@ use clap::{Args, CommandFactory, FromArgMatches};
 
 use super::output;
 use crate::allow_list::{self, AllowList};
+use crate::config_file;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
+use crate::names;
 use crate::programs::bridge::{self, Arguments as Bridge};
 use crate::programs::ctl::check::units::Manager;
 use crate::programs::options::Machines;
@@ -51,7 +53,7 @@ pub(crate) struct Arguments {
     /// Undo what --persistent has done.
     ///
     /// Stops what forwards from there, and removes the files that were written. Needs root.
-    #[arg(long, conflicts_with = "persistent")]
+    #[arg(long, conflicts_with_all = ["persistent", "allow_cid"])]
     remove: bool,
     /// Print a script instead of doing it.
     ///
@@ -84,6 +86,21 @@ pub(super) fn run(arguments: Arguments, machines: Machines) -> Result<ExitCode> 
     let Some(Target(target)) = target else {
         return print(persist::remove(manager, &listen, is_dry));
     };
+    let is_vsock = |address: &Endpoint| matches!(address, Endpoint::Vsock(_));
+    if allow_cid.text() != allow_list::DEFAULT && !listen.iter().any(is_vsock) {
+        return Err(Error::Usage(
+            "`--allow-cid` is for vsock, and what is listened on is none: leave it out".to_owned(),
+        ));
+    }
+    let has_names =
+        matches!(target, Endpoint::VsockName { .. }) || allow_cid.names().next().is_some();
+    if is_persistent && has_names && machines.names.is_some() {
+        return Err(Error::Usage(format!(
+            "names that are given here, by `--names` or {}, are not those of the service: write them into {}",
+            names::VARIABLE,
+            config_file::PATH
+        )));
+    }
     for line in gives::warnings(&listen, &target, allow_cid.text()) {
         log::warn!("{line}");
     }

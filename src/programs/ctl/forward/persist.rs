@@ -15,6 +15,9 @@ use crate::programs::ctl::check::rights::{self, Access};
 use crate::programs::ctl::check::units::{self, Manager, Unit};
 use crate::programs::ctl::text_file;
 
+/// The first line of a script.
+const ENDS_AT_ERRORS: &str = "set -e\n";
+
 /// Forwards from now on, also after a boot; or returns a script that does so.
 ///
 /// Errors: what is there already, not from here or for other addresses; a port that is taken, or not for this user; a target
@@ -52,7 +55,14 @@ pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<Str
         vec!["restart".to_owned(), format!("{unit}.socket")],
     ];
     if is_dry {
-        return Ok(script(&place, &files, &commands));
+        let is_wanted = |path: &PathBuf| files.iter().any(|(wanted, _)| wanted == path);
+        let former = ours(&place, &unit)?
+            .into_iter()
+            .filter(|path| !is_wanted(path));
+        let former: String = former
+            .map(|path| format!("rm '{}'\n", path.display()))
+            .collect();
+        return Ok(ENDS_AT_ERRORS.to_owned() + &former + &script(&place, &files, &commands));
     }
     let before = written(&place, &unit)?;
     let apply = |files| write(&place, &unit, files).and_then(|()| run_all(&place, &commands));
@@ -111,7 +121,8 @@ pub(super) fn remove(manager: Manager, listen: &[Endpoint], is_dry: bool) -> Res
             format!("rmdir --ignore-fail-on-non-empty '{folder}'\n")
         });
         let removed: String = removed.chain(emptied).collect();
-        return Ok(script(&place, &[], &before) + &removed + &script(&place, &[], &after));
+        let (before, after) = (script(&place, &[], &before), script(&place, &[], &after));
+        return Ok(format!("{ENDS_AT_ERRORS}{before}{removed}{after}"));
     }
     run_all(&place, &before)?;
     remove_files(&place, &unit)?;
@@ -289,7 +300,7 @@ fn needs(place: &Place, service: &Unit, target: &Endpoint) -> Result<Vec<String>
 fn is_there(path: &Path) -> Result<Option<bool>> {
     let text = text_file::read(path).map_err(Error::file("read", path))?;
     let is_ours = text.starts_with(MARK.as_bytes());
-    Ok((is_ours || path.exists()).then_some(is_ours))
+    Ok((is_ours || path.symlink_metadata().is_ok()).then_some(is_ours))
 }
 
 fn ours(place: &Place, unit: &str) -> Result<Vec<PathBuf>> {

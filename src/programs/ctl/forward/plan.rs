@@ -260,12 +260,14 @@ fn is_one(folder: &Path) -> bool {
     is_below(folder, &HOMES) && !HOMES.iter().any(|home| folder == Path::new(home))
 }
 
-/// A colon would end the path, and a space the list.
+/// A colon would end the path, a space the list, and a quote would begin a word.
 fn quoted(folder: &Path) -> String {
     let text = folder.to_string_lossy();
     text.replace('\\', "\\\\")
         .replace(':', "\\:")
         .replace(' ', "\\x20")
+        .replace('"', "\\x22")
+        .replace('\'', "\\x27")
 }
 
 #[cfg(test)]
@@ -402,6 +404,10 @@ mod tests {
         assert_eq!(
             opened("vsock-mux:/home/a b:c/%vm:22")[1],
             r"BindReadOnlyPaths=-/home/a\x20b\:c"
+        );
+        assert_eq!(
+            opened("/home/it's \"a\"/s")[1],
+            r"BindReadOnlyPaths=-/home/it\x27s\x20\x22a\x22"
         );
         assert_eq!(opened("/home/x"), ["ProtectHome=no"]);
     }
