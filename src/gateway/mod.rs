@@ -17,11 +17,12 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gateway_rules::Who;
 use crate::known::Known;
-use crate::names::GivenNames;
+use crate::names::{GivenNames, Machine};
 use crate::peer::{Destination, Peer};
+use crate::unusable::Unusable;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 use resolver::Resolver;
 use rules::RuleFiles;
@@ -249,6 +250,23 @@ pub(crate) fn inbound(place: &Endpoint) -> Option<Endpoint> {
 /// Returns a port as TCP has it.
 fn tcp_port(port: VsockPort) -> Option<u16> {
     u16::try_from(port.number()).ok()
+}
+
+/// Returns as whom a machine comes.
+///
+/// Errors: those of [`Known::cid`]; what to write for a machine behind hybrid vsock, whose name has no CID.
+pub(crate) fn cid_of(machine: &Machine, names: &Known<'_>) -> Result<Cid> {
+    names.cid(machine).map_err(|problem| match problem {
+        Unusable::NoCid { .. } => Error::Usage(without_cid(&problem)),
+        problem => problem.into(),
+    })
+}
+
+/// Says what to write for one who comes and has no CID.
+fn without_cid(problem: &Unusable) -> String {
+    format!(
+        "{problem}; as one who comes to the gateway it has a number, as in --machine 3 and the rule `3 db:5432`"
+    )
 }
 
 /// Returns the machine that a peer of a unix listener is, as whom people know it.

@@ -384,6 +384,10 @@ impl Written {
 
 /// Names the machine that may be meant, and how a host of one label is written.
 fn explain(error: &Unusable, names: &Known<'_>) -> String {
+    // Where a rule leads, the name is enough.
+    if let Unusable::NoCid { .. } = error {
+        return super::without_cid(error);
+    }
     let Unusable::UnknownMachine {
         name,
         problem: None,

@@ -657,6 +657,16 @@ fn a_machine_that_nobody_is_and_options_of_a_gateway_elsewhere_are_told() {
             assert!(said.contains(&line), "{said}");
         }
     }
+    // The name of a machine behind hybrid vsock is its socket.
+    fs::write(rules, "hy db:1\n").unwrap();
+    let hybrid = ["--names", "hy=/run/hy.vsock db=4", "--rules", rules];
+    let hint = "; as one who comes to the gateway it has a number, as in --machine 3 and the rule `3 db:5432`";
+    for more in [&["--check"][..], &["--machine", "hy"]] {
+        let bridge = Bridge::to("gateway").listener(&listener);
+        let finished = bridge.arguments(&hybrid).arguments(more).finish();
+        let said = finished.stderr.join("\n");
+        assert!(finished.code == 2 && said.contains(hint), "{finished:#?}");
+    }
     let finished = Bridge::to("[::1]:1")
         .listener(&listener)
         .variable("VSOCK_BRIDGE_MACHINE", "web")

@@ -10,8 +10,8 @@ use crate::connect::{Dialer, Inbound, Source, Target, Targets};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gate::Gate;
-use crate::gateway::Gateway;
 use crate::gateway::rules::{RuleFiles, in_words};
+use crate::gateway::{Gateway, cid_of};
 use crate::known::Known;
 use crate::names::{self, GivenNames, Names};
 use crate::prefix::Prefix;
@@ -123,7 +123,7 @@ fn gateway(arguments: &Arguments) -> Result<Gateway> {
     let names = arguments.machines.names.clone();
     let known = Known::now(names.as_ref());
     let machine = arguments.machine.as_ref();
-    let machine = machine.map(|machine| known.cid(machine)).transpose()?;
+    let machine = machine.map(|machine| cid_of(machine, &known)).transpose()?;
     let files = RuleFiles::read(arguments.rules(), names.clone())?;
     let rules = files.current();
     match rules.count() {

@@ -4,6 +4,7 @@ use super::arguments::Arguments;
 use super::variables::{self, Variables};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::gateway::cid_of;
 use crate::gateway_rules;
 use crate::known::Known;
 
@@ -44,7 +45,7 @@ pub(super) fn stray(variables: &Variables, arguments: &Arguments) -> Vec<String>
 /// Returns what is wrong with the machine behind a unix listener.
 pub(super) fn wrong_machine(arguments: &Arguments, names: &Known<'_>) -> Option<Error> {
     let machine = arguments.machine.as_ref().filter(|_| is_gateway(arguments));
-    names.cid(machine?).err().map(Error::from)
+    cid_of(machine?, names).err()
 }
 
 /// Returns what is wrong with the rules, one line each.

@@ -39,7 +39,8 @@ pub(super) fn run(asked: Asked, given: Option<&GivenNames>) -> Result<String> {
         .map_err(|problems| Error::Usage(problems.join("; ")))?;
     unknown.iter().for_each(|line| log::warn!("{line}"));
     let names = Known::now(given);
-    let who = asked.who.map(|machine| names.cid(&machine)).transpose()?;
+    let who = asked.who.map(|machine| gateway::cid_of(&machine, &names));
+    let who = who.transpose()?;
     let who = who.map(|cid| match cid {
         Cid::LOCAL => Who::Local,
         cid => Who::Machine(cid),
