@@ -270,7 +270,8 @@ fn read_place(text: &str) -> Result<Place, String> {
     if text.contains('*') {
         return read_wildcard(text);
     }
-    if ["localhost", "localhost."].contains(&text) {
+    // With a dot behind it is what the resolver knows, and leads to what a rule names as an address.
+    if text == "localhost" {
         return Err("services of this machine are written host:PORT".to_owned());
     }
     if let Some((Some(first), Some(last))) = (text.split_once('-'))
