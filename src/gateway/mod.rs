@@ -4,6 +4,7 @@
 //! is looked up by a [resolver] of the machine's own, and a [guard] looks at every address that comes back. Nothing here
 //! moves bytes or connects.
 
+mod comer;
 pub(crate) mod guard;
 mod http;
 pub(crate) mod reply;
@@ -17,13 +18,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use crate::endpoint::Endpoint;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::gateway_rules::Who;
 use crate::known::Known;
-use crate::names::{GivenNames, Machine};
+use crate::names::GivenNames;
 use crate::peer::{Destination, Peer};
-use crate::unusable::Unusable;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
+pub(crate) use comer::cid_of;
 use resolver::Resolver;
 use rules::RuleFiles;
 
@@ -250,23 +251,6 @@ pub(crate) fn inbound(place: &Endpoint) -> Option<Endpoint> {
 /// Returns a port as TCP has it.
 fn tcp_port(port: VsockPort) -> Option<u16> {
     u16::try_from(port.number()).ok()
-}
-
-/// Returns as whom a machine comes.
-///
-/// Errors: those of [`Known::cid`]; what to write for a machine behind hybrid vsock, whose name has no CID.
-pub(crate) fn cid_of(machine: &Machine, names: &Known<'_>) -> Result<Cid> {
-    names.cid(machine).map_err(|problem| match problem {
-        Unusable::NoCid { .. } => Error::Usage(without_cid(&problem)),
-        problem => problem.into(),
-    })
-}
-
-/// Says what to write for one who comes and has no CID.
-fn without_cid(problem: &Unusable) -> String {
-    format!(
-        "{problem}; as one who comes to the gateway it has a number, as in --machine 3 and the rule `3 db:5432`"
-    )
 }
 
 /// Returns the machine that a peer of a unix listener is, as whom people know it.

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::comer::without_cid;
 use crate::configured;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
@@ -386,7 +387,7 @@ impl Written {
 fn explain(error: &Unusable, names: &Known<'_>) -> String {
     // Where a rule leads, the name is enough.
     if let Unusable::NoCid { .. } = error {
-        return super::without_cid(error);
+        return without_cid(error);
     }
     let Unusable::UnknownMachine {
         name,

@@ -8,8 +8,8 @@ mod goal;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use goal::Goal;
 pub use goal::Leads;
+use goal::{AS_PEER, Goal};
 
 use crate::allow_list::{AllowList, AllowedCids};
 use crate::endpoint::Endpoint;
@@ -21,8 +21,6 @@ use crate::vsock::{Cid, VsockPort};
 pub const VARIABLE: &str = "VSOCK_BRIDGE_RULES";
 /// Where the rules are where that is not set.
 pub const PATH: &str = "/etc/vsock-bridge/gateway.conf";
-/// The word at the end of a rule whose machines see who comes.
-const AS_PEER: &str = "as-peer";
 /// What others write between who and where.
 const ARROWS: [&str; 7] = ["->", "=>", "→", ">", "=", ":", "to"];
 /// More of them, in `*.conf`.

@@ -1,7 +1,8 @@
 //! The options of the gateway: what is wrong with them, and where they have no effect.
 
+use std::path::Path;
+
 use super::arguments::Arguments;
-use super::variables::{self, Variables};
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::gateway::cid_of;
@@ -12,13 +13,16 @@ use crate::known::Known;
 pub(super) const MACHINE: &str = "VSOCK_BRIDGE_MACHINE";
 const AS_PEER: &str = "VSOCK_BRIDGE_AS_PEER";
 
-/// Returns a line for each that is given to a bridge that is no gateway, where nobody would obey it. In the file of all bridges it
-/// is for the gateways among them.
-pub(super) fn stray(variables: &Variables, arguments: &Arguments) -> Vec<String> {
+/// Returns a line for each that is given to a bridge that is no gateway, where nobody would obey it. In the file of all bridges,
+/// which is `common`, it is for the gateways among them. `place`: where a variable is set.
+pub(super) fn stray<'a>(
+    arguments: &Arguments,
+    place: impl Fn(&str) -> &'a str,
+    common: &Path,
+) -> Vec<String> {
     let Some(to) = arguments.to.as_ref().filter(|_| !is_gateway(arguments)) else {
         return Vec::new();
     };
-    let common = variables::common_file();
     let given = [
         (
             gateway_rules::VARIABLE,
@@ -29,7 +33,7 @@ pub(super) fn stray(variables: &Variables, arguments: &Arguments) -> Vec<String>
         (AS_PEER, "--as-peer", arguments.as_peer),
     ];
     let line = |(variable, option, is_given): (&str, &str, bool)| {
-        let place = variables.place(variable);
+        let place = place(variable);
         let written = match place {
             "" => option.to_owned(),
             place => format!("{place}: {variable}"),

@@ -151,7 +151,7 @@ fn settings(
     activation: &mut Activation,
 ) -> Result<Settings> {
     let mut problems = variables.problems();
-    problems.extend(gateway_options::stray(variables, arguments));
+    problems.extend(variables.stray(arguments));
     if !problems.is_empty() {
         return Err(Error::Usage(problems.join("; ")));
     }

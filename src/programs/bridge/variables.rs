@@ -221,7 +221,7 @@ impl Variables {
         let listen = listen.map(|problem| say(listen_list::VARIABLE, problem));
         let machine = gateway_options::wrong_machine(arguments, names);
         let machine = machine.map(|problem| say(gateway_options::MACHINE, problem));
-        let mut others = gateway_options::stray(self, arguments);
+        let mut others = self.stray(arguments);
         others.extend(gateway_options::wrong_rules(arguments));
         let named = target.into_iter().chain(allowed).chain(listen);
         named
@@ -233,6 +233,11 @@ impl Variables {
     /// Returns where a variable is written, or nothing.
     pub(crate) fn place(&self, name: &str) -> &str {
         self.last(name).map_or("", |variable| &variable.place)
+    }
+
+    /// Returns a line for each that is for a gateway, where the bridge is none.
+    pub(super) fn stray(&self, arguments: &Arguments) -> Vec<String> {
+        gateway_options::stray(arguments, |name| self.place(name), &common_file())
     }
 
     /// Returns the one of a name that holds.

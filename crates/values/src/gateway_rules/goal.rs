@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
-use super::AS_PEER;
 use crate::asked;
 use crate::endpoint::Endpoint;
 use crate::invalid::Invalid;
@@ -12,6 +11,9 @@ use crate::location::Location;
 use crate::names::{Machine, SUFFIX};
 use crate::unusable::Unusable;
 use crate::vsock::{Cid, VsockAddr, VsockPort, decimal};
+
+/// The word at the end of a rule whose machines see who comes.
+pub(super) const AS_PEER: &str = "as-peer";
 
 /// The first CID of another machine.
 const FIRST_GUEST: u32 = 3;
