@@ -215,7 +215,7 @@ fn libvirt_gives_no_cid_exits_255_with_one_line() {
         ),
         (
             "echo 'error: failed to connect to the hypervisor' >&2; echo more >&2; exit 1".into(),
-            "virsh said \"error: failed to connect to the hypervisor\"",
+            "virsh said \"error: failed to connect to the hypervisor; more\"",
         ),
         ("exit 1".into(), "virsh said nothing"),
         ("exit 0".into(), "virsh said nothing"),
