@@ -28,7 +28,7 @@ pub(crate) fn by_name(name: &str) -> Result<Option<Host>, Unusable> {
         return Ok(None);
     };
     let given = names();
-    let names = Known::now(Some(&given));
+    let names = Known::settled(Some(&given));
     let Ok(cid) = names.cid(&machine) else {
         return Ok(None);
     };

@@ -11,9 +11,9 @@ use crate::common::bridge::Bridge;
 use crate::common::content::{End, read_to_end};
 use crate::common::own_registry::Registry;
 use crate::common::place::{Kind, Place, ping};
-use crate::common::program::Program;
+use crate::common::program::{Program, command};
 use crate::common::vmm::{asked, taken};
-use crate::common::{DEADLINE, own_folder};
+use crate::common::{DEADLINE, own_folder, skipped};
 
 /// As long as a name may hold that does not any more.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -324,4 +324,39 @@ fn a_machine_that_lost_its_name_lost_its_rules_also_while_their_file_has_an_erro
     let told = bridge.stop();
     let complaints = |line: &&String| line.contains("the rules that held before still hold");
     assert_eq!(told.iter().filter(complaints).count(), 1, "{told:?}");
+}
+
+/// The kernel ends whoever waits where nothing may: all connections would stand still meanwhile.
+#[test]
+fn a_gateway_waits_for_no_file_of_names_that_is_half_written() {
+    if command("strace").arg("-V").output().is_err() {
+        return skipped("strace is not installed");
+    }
+    let (registry, folder) = (Registry::new(), own_folder());
+    let (listener, machine) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
+    let rules = folder.path().join("rules");
+    fs::write(&rules, "3 db:22\n").unwrap();
+    registry.write("db.conf", &format!("db={}\n", machine.text));
+    let bridge = Bridge::to("gateway").listener(&listener);
+    let bridge = bridge.arguments(&["--machine", "3", "--rules", rules.to_str().unwrap()]);
+    let kill = "inject=clock_nanosleep,nanosleep:signal=KILL";
+    let trace = "strace -D -f -qq -o /dev/null -e trace=clock_nanosleep,nanosleep -e";
+    let Some(bridge) = registry.given_to(bridge.wrapped(format!("{trace} {kill}"))) else {
+        return;
+    };
+    let mut bridge = bridge.start();
+    bridge.wait_for_line("bridging");
+    for _ in 0..3 {
+        fs::write(registry.path("half.conf"), "half=1").unwrap();
+        let mut client = listener.connect();
+        client
+            .write_all(b"CONNECT db.vsock:22 HTTP/1.1\r\nHost: db.vsock:22\r\n\r\n")
+            .unwrap();
+        let mut machine = taken(&machine, 22);
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        machine.write_all(b"x").unwrap();
+    }
+    bridge.stop();
 }

@@ -26,8 +26,8 @@ pub struct Known<'a> {
 enum Source<'a> {
     /// As somebody has read it.
     Held(&'a Registry),
-    /// As it is when the first name is looked up there.
-    Now(OnceCell<Registry>),
+    /// As it is when the first name is looked up there, and how it is read then.
+    Now(OnceCell<Registry>, fn(&Path) -> Registry),
     /// Not at all.
     None,
 }
@@ -35,7 +35,12 @@ enum Source<'a> {
 impl<'a> Known<'a> {
     /// Looks up in what is on the disk now.
     pub fn now(given: Option<&'a GivenNames>) -> Known<'a> {
-        Known::new(given, Source::Now(OnceCell::new()))
+        Known::new(given, Source::Now(OnceCell::new(), Registry::read))
+    }
+
+    /// The same for whoever looks once, and may wait: for up to a second, see [`Registry::read_whole`].
+    pub fn settled(given: Option<&'a GivenNames>) -> Known<'a> {
+        Known::new(given, Source::Now(OnceCell::new(), Registry::read_whole))
     }
 
     /// Looks up in a registry that has been read.
@@ -60,8 +65,8 @@ impl<'a> Known<'a> {
     fn registry(&self) -> Option<&Registry> {
         match &self.registry {
             Source::Held(registry) => Some(registry),
-            Source::Now(registry) => {
-                Some(registry.get_or_init(|| Registry::read_whole(Path::new(names::REGISTRY))))
+            Source::Now(registry, read) => {
+                Some(registry.get_or_init(|| read(Path::new(names::REGISTRY))))
             }
             Source::None => None,
         }

@@ -41,7 +41,9 @@ impl Settings {
     pub(crate) fn new(arguments: &Arguments, locals: &[Endpoint]) -> Result<Settings> {
         let dialer = dialer(arguments, locals)?;
         let names = arguments.machines.names.as_ref();
-        let (allowed, absent) = arguments.allow_cid.resolve_present(&Known::now(names))?;
+        let (allowed, absent) = arguments
+            .allow_cid
+            .resolve_present(&Known::settled(names))?;
         for problem in absent {
             log::warn!("{problem}; {}", problem.in_a_list());
         }
@@ -82,7 +84,7 @@ pub(crate) fn naming(
 fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
     let has_vsock = (locals.iter()).any(|local| matches!(local, Endpoint::Vsock(_)));
     let list = (arguments.to.as_ref()).ok_or_else(|| Error::Usage(NO_TARGET.to_owned()))?;
-    let names = Known::now(arguments.machines.names.as_ref());
+    let names = Known::settled(arguments.machines.names.as_ref());
     let targets = Targets::resolve(list, locals, &names)?;
     let mut targets = targets.led(arguments.beyond.route()?);
     for target in targets.iter_mut() {
@@ -121,7 +123,7 @@ fn dialer(arguments: &Arguments, locals: &[Endpoint]) -> Result<Dialer> {
 /// Reads the rules, and the names that are in them.
 fn gateway(arguments: &Arguments) -> Result<Gateway> {
     let names = arguments.machines.names.clone();
-    let known = Known::now(names.as_ref());
+    let known = Known::settled(names.as_ref());
     let machine = arguments.machine.as_ref();
     let machine = machine.map(|machine| cid_of(machine, &known)).transpose()?;
     let files = RuleFiles::read(arguments.rules(), names.clone())?;

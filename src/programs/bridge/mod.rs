@@ -161,7 +161,7 @@ fn settings(
         }
         let addresses = listen::addresses(
             &arguments.listen,
-            &Known::now(arguments.machines.names.as_ref()),
+            &Known::settled(arguments.machines.names.as_ref()),
         )?;
         let routed = routed(arguments, &addresses);
         activation.listeners = listen::open(addresses, arguments.listen_mode, routed)?;

@@ -211,7 +211,7 @@ impl Variables {
             is_absence: problem.is_absence()
                 && ![listen_list::VARIABLE, gateway_options::MACHINE].contains(&variable),
         };
-        let names = &Known::now(names);
+        let names = &Known::settled(names);
         let targets = arguments.to.as_ref();
         let target = targets.and_then(|targets| check_names(targets, names).err());
         let allowed = arguments.allow_cid.resolve(names).err();

@@ -127,7 +127,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
     let route = arguments.beyond.route()?;
     let named = target.clone();
-    let known = Known::now(names);
+    let known = Known::settled(names);
     target.no_present_machine_as_host(&known)?;
     let target = Target::resolve_led(target, &known, &route)?;
     let tuning = Tuning {
@@ -143,7 +143,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let (peer, from) = (Peer::Stdio, Destination::Unnamed);
     let mut attempt = dialer.dial(&peer, from, |_| Caller::default(), Moment::now())?;
     // Somebody else may have the name, or its address, by the time that it answers.
-    let renew = || Target::renamed_led(&named, &Known::now(names), &route);
+    let renew = || Target::renamed_led(&named, &Known::settled(names), &route);
     let stream = attempt.wait_connected(&mut dialer, renew, |problem| {
         tell_of_wait(problem, arguments.wait);
     })?;

@@ -38,7 +38,7 @@ pub(super) fn run(asked: Asked, given: Option<&GivenNames>) -> Result<String> {
         .read(given)
         .map_err(|problems| Error::Usage(problems.join("; ")))?;
     unknown.iter().for_each(|line| log::warn!("{line}"));
-    let names = Known::now(given);
+    let names = Known::settled(given);
     let who = asked.who.map(|machine| gateway::cid_of(&machine, &names));
     let who = who.transpose()?;
     let who = who.map(|cid| match cid {

@@ -320,7 +320,7 @@ fn machine(text: &str, machines: &Machines) -> Result<Cid> {
     }
     match machine_of_address(text, machines.prefix)? {
         Some(cid) => Ok(cid),
-        None => Ok(Known::now(machines.names.as_ref()).cid(&text.parse::<Machine>()?)?),
+        None => Ok(Known::settled(machines.names.as_ref()).cid(&text.parse::<Machine>()?)?),
     }
 }
 

@@ -55,7 +55,7 @@ impl Settings {
         let listed = arguments.allow_cid.as_ref().unwrap_or(&common.allow_cid);
         let machines = &common.machines;
         let (words, place) = command(arguments, &variables, local)?;
-        let (allowed, absent) = listed.resolve_present(&Known::now(machines.names.as_ref()))?;
+        let (allowed, absent) = listed.resolve_present(&Known::settled(machines.names.as_ref()))?;
         for problem in absent {
             log::warn!("{problem}; {}", problem.in_a_list());
         }
