@@ -39,12 +39,16 @@ impl Route {
         asked: &Endpoint,
         reached: impl FnOnce() -> Option<Endpoint>,
     ) -> Option<Endpoint> {
+        // First: whether a CID is another machine's takes system calls.
+        let gateway = self.gateway.as_ref()?.endpoint();
         let is_led = match asked {
             Endpoint::Vsock(addr) => addr.cid.is_some_and(is_elsewhere),
             Endpoint::VsockName { .. } => true,
             _ => false,
         };
-        let gateway = self.gateway.as_ref().filter(|_| is_led)?.endpoint();
+        if !is_led {
+            return None;
+        }
         (reached().is_none_or(|reached| reached == gateway)).then_some(gateway)
     }
 
