@@ -146,15 +146,7 @@ fn address(kind: u8, bytes: &[u8]) -> Result<Option<Address>, String> {
     let text = match kind {
         3 => match std::str::from_utf8(host) {
             // As reqwest and hyper have sent IPv6 addresses: in brackets, as in a URL.
-            Ok(text) => {
-                let address = text
-                    .strip_prefix('[')
-                    .and_then(|text| text.strip_suffix(']'));
-                address
-                    .filter(|text| text.contains(':'))
-                    .unwrap_or(text)
-                    .to_owned()
-            }
+            Ok(text) => asked::in_brackets(text).unwrap_or(text).to_owned(),
             Err(_) => {
                 return Ok(Some((
                     Err("the name of the host is no text".to_owned()),

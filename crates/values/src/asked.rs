@@ -22,16 +22,22 @@ pub fn authority(text: &str) -> Result<Endpoint, Invalid> {
     let Some(port) = decimal::<u16>(port) else {
         return fail("the port must be a number from 1 to 65535");
     };
-    match host.strip_prefix('[') {
+    match in_brackets(host) {
+        Some(inside) => destination(inside, port),
+        None if host.starts_with('[') => {
+            fail("only an IPv6 address stands in brackets, e.g. [2001:db8::1]:443")
+        }
         None if host.contains(':') => {
             fail("write the IPv6 address in brackets, e.g. [2001:db8::1]:443")
         }
         None => destination(host, port),
-        Some(rest) => match rest.strip_suffix(']') {
-            Some(inside) if inside.contains(':') => destination(inside, port),
-            _ => fail("only an IPv6 address stands in brackets, e.g. [2001:db8::1]:443"),
-        },
     }
+}
+
+/// Returns the IPv6 address that stands in brackets, if that is what the host is.
+pub fn in_brackets(host: &str) -> Option<&str> {
+    let inside = host.strip_prefix('[')?.strip_suffix(']')?;
+    inside.contains(':').then_some(inside)
 }
 
 /// Reads a host, without brackets: `3.vsock`, `db.vsock`, an IP address, or a name that a resolver knows.

@@ -1,7 +1,9 @@
 //! Where a machine is reached.
 
 use std::fmt;
+use std::str::FromStr;
 
+use crate::invalid::Invalid;
 use crate::unix_name::UnixName;
 use crate::vsock::Cid;
 
@@ -12,6 +14,22 @@ pub enum Location {
     Cid(Cid),
     /// Over hybrid vsock: the socket of its VMM.
     Hybrid(UnixName),
+}
+
+impl FromStr for Location {
+    type Err = Invalid;
+
+    /// Reads `3`, or the path of a socket without white space, which separates names and begins a comment.
+    fn from_str(text: &str) -> Result<Location, Invalid> {
+        if !text.starts_with('/') {
+            return text.parse().map(Location::Cid);
+        }
+        if text.contains(char::is_whitespace) {
+            let hint = "expected a path without spaces; a comment has a line of its own";
+            return Err(Invalid::new("unix socket", text, hint));
+        }
+        UnixName::parse(text).map(Location::Hybrid)
+    }
 }
 
 impl fmt::Display for Location {

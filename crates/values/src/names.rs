@@ -8,7 +8,6 @@ use std::str::FromStr;
 
 use crate::invalid::Invalid;
 use crate::location::Location;
-use crate::unix_name::UnixName;
 use crate::vsock::Cid;
 
 /// The variable with names of machines, in the environment and in the configuration file.
@@ -128,16 +127,12 @@ impl FromStr for Names {
             if names.location(&name).is_some() {
                 return fail("the name is given twice");
             }
-            let location = match machine.starts_with('/') {
-                true => Location::Hybrid(UnixName::parse(machine)?),
-                false if machine.contains(['/', '@']) => {
-                    return fail(
-                        "expected NAME=CID, or NAME=PATH with the whole path of a socket of hybrid vsock",
-                    );
-                }
-                false => Location::Cid(machine.parse()?),
-            };
-            names.0.push((name, location));
+            if !machine.starts_with('/') && machine.contains(['/', '@']) {
+                return fail(
+                    "expected NAME=CID, or NAME=PATH with the whole path of a socket of hybrid vsock",
+                );
+            }
+            names.0.push((name, machine.parse()?));
         }
         Ok(names)
     }

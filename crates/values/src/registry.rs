@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use crate::invalid::Invalid;
 use crate::location::Location;
 use crate::names::{SUFFIX, is_name};
-use crate::unix_name::UnixName;
 use crate::vsock::Cid;
 
 /// Ends the name of each of its files; what ends otherwise is nobody's, as what is being written.
@@ -64,7 +63,7 @@ impl Placed<'_> {
 pub struct Problem {
     /// The line, from 1.
     pub line: usize,
-    /// What stands before its `=`, in lower case.
+    /// The name that it was to give, if any.
     pub name: Option<String>,
     /// What is wrong.
     pub text: String,
@@ -256,21 +255,15 @@ fn read_line(line: &str) -> Result<(String, Location), Invalid> {
              that is not any, host, local or mapped",
         );
     }
-    if machine.starts_with('/') && machine.contains(char::is_whitespace) {
-        return fail(
-            "expected NAME=PATH with a PATH without spaces; a comment has a line of its own",
-        );
-    }
-    if machine.starts_with('/') {
-        return UnixName::parse(machine).map(|socket| (name, Location::Hybrid(socket)));
-    }
     match machine.parse() {
         // Whoever may come in as `local` is said by the administrator alone.
-        Ok(Cid::LOCAL) => fail("CID 1 is this machine itself, which has its name: local"),
-        Ok(cid) => Ok((name, Location::Cid(cid))),
-        Err(_) => fail(
+        Ok(Location::Cid(Cid::LOCAL)) => {
+            fail("CID 1 is this machine itself, which has its name: local")
+        }
+        Err(_) if !machine.starts_with('/') => fail(
             "expected a CID from 2 to 4294967294, or the path of a socket of hybrid vsock, behind `=`",
         ),
+        location => location.map(|location| (name, location)),
     }
 }
 
