@@ -74,14 +74,15 @@ impl<K: Eq + Hash> PeerRateLimit<K> {
 
     /// Asks whether a line of a peer may be written now; gives the number of its lines that were left out before it.
     pub(crate) fn admit(&mut self, peer: K, now: Moment) -> Option<u64> {
-        if !self.peers.contains_key(&peer) {
-            self.make_room(now);
-        }
-        let has_room = self.peers.len() < PEERS_MAX;
-        let (burst, others) = (self.burst, &mut self.others);
-        let own = match self.peers.contains_key(&peer) || has_room {
-            true => (self.peers.entry(peer)).or_insert_with(|| RateLimit::new(burst)),
-            false => others,
+        let own = match self.peers.get_mut(&peer) {
+            Some(own) => own,
+            None => {
+                self.make_room(now);
+                match self.peers.len() < PEERS_MAX {
+                    true => (self.peers.entry(peer)).or_insert(RateLimit::new(self.burst)),
+                    false => &mut self.others,
+                }
+            }
         };
         own.admit(now).or_else(|| {
             self.common.admit(now)?;
