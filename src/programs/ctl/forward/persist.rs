@@ -56,13 +56,10 @@ pub(super) fn add(manager: Manager, wish: &Wish<'_>, is_dry: bool) -> Result<Str
     ];
     if is_dry {
         let is_wanted = |path: &PathBuf| files.iter().any(|(wanted, _)| wanted == path);
-        let former = ours(&place, &unit)?
-            .into_iter()
-            .filter(|path| !is_wanted(path));
-        let former: String = former
-            .map(|path| format!("rm '{}'\n", path.display()))
-            .collect();
-        return Ok(ENDS_AT_ERRORS.to_owned() + &former + &script(&place, &files, &commands));
+        let mut former = ours(&place, &unit)?;
+        former.retain(|path| !is_wanted(path));
+        let (removed, added) = (removal(&former), script(&place, &files, &commands));
+        return Ok(format!("{ENDS_AT_ERRORS}{removed}{added}"));
     }
     let before = written(&place, &unit)?;
     let apply = |files| write(&place, &unit, files).and_then(|()| run_all(&place, &commands));
@@ -114,13 +111,7 @@ pub(super) fn remove(manager: Manager, listen: &[Endpoint], is_dry: bool) -> Res
     ];
     let after = [vec!["daemon-reload".to_owned()]];
     if is_dry {
-        let removed = ours.iter().map(|path| format!("rm '{}'\n", path.display()));
-        let emptied = ours.iter().filter_map(|path| own_folder(path));
-        let emptied = emptied.map(|folder| {
-            let folder = folder.display();
-            format!("rmdir --ignore-fail-on-non-empty '{folder}'\n")
-        });
-        let removed: String = removed.chain(emptied).collect();
+        let removed = removal(&ours);
         let (before, after) = (script(&place, &[], &before), script(&place, &[], &after));
         return Ok(format!("{ENDS_AT_ERRORS}{before}{removed}{after}"));
     }
@@ -381,6 +372,19 @@ fn run_all(place: &Place, commands: &[Vec<String>]) -> Result<()> {
             }),
         }
     })
+}
+
+/// Returns the lines of a script that remove files, and their folders where nothing else is in them.
+fn removal(files: &[PathBuf]) -> String {
+    let removed = files
+        .iter()
+        .map(|path| format!("rm '{}'\n", path.display()));
+    let emptied = files.iter().filter_map(|path| own_folder(path));
+    let emptied = emptied.map(|folder| {
+        let folder = folder.display();
+        format!("rmdir --ignore-fail-on-non-empty '{folder}'\n")
+    });
+    removed.chain(emptied).collect()
 }
 
 /// Returns what does the same in a shell.
