@@ -36,7 +36,7 @@ pub struct RelayProcess {
     /// All in the group of the first.
     children: Vec<Child>,
     /// Goes after them.
-    _store: Store,
+    store: Store,
 }
 
 impl RelayProcess {
@@ -50,7 +50,7 @@ impl RelayProcess {
     ) -> Result<Self> {
         let mut process = Self {
             children: Vec::new(),
-            _store: store,
+            store,
         };
         for hop in hops {
             let log = log.try_clone().doing(|| "open the log again".into())?;
@@ -80,7 +80,7 @@ impl RelayProcess {
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("NOTIFY_SOCKET", self._store.path());
+            .env("NOTIFY_SOCKET", self.store.path());
         let group = self.children.first().map_or(0, |first| first.id() as i32);
         command
             .process_group(group)

@@ -73,9 +73,7 @@ impl Unusable {
             Unusable::UnknownMachine { .. } | Unusable::NoCid { .. }
         )
     }
-}
 
-impl Unusable {
     /// Returns what a list of machines with a name comes to that is no CID now.
     pub fn in_a_list(&self) -> &'static str {
         match self {
