@@ -109,8 +109,8 @@ fn json_and_lines_without_titles_have_the_same() {
     assert_eq!(
         found,
         json!([
-            {"name": "db", "cid": null, "socket": null, "state": "shut off", "sources": ["libvirt"]},
-            {"name": "web", "cid": 7, "socket": null, "state": "running", "sources": ["libvirt"]},
+            {"name": "db", "cid": null, "socket": null, "state": "shut off", "sources": ["libvirt"], "overruled_by": null},
+            {"name": "web", "cid": 7, "socket": null, "state": "running", "sources": ["libvirt"], "overruled_by": null},
         ])
     );
 }

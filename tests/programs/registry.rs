@@ -176,9 +176,9 @@ fn machines_shows_each_name_with_its_line_and_what_is_wrong() {
     };
     assert!(line.contains("names.d/b.conf:3: \"x=0\""), "{line}");
     let found: Value = serde_json::from_str(&finished.stdout).unwrap();
-    let row = |name: &str, cid: Option<u32>, socket: Option<&str>, sources: &[&str]| json!({"name": name, "cid": cid, "socket": socket, "state": null, "sources": sources});
+    let row = |name: &str, cid: Option<u32>, socket: Option<&str>, sources: &[&str]| json!({"name": name, "cid": cid, "socket": socket, "state": null, "sources": sources, "overruled_by": null});
     let place = |rest: &str| format!("{FOLDER}/{rest}");
-    let expected = json!([
+    let mut expected = json!([
         row(
             "hy",
             None,
@@ -188,5 +188,20 @@ fn machines_shows_each_name_with_its_line_and_what_is_wrong() {
         row("web", Some(3), None, &["--names", &place("a.conf:1")]),
         row("web", Some(4), None, &[&place("b.conf:2")]),
     ]);
+    expected[2]["overruled_by"] = json!("--names");
+    assert_eq!(found, expected);
+    let finished = machine.finish("vsockctl", &["machines", "--no-legend"]);
+    let words = |line: &str| {
+        line.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let found: Vec<_> = finished.stdout.lines().map(words).collect();
+    let (hy, a, b) = (place("a.conf:2"), place("a.conf:1"), place("b.conf:2"));
+    let expected = [
+        ["hy", "-", "-", &hy, "/run/hy/guest.vsock", "-"],
+        ["web", "3", "-", &a, "-", "-"],
+        ["web", "4", "-", &b, "-", &a],
+    ];
     assert_eq!(found, expected);
 }

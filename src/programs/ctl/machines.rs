@@ -57,6 +57,8 @@ struct Row {
     socket: Option<String>,
     state: Option<String>,
     sources: Vec<String>,
+    /// Where the name is given to another machine, to which it leads.
+    overruled_by: Option<String>,
 }
 
 /// Prints the machines. `given`: names of the option or the environment.
@@ -164,16 +166,14 @@ fn merged(named: &[Named], managed: &[(Manager, Managed)]) -> Vec<Row> {
         best.or(states.first()).map(|state| (*state).clone())
     };
     let written = named.iter().map(|one| {
-        let (cid, socket) = match &one.location {
-            Location::Cid(cid) => (Some(*cid), None),
-            Location::Hybrid(socket) => (None, Some(socket.to_string())),
-        };
+        let (cid, socket) = split(&one.location);
         Row {
             name: one.name.clone(),
             cid: cid.map(Cid::number),
             socket,
             state: cid.and_then(state_of),
             sources: vec![one.place.clone()],
+            overruled_by: None,
         }
     });
     let others = managed.iter().map(|(manager, one)| Row {
@@ -182,6 +182,7 @@ fn merged(named: &[Named], managed: &[(Manager, Managed)]) -> Vec<Row> {
         socket: None,
         state: Some(one.state.clone()),
         sources: vec![manager.to_string()],
+        overruled_by: None,
     });
     let mut machines: Vec<Row> = Vec::new();
     for one in written.chain(others) {
@@ -199,27 +200,56 @@ fn merged(named: &[Named], managed: &[(Manager, Managed)]) -> Vec<Row> {
             None => machines.push(one),
         }
     }
+    for one in &mut machines {
+        one.overruled_by = overruling(one, named).map(|holds| holds.place.clone());
+    }
     machines.sort_by(|one, other| (&one.name, one.cid).cmp(&(&other.name, other.cid)));
     machines
+}
+
+fn split(location: &Location) -> (Option<Cid>, Option<String>) {
+    match location {
+        Location::Cid(cid) => (Some(*cid), None),
+        Location::Hybrid(socket) => (None, Some(socket.to_string())),
+    }
+}
+
+/// Returns what holds of the name of a machine, if that is another machine: of what is written, the first.
+fn overruling<'a>(one: &Row, named: &'a [Named]) -> Option<&'a Named> {
+    let holds = named.iter().find(|named| named.name == one.name)?;
+    let (cid, socket) = split(&holds.location);
+    let is_it = one.cid == cid.map(Cid::number) && one.socket == socket;
+    // One that is off is nowhere.
+    let is_off = one.cid.is_none() && one.socket.is_none();
+    (!is_it && !is_off).then_some(holds)
 }
 
 fn table(machines: &[Row], has_titles: bool) -> String {
     if machines.is_empty() {
         return String::new();
     }
-    let columns = [
+    let mut columns = vec![
         Column::text("NAME"),
         Column::number("CID"),
         Column::text("STATE"),
         Column::text("SOURCE"),
     ];
+    // Behind what scripts know, and only where there is one.
+    let has_socket = machines.iter().any(|one| one.socket.is_some());
+    let is_overruled = machines.iter().any(|one| one.overruled_by.is_some());
+    columns.extend(has_socket.then(|| Column::text("SOCKET")));
+    columns.extend(is_overruled.then(|| Column::text("OVERRULED BY")));
+    let text = |text: &Option<String>| text.as_ref().map_or_else(Cell::nothing, Cell::new);
     let row = |one: &Row| {
-        vec![
+        let mut cells = vec![
             Cell::new(&one.name),
             one.cid.map_or_else(Cell::nothing, Cell::new),
-            one.state.as_ref().map_or_else(Cell::nothing, Cell::new),
+            text(&one.state),
             Cell::new(one.sources.join(", ")),
-        ]
+        ];
+        cells.extend(has_socket.then(|| text(&one.socket)));
+        cells.extend(is_overruled.then(|| text(&one.overruled_by)));
+        cells
     };
     let rows: Vec<_> = machines.iter().map(row).collect();
     table::table(&columns, &rows, "", None, has_titles)
@@ -256,6 +286,11 @@ mod tests {
             location: Location::Hybrid(UnixName::parse("/run/hy/guest.vsock").unwrap()),
             place: "hy.conf:1".to_owned(),
         });
+        named.push(Named {
+            name: "hy".to_owned(),
+            location: Location::Cid(Cid::new(9).unwrap()),
+            place: "z.conf:3".to_owned(),
+        });
         let managed = [
             (Manager::Machined, machine("web", 3, "running")),
             (Manager::Libvirt, machine("web", 3, "running")),
@@ -264,21 +299,22 @@ mod tests {
         ];
         let expected = format!(
             "\
-NAME         CID  STATE     SOURCE
-db             4  -         {place}
-db             5  paused    libvirt
-host-of-all    2  -         {place}
-hy             -  -         hy.conf:1
-new            -  shut off  libvirt
-web            3  running   {place}, machined, libvirt
-www            3  running   {place}
+NAME         CID  STATE     SOURCE                                                    SOCKET               OVERRULED BY
+db             4  -         {place}                     -                    -
+db             5  paused    libvirt                                                   -                    {place}
+host-of-all    2  -         {place}                     -                    -
+hy             -  -         hy.conf:1                                                 /run/hy/guest.vsock  -
+hy             9  -         z.conf:3                                                  -                    hy.conf:1
+new            -  shut off  libvirt                                                   -                    -
+web            3  running   {place}, machined, libvirt  -                    -
+www            3  running   {place}                     -                    -
 "
         );
         let plain = |text: &str| anstream::adapter::strip_str(text).to_string();
         let machines = merged(&named, &managed);
         assert_eq!(plain(&table(&machines, true)), expected);
         let rows = expected.split_once('\n').unwrap().1;
-        assert_eq!(plain(&table(&machines, false)).lines().count(), 7);
+        assert_eq!(plain(&table(&machines, false)).lines().count(), 8);
         assert!(plain(&table(&machines, false)).starts_with("db "), "{rows}");
         assert_eq!(table(&[], true), "");
     }
@@ -300,7 +336,7 @@ www            3  running   {place}
         let machines = merged(&[], &[(Manager::Libvirt, machine("new", 0, "shut off"))]);
         assert_eq!(
             serde_json::to_string(&machines).unwrap(),
-            r#"[{"name":"new","cid":null,"socket":null,"state":"shut off","sources":["libvirt"]}]"#
+            r#"[{"name":"new","cid":null,"socket":null,"state":"shut off","sources":["libvirt"],"overruled_by":null}]"#
         );
     }
 }
