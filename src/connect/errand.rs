@@ -35,6 +35,8 @@ pub(crate) struct Errand {
     pub asked: Endpoint,
     /// The rule that lets it, `FILE:LINE`.
     pub rule: Option<Arc<str>>,
+    /// The number of the gateway, and as whom it was asked, if that was for a machine by its name.
+    pub by_name: Option<(usize, Who)>,
     /// Which address that was, once it was reached.
     pub address: Option<Endpoint>,
     /// How it is answered.
@@ -54,6 +56,7 @@ impl Errand {
             from: None,
             asked: request.asked,
             rule: None,
+            by_name: None,
             address: None,
             form: request.form,
             length: request.length,

@@ -17,11 +17,12 @@ use super::ending::Ending;
 use super::token::Side;
 use crate::clock::Moment;
 use crate::connect::{Asks, Attempt, Dialer, Errand, is_own_cid};
+use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gateway::request;
 use crate::gateway::resolver::Question;
 use crate::gateway::step::{REQUEST_MAX, Step};
-use crate::gateway::{self, Allowed, Way, reply};
+use crate::gateway::{self, Allowed, Gateway, Way, reply};
 use crate::gateway_rules::Who;
 use crate::peer::Peer;
 use crate::proxy_protocol::{self, read::Read};
@@ -153,8 +154,16 @@ impl Asking {
         }
     }
 
-    /// Becomes the attempt to reach the target. `request`: the bytes of the request.
-    pub(crate) fn into_dialing(self, request: usize, attempt: Attempt, now: Moment) -> Dialing {
+    /// Becomes the attempt to reach the target.
+    pub(crate) fn into_dialing(
+        self,
+        errand: Option<&Errand>,
+        attempt: Attempt,
+        now: Moment,
+    ) -> Dialing {
+        let request = errand.map_or((0, false), |errand| {
+            (errand.length, errand.by_name.is_some())
+        });
         Dialing::asked(self.peer, request, attempt, now)
     }
 
@@ -234,20 +243,9 @@ impl Asking {
         let Some(gateway) = &dialer.gateway else {
             return Err(Error::NoTarget(name.to_string()));
         };
-        errand.from = gateway::machine_of(name, who);
-        let (who, allowed) = gateway
-            .decide(who, &errand.asked, is_own_cid)
-            .map_err(Error::NotAllowed)?;
-        let Allowed { rule, way } = allowed;
-        errand.rule = Some(rule);
-        match way {
-            Way::Direct(endpoint) => Ok(Some(dialer.run(self.target, name, &endpoint, false, now))),
-            Way::Here(endpoint) => Ok(Some(dialer.run(self.target, name, &endpoint, true, now))),
-            Way::AsPeer(place, port) => {
-                let (who, to) = ((who, name), (&place, port));
-                (dialer.run_as_peer(self.target, who, to, errand, now)).map(Some)
-            }
-            Way::Named(host, port) => {
+        match lead((dialer, gateway), (self.target, who), name, errand, now)? {
+            Lead::To(attempt) => Ok(Some(*attempt)),
+            Lead::LookUp(who, host, port) => {
                 let question = gateway.resolver.ask(who, &host, port, self.name);
                 let busy = || Error::Lookup {
                     host,
@@ -290,6 +288,66 @@ impl Asking {
             None => Ok(None),
         }
     }
+}
+
+/// Where the rules lead a peer.
+enum Lead {
+    To(Box<Attempt>),
+    /// The name of a host is to be looked up first.
+    LookUp(Who, String, u16),
+}
+
+/// Asks the rules of a gateway, which is the target with that number.
+fn lead(
+    (dialer, gateway): (&Dialer, &Gateway),
+    (target, who): (usize, Option<Who>),
+    name: &Peer,
+    errand: &mut Errand,
+    now: Moment,
+) -> Result<Lead> {
+    errand.from = gateway::machine_of(name, who);
+    let (who, allowed) = gateway
+        .decide(who, &errand.asked, is_own_cid)
+        .map_err(Error::NotAllowed)?;
+    let Allowed { rule, way } = allowed;
+    errand.rule = Some(rule);
+    errand.by_name = matches!(errand.asked, Endpoint::VsockName { .. }).then_some((target, who));
+    let attempt = match way {
+        Way::Direct(endpoint) => dialer.run(target, name, &endpoint, false, now),
+        Way::Here(endpoint) => dialer.run(target, name, &endpoint, true, now),
+        Way::AsPeer(place, port) => {
+            dialer.run_as_peer(target, (who, name), (&place, port), errand, now)?
+        }
+        Way::Named(host, port) => return Ok(Lead::LookUp(who, host, port)),
+    };
+    Ok(Lead::To(Box::new(attempt)))
+}
+
+/// Asks the rules once more if a machine has answered that was asked for by its name, and names were read since: another may
+/// have the name now, or the peer may not go there any more.
+pub(crate) fn renew(
+    dialing: &mut Dialing,
+    dialer: &Dialer,
+    name: &Peer,
+    errand: &mut Errand,
+    now: Moment,
+) -> Progress<()> {
+    let (Some(gateway), Some((target, who))) = (&dialer.gateway, errand.by_name) else {
+        return ControlFlow::Continue(());
+    };
+    if !dialing.is_confirmed() {
+        return ControlFlow::Continue(());
+    }
+    match lead((dialer, gateway), (target, Some(who)), name, errand, now) {
+        Ok(Lead::To(attempt)) => dialing.lead(*attempt),
+        // It is no name of a host.
+        Ok(Lead::LookUp(..)) => {}
+        Err(error) => {
+            dismiss(dialing.peer(), &errand.form.failed(&error, &errand.asked));
+            return ControlFlow::Break(Err(error));
+        }
+    }
+    ControlFlow::Continue(())
 }
 
 fn broken<T>(errno: Errno) -> Progress<T> {

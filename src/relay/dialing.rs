@@ -61,18 +61,50 @@ pub(crate) struct Dialing {
     grace: Grace,
     /// Bytes of a request, which stay in the peer's socket until the target is reached.
     request: usize,
+    /// The peer has asked for a machine by its name.
+    is_asked_by_name: bool,
+    held: Held,
+}
+
+/// The machine of a name that has answered, and may have lost the name in that very moment: it hears nothing before names
+/// were read once more.
+#[derive(Debug, Default)]
+struct Held {
+    stream: Option<Stream>,
+    is_confirmed: bool,
+}
+
+impl Drop for Held {
+    /// As of an [`Attempt`] that is not wanted any more.
+    fn drop(&mut self) {
+        if let Some(stream) = self.stream.take() {
+            stream.abort();
+        }
+    }
+}
+
+/// How far it has come.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// Only an event or the deadline can change anything.
+    Waiting,
+    /// The machine of a name is held; see [`Dialing::confirm`].
+    Held,
+    /// That is the target.
+    Connected(Stream),
 }
 
 impl Dialing {
     /// Begins to wait for the attempt.
     pub(crate) fn new(peer: Stream, attempt: Attempt, now: Moment) -> Dialing {
-        Dialing::asked(End::new(peer), 0, attempt, now)
+        Dialing::asked(End::new(peer), (0, false), attempt, now)
     }
 
-    /// Begins to wait for the attempt on behalf of a peer that was heard before: so many of its bytes were its request.
+    /// Begins to wait for the attempt on behalf of a peer that was heard before: so many of its bytes were its request, and
+    /// whether that had the name of a machine.
     pub(crate) fn asked(
         peer: End<Stream>,
-        request: usize,
+        (request, is_asked_by_name): (usize, bool),
         attempt: Attempt,
         now: Moment,
     ) -> Dialing {
@@ -82,6 +114,8 @@ impl Dialing {
             seen: EpollFlags::empty(),
             grace: Grace::new(now),
             request,
+            is_asked_by_name,
+            held: Held::default(),
         }
     }
 
@@ -104,18 +138,57 @@ impl Dialing {
         dialer: &Dialer,
         now: Moment,
         watch: &mut dyn FnMut(&Stream) -> Result<()>,
-    ) -> ControlFlow<Result<Ending>, Option<Stream>> {
+    ) -> ControlFlow<Result<Ending>, Progress> {
         if let Some(errno) = self.grace.gone(&self.peer, self.request, now) {
             return ControlFlow::Break(Ok(Ending::Broken(Side::Peer, errno)));
         }
+        if self.held.stream.is_some() {
+            if !self.held.is_confirmed {
+                return ControlFlow::Continue(Progress::Waiting);
+            }
+            if self.attempt.has_moved(dialer) {
+                self.leave();
+            }
+        }
+        if let Some(target) = self.held.stream.take() {
+            return ControlFlow::Continue(Progress::Connected(target));
+        }
         match (self.attempt).advance(dialer, readiness(self.seen), now, watch) {
-            Ok(Some(target)) => ControlFlow::Continue(Some(target)),
+            Ok(Some(target)) if self.is_asked_by_name || self.attempt.follows_name(dialer) => {
+                self.held.stream = Some(target);
+                ControlFlow::Continue(Progress::Held)
+            }
+            Ok(Some(target)) => ControlFlow::Continue(Progress::Connected(target)),
             Ok(None) => {
                 self.seen = EpollFlags::empty();
-                ControlFlow::Continue(None)
+                ControlFlow::Continue(Progress::Waiting)
             }
             Err(error) => ControlFlow::Break(Err(error)),
         }
+    }
+
+    /// Learns that names were read after the machine has answered that is held.
+    pub(crate) fn confirm(&mut self) {
+        self.held.is_confirmed = self.held.stream.is_some();
+    }
+
+    /// Makes another attempt instead, if it leads elsewhere.
+    pub(crate) fn lead(&mut self, attempt: Attempt) {
+        if !attempt.leads_as(&self.attempt) {
+            self.leave();
+            self.attempt = attempt;
+        }
+    }
+
+    /// Leaves the machine that had the name; what epoll said of it is over.
+    fn leave(&mut self) {
+        self.held = Held::default();
+        self.seen = EpollFlags::empty();
+    }
+
+    /// Returns whether a machine is held, and names were read since.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.held.is_confirmed
     }
 
     /// Becomes a connection, which begins with a header for the target if there is one.

@@ -343,6 +343,7 @@ impl Host for Loop {
             inspection.resume(self.worker.epoll(), now);
         }
         self.renew_names(now);
+        self.confirm_names(now);
         match self.mode {
             Mode::Leaving => self.leave(now),
             _ => {

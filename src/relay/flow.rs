@@ -30,6 +30,11 @@ pub(crate) enum Turn {
     Waiting,
     /// There is more to do after the others.
     Yielded,
+    /// A machine has answered that was looked up by its name, of a session alone: [`Session::confirm`] goes on, once names
+    /// were read again.
+    ///
+    /// [`Session::confirm`]: super::session::Session::confirm
+    Reached,
 }
 
 impl Turn {

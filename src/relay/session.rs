@@ -12,7 +12,7 @@ use super::closing::Closing;
 use super::connection::{Connection, Limits, Stage};
 use super::counters;
 use super::details::{self, Before};
-use super::dialing::Dialing;
+use super::dialing::{Dialing, Progress};
 use super::end::End;
 use super::ending::Ending;
 use super::flow::Turn;
@@ -300,12 +300,17 @@ impl Session {
             }
         }
         if let Phase::Dialing(dialing) = &mut self.phase {
+            if let Some(errand) = &mut self.errand {
+                asking::renew(dialing, dialer, &self.peer, errand, now)?;
+            }
             let step = dialing.advance(dialer, now, watch);
             if let (ControlFlow::Break(Err(error)), Some(errand)) = (&step, &self.errand) {
                 asking::dismiss(dialing.peer(), &errand.form.failed(error, &errand.asked));
             }
-            let Some(target) = step? else {
-                return ControlFlow::Continue(Turn::Waiting);
+            let target = match step? {
+                Progress::Connected(target) => target,
+                Progress::Held => return ControlFlow::Continue(Turn::Reached),
+                Progress::Waiting => return ControlFlow::Continue(Turn::Waiting),
             };
             if let Some(errand) = &mut self.errand {
                 errand.address = reached(&target);
@@ -322,11 +327,17 @@ impl Session {
         self.relay_on(shared, now).map_break(Ok)
     }
 
+    /// Learns that names were read after its machine has answered; [`Session::advance`] goes on.
+    pub(crate) fn confirm(&mut self) {
+        if let Phase::Dialing(dialing) = &mut self.phase {
+            dialing.confirm();
+        }
+    }
+
     /// It is known what to connect to.
     fn asked(&mut self, attempt: Attempt, now: Moment) {
         if let Phase::Asking(asking) = std::mem::replace(&mut self.phase, Phase::Between) {
-            let request = self.errand.as_ref().map_or(0, |errand| errand.length);
-            let dialing = asking.into_dialing(request, attempt, now);
+            let dialing = asking.into_dialing(self.errand.as_deref(), attempt, now);
             self.phase = Phase::Dialing(Box::new(dialing));
         }
     }

@@ -50,6 +50,8 @@ pub(crate) struct Worker {
     closings: Vec<Closing>,
     /// Those that move much; none where they may stay.
     bulk: Option<Vec<Key>>,
+    /// Those whose machine has answered, and names are to be read once more.
+    reached: Vec<Key>,
     /// When old sessions are looked at.
     next_check: Option<Moment>,
     /// When pipes go that nobody has used.
@@ -76,6 +78,7 @@ impl Worker {
             closed: Vec::new(),
             closings: Vec::new(),
             bulk: (!keeps_bulk).then(Vec::new),
+            reached: Vec::new(),
             next_check: None,
             next_trim: None,
         })
@@ -104,6 +107,21 @@ impl Worker {
         self.dialer = dialer;
         for key in (self.sessions).keys_of(|session| session.connection().is_none()) {
             self.sessions.queue(key);
+        }
+    }
+
+    /// Returns whether machines have answered that may have lost their names; see [`Worker::confirm`].
+    pub(crate) fn has_reached(&self) -> bool {
+        !self.reached.is_empty()
+    }
+
+    /// Goes on with those whose machines have answered, now that names were read after that.
+    pub(crate) fn confirm(&mut self, now: Moment) {
+        for key in std::mem::take(&mut self.reached) {
+            if let Some(session) = self.sessions.get(key) {
+                session.confirm();
+                self.advance(key, now);
+            }
         }
     }
 
@@ -221,7 +239,7 @@ impl Worker {
 
     /// Returns how long its owner may wait for events, and no longer than until `other`.
     pub(crate) fn timeout(&self, other: Option<Moment>, now: Moment) -> EpollTimeout {
-        if self.sessions.queued() > 0 {
+        if self.sessions.queued() > 0 || self.has_reached() {
             return EpollTimeout::ZERO;
         }
         let deadlines = [
@@ -359,6 +377,7 @@ impl Worker {
         match session.advance(&self.dialer, &mut self.shared, now, &mut watch) {
             ControlFlow::Continue(Turn::Waiting) => {}
             ControlFlow::Continue(Turn::Yielded) => self.sessions.queue(key),
+            ControlFlow::Continue(Turn::Reached) => self.reached.push(key),
             ControlFlow::Break(result) => return self.close(key, result, now),
         }
         if let Err(error) = self.update_interest(key) {

@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, symlink};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
 use vsock_bridge::testing::Snapshot;
 
 use crate::common::bridge::Bridge;
@@ -222,6 +224,92 @@ fn a_name_moves_while_its_machine_is_asked_the_client_comes_to_the_new_one() {
     assert_eq!((bytes.len(), end), (0, End::Clean));
     ping(&mut client, &mut machine);
     drop((client, machine));
+    bridge.stop();
+}
+
+/// However late: what is known when the answer is read is what was written before it was given.
+#[test]
+fn a_name_moves_and_the_former_machine_answers_it_hears_nothing() {
+    let Some((registry, bridge, listener, [first, second])) = moving() else {
+        return;
+    };
+    for _ in 0..20 {
+        for (now, former) in [(&second, &first), (&first, &second)] {
+            let mut client = listener.connect();
+            client.write_all(b"a secret").unwrap();
+            let mut asked = asked(former, 22);
+            registry.write("a.conf", &format!("web={}\n", now.text));
+            expect_nothing_said(&mut asked, now, 22, b"a secret");
+        }
+    }
+    bridge.stop();
+}
+
+/// The former machine answers, and hears nothing; the other one does.
+fn expect_nothing_said(former: &mut Socket, now: &Place, port: u32, secret: &[u8]) {
+    // It may be left by now.
+    let _ = former.write_all(b"OK 1\n");
+    let mut machine = taken(now, port);
+    let mut heard = vec![0; secret.len()];
+    machine.read_exact(&mut heard).unwrap();
+    assert_eq!(heard, secret);
+    let (bytes, _) = read_to_end(former);
+    assert_eq!(bytes.len(), 0);
+}
+
+/// A gateway at a rule for that machine.
+fn gateway(registry: &Registry, listener: &Place, rules: &Path) -> Option<Program> {
+    let bridge = Bridge::to("gateway").listener(listener);
+    let rules = ["--machine", "3", "--rules", rules.to_str().unwrap()];
+    let bridge = registry.given_to(bridge.arguments(&rules))?;
+    let mut bridge = bridge.start();
+    bridge.wait_for_line("bridging");
+    Some(bridge)
+}
+
+#[test]
+fn a_name_moves_while_a_gateway_connects_the_peer_comes_to_the_new_machine_or_to_none() {
+    let (registry, folder) = (Registry::new(), own_folder());
+    let (listener, first, second) = three();
+    let rules = folder.path().join("rules");
+    fs::write(&rules, "3 web:22\n").unwrap();
+    registry.write("a.conf", &format!("web={}\n", first.text));
+    let Some(mut bridge) = gateway(&registry, &listener, &rules) else {
+        return;
+    };
+    let ask = || {
+        let mut client = listener.connect();
+        client
+            .write_all(b"CONNECT web.vsock:22 HTTP/1.1\r\n\r\na secret")
+            .unwrap();
+        client
+    };
+    let expect = |client: &mut Socket, status: &[u8]| {
+        let mut answer = vec![0; status.len()];
+        client.read_exact(&mut answer).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&answer),
+            String::from_utf8_lossy(status)
+        );
+    };
+    for _ in 0..10 {
+        for (now, former) in [(&second, &first), (&first, &second)] {
+            let mut client = ask();
+            let mut asked = asked(former, 22);
+            registry.write("a.conf", &format!("web={}\n", now.text));
+            expect_nothing_said(&mut asked, now, 22, b"a secret");
+            expect(&mut client, b"HTTP/1.1 200 ");
+        }
+    }
+    let mut client = ask();
+    let mut asked = asked(&first, 22);
+    registry.write("a.conf", &format!("web={}\n", second.text));
+    fs::write(&rules, "3 db:22\n").unwrap();
+    let _ = asked.write_all(b"OK 1\n");
+    expect(&mut client, b"HTTP/1.1 403 ");
+    assert_eq!(read_to_end(&mut asked).0.len(), 0);
+    bridge.wait_for_line("no rule of");
+    assert!(first.has_nobody_waiting() && second.has_nobody_waiting());
     bridge.stop();
 }
 

@@ -13,8 +13,8 @@ use crate::stream::Stream;
 
 impl Attempt {
     /// Waits until the target is connected, where there is no loop to watch the stream. `tell` gets the first reason for which
-    /// a round is tried again, once the next one is waited for. `renew` gives where the name of the target leads by now, before
-    /// each step.
+    /// a round is tried again, once the next one is waited for. `renew` gives where the name of the target leads by now: before
+    /// each step, and once more when its machine has answered, which may have lost the name in that moment.
     pub(crate) fn wait_connected(
         &mut self,
         dialer: &mut Dialer,
@@ -23,13 +23,23 @@ impl Attempt {
     ) -> Result<Stream> {
         let mut readiness = Readiness::Waiting;
         let mut tell = Some(tell);
-        loop {
+        let renew = |dialer: &mut Dialer| {
             if let Some(target) = renew() {
                 *dialer = dialer.with_targets(Targets::common(target));
             }
+        };
+        loop {
+            renew(dialer);
             let now = Moment::now();
             match self.step(dialer, &mut readiness, now, &mut |_| Ok(())) {
-                Ok(Step::Connected(stream)) => return Ok(stream),
+                Ok(Step::Connected(stream)) => {
+                    renew(dialer);
+                    if !self.has_moved(dialer) {
+                        return Ok(stream);
+                    }
+                    stream.abort();
+                    readiness = Readiness::Waiting;
+                }
                 Ok(Step::Moved) => {}
                 Ok(Step::Waiting) => readiness = self.poll()?,
                 Err(error) => {

@@ -7,9 +7,19 @@ use crate::stream::Stream;
 
 impl Attempt {
     /// Returns whether the name of the machine is another's since this round began, or nobody's any more.
-    pub(super) fn has_moved(&self, dialer: &Dialer) -> bool {
+    pub(crate) fn has_moved(&self, dialer: &Dialer) -> bool {
         let now = self.target(dialer).machine.as_ref();
         now.is_some_and(|now| self.addresses.as_ref().is_none_or(|own| own != now))
+    }
+
+    /// Returns whether it goes to the machine of a name, which may be another's at any time.
+    pub(crate) fn follows_name(&self, dialer: &Dialer) -> bool {
+        self.target(dialer).machine.is_some()
+    }
+
+    /// Returns whether it has the same addresses as another.
+    pub(crate) fn leads_as(&self, other: &Attempt) -> bool {
+        self.addresses == other.addresses
     }
 
     /// Leaves the machine that had the name, which may not learn of the peer any more.

@@ -37,6 +37,14 @@ impl Loop {
         }
     }
 
+    /// Goes on with those whose machine has answered: what was written before it did so is read by then.
+    pub(super) fn confirm_names(&mut self, now: Moment) {
+        if self.worker.has_reached() {
+            self.renew_names_at_once(now);
+            self.worker.confirm(now);
+        }
+    }
+
     fn rename(&mut self, renamed: Renamed) {
         if let Some(gateway) = &self.worker.dialer().gateway {
             gateway.rules.look_up_again();
