@@ -389,11 +389,7 @@ fn explain(error: &Unusable, names: &Known<'_>) -> String {
     if let Unusable::NoCid { .. } = error {
         return without_cid(error);
     }
-    let Unusable::UnknownMachine {
-        name,
-        problem: None,
-    } = error
-    else {
+    let Unusable::UnknownMachine { name, problem } = error else {
         return error.to_string();
     };
     match gateway_rules::verb(name) {
@@ -418,6 +414,7 @@ fn explain(error: &Unusable, names: &Known<'_>) -> String {
         .and_then(|names| meant(name, names))
     {
         Some(meant) => format!("no machine is named {name:?}, did you mean {meant}?"),
+        None if problem.is_some() => error.to_string(),
         None => format!("{error}; a host that a resolver knows is written with a dot"),
     }
 }

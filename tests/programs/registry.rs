@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -39,10 +40,13 @@ impl Machine {
     }
 
     fn finish(&self, program: &str, arguments: &[&str]) -> Finished {
-        let mut command = self.run.command(ours(program));
-        command.env("VSOCK_BRIDGE_PREFIX", "fd00::/64");
-        command.args(arguments);
-        finish(command)
+        finish_with(self.run.command(ours(program)), arguments)
+    }
+
+    /// The same as a user for whom permissions of files hold.
+    fn finish_without_rights(&self, program: &str, arguments: &[&str]) -> Finished {
+        let command = self.run.command_without_rights(ours(program));
+        finish_with(command, arguments)
     }
 
     fn expect(&self, arguments: &[&str], text: &str) {
@@ -68,6 +72,12 @@ impl Machine {
     }
 }
 
+fn finish_with(mut command: Command, arguments: &[&str]) -> Finished {
+    command.env("VSOCK_BRIDGE_PREFIX", "fd00::/64");
+    command.args(arguments);
+    finish(command)
+}
+
 #[test]
 fn a_name_is_looked_up_as_it_holds_at_that_moment() {
     let Some(machine) = Machine::new() else {
@@ -87,6 +97,34 @@ fn a_name_is_looked_up_as_it_holds_at_that_moment() {
     machine.expect_refusal("vsockctl", &["cid", "web"], &["\"web\"", FOLDER]);
     fs::remove_dir(&machine.folder).unwrap();
     machine.expect_refusal("vsock-connect", &["web"], &["\"web\"", FOLDER]);
+}
+
+#[test]
+fn a_name_that_is_not_found_may_be_in_a_file_that_this_user_cannot_read() {
+    let Some(machine) = Machine::new() else {
+        return;
+    };
+    machine.write("web.conf", "web=7\n");
+    let closed = fs::Permissions::from_mode(0o000);
+    fs::set_permissions(machine.folder.join("web.conf"), closed).unwrap();
+    machine.write("db.conf", "db=4\n");
+    for (program, arguments) in [
+        ("vsockctl", ["cid", "web"].as_slice()),
+        ("vsockctl", &["addr", "web.vsock"]),
+        ("vsock-connect", &["vsock:web:22"]),
+        ("vsock-connect", &["web"]),
+    ] {
+        let finished = machine.finish_without_rights(program, arguments);
+        let [line] = &finished.stderr[..] else {
+            panic!("not one line: {finished:#?}")
+        };
+        let words = format!(
+            "no machine is named \"web\": cannot read {FOLDER}/web.conf: Permission denied"
+        );
+        assert!(line.contains(&words) && finished.code == 2, "{line}");
+    }
+    let finished = machine.finish_without_rights("vsockctl", &["cid", "db"]);
+    assert_eq!((&*finished.stdout, finished.stderr.len()), ("4\n", 0));
 }
 
 #[test]

@@ -101,10 +101,8 @@ impl<'a> Known<'a> {
         let found = registry.and_then(|registry| registry.location(name));
         found.cloned().ok_or_else(|| {
             let problem = registry.and_then(|registry| registry.problem_of(name));
-            Unusable::UnknownMachine {
-                name: name.clone(),
-                problem: problem.map(str::to_owned),
-            }
+            let name = name.clone();
+            Unusable::UnknownMachine { name, problem }
         })
     }
 

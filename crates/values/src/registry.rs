@@ -77,6 +77,8 @@ struct File {
     is_link: bool,
     /// No newline ends it, and it was written to a moment ago.
     is_unfinished: bool,
+    /// Nothing of it was read, and the one problem says why.
+    is_left_out: bool,
     entries: Vec<Entry>,
     /// Whole messages, each with the name that it is about, if any.
     problems: Vec<(Option<String>, String)>,
@@ -141,11 +143,32 @@ impl Registry {
         self.problem.iter().chain(of_files).map(|text| &**text)
     }
 
-    /// Returns what is wrong with the first line that should have given that name, which is in lower case.
-    pub fn problem_of(&self, name: &str) -> Option<&str> {
+    /// Returns why a name, which is in lower case, may be missing: what is wrong with the first line that should have given it,
+    /// else what was not read.
+    pub fn problem_of(&self, name: &str) -> Option<String> {
         let mut problems = self.files.values().flat_map(|file| &file.problems);
         let problem = problems.find(|(of, _)| of.as_deref() == Some(name));
-        problem.map(|(_, text)| &**text)
+        problem
+            .map(|(_, text)| text.clone())
+            .or_else(|| self.unread())
+    }
+
+    /// Returns what was not read, in one line.
+    fn unread(&self) -> Option<String> {
+        let left_out = self.files.values().filter(|file| file.is_left_out);
+        let problems = left_out.flat_map(|file| &file.problems);
+        let mut unread = self
+            .problem
+            .iter()
+            .chain(problems.map(|(_, problem)| problem));
+        let first = unread.next()?;
+        let others = match unread.count() {
+            0 => String::new(),
+            more => format!(", nor {more} more"),
+        };
+        Some(format!(
+            "{first}{others}: if the name is there, put that right, or give its CID"
+        ))
     }
 
     /// Returns whether files were left out, as there are too many or they are too large together: which these are may be
@@ -180,6 +203,7 @@ impl Registry {
             bytes: text.len(),
             is_link: false,
             is_unfinished: false,
+            is_left_out: false,
             entries,
             problems,
         }
@@ -388,6 +412,28 @@ mod tests {
             places(&[overruled, earlier]),
             "/names/b.conf:1 /names/a.conf:2"
         );
+    }
+
+    #[test]
+    fn a_name_that_is_missing_may_be_in_what_was_not_read() {
+        let mut registry = registry(&[("a.conf", "web=3\ndb=x\n")]);
+        assert_eq!(registry.problem_of("new"), None);
+        for name in ["b.conf", "c.conf"] {
+            let problem = (None, format!("cannot read /names/{name}: no"));
+            let file = File {
+                is_left_out: true,
+                problems: vec![problem],
+                ..File::default()
+            };
+            registry.insert(name, file);
+        }
+        let problem = registry.problem_of("new").unwrap();
+        assert!(
+            problem.starts_with("cannot read /names/b.conf: no, nor 1 more: "),
+            "{problem}"
+        );
+        let problem = registry.problem_of("db").unwrap();
+        assert!(problem.starts_with("/names/a.conf:2: "), "{problem}");
     }
 
     #[test]

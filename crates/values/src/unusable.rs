@@ -41,7 +41,7 @@ pub enum Unusable {
     UnknownMachine {
         /// The name without `.vsock`.
         name: String,
-        /// What is wrong with the line that should have given it, if there is one.
+        /// What is wrong with the line that should have given it, or what was not read where it may be given.
         problem: Option<String>,
     },
     /// A machine that is reached over hybrid vsock, where one with a CID is needed.

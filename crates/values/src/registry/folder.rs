@@ -82,6 +82,7 @@ impl Registry {
         let path = self.folder.join(name);
         let is_link = path.is_symlink();
         let left_out = |reason: String| File {
+            is_left_out: true,
             problems: vec![(None, format!("cannot read {}: {reason}", path.display()))],
             ..File::default()
         };
