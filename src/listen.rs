@@ -29,6 +29,8 @@ use crate::vsock::VsockAddr;
 
 /// Ports below need a privilege, of TCP as of vsock (LAST_RESERVED_PORT in net/vmw_vsock/af_vsock.c).
 pub(crate) const FIRST_FREE_PORT: u32 = 1024;
+/// Begins an address of vsock.
+const WORD: &str = "vsock";
 
 /// Returns the addresses of all lists, the names of machines looked up.
 ///
@@ -71,17 +73,21 @@ pub(crate) fn open(
     let mut listeners = Vec::new();
     for address in addresses {
         let listener = bound(&address, SockType::Stream, mode, routed);
-        let listener = listener.map_err(|source| failed(address, source, &listeners))?;
+        let listener = listener.map_err(|source| failed(address, source, &listeners, WORD))?;
         listeners.push(listener);
     }
     Ok(listeners)
 }
 
-/// Listens on one address, with sockets of that type.
+/// Listens on one address, with sockets of that type. `word`: what begins one of vsock there, as hints have it.
 ///
 /// Errors: [`Error::Listen`].
-pub(crate) fn open_one(address: Endpoint, kind: SockType, mode: Mode) -> Result<Listener> {
-    bound(&address, kind, mode, None).map_err(|source| failed(address, source, &[]))
+pub(crate) fn open_one(
+    address: Endpoint,
+    (kind, word): (SockType, &str),
+    mode: Mode,
+) -> Result<Listener> {
+    bound(&address, kind, mode, None).map_err(|source| failed(address, source, &[], word))
 }
 
 /// Checks that a port of this machine is free, and this user may take it.
@@ -93,16 +99,16 @@ pub(crate) fn expect_free(address: &Endpoint) -> Result<()> {
     }
     match made(address, SockType::Stream, Mode::empty(), None) {
         Err(source @ (Errno::EADDRINUSE | Errno::EACCES)) => {
-            Err(failed(address.clone(), source, &[]))
+            Err(failed(address.clone(), source, &[], WORD))
         }
         // Such as an address that comes later.
         _ => Ok(()),
     }
 }
 
-fn failed(address: Endpoint, source: Errno, before: &[Listener]) -> Error {
+fn failed(address: Endpoint, source: Errno, before: &[Listener], word: &str) -> Error {
     Error::Listen {
-        hint: hint(&address, source, before),
+        hint: hint(&address, source, before, word),
         address: Box::new(address),
         source,
     }
@@ -170,10 +176,10 @@ fn bind(socket: BorrowedFd<'_>, address: &Endpoint, mode: Mode) -> Result<Option
 }
 
 /// Says what an error means for an address, in brackets and with what to do.
-fn hint(address: &Endpoint, errno: Errno, before: &[Listener]) -> String {
+fn hint(address: &Endpoint, errno: Errno, before: &[Listener], word: &str) -> String {
     let hint = match address {
         Endpoint::Tcp(addr) => tcp_hint(*addr, errno, before),
-        Endpoint::Vsock(addr) => vsock_hint(*addr, errno),
+        Endpoint::Vsock(addr) => vsock_hint(*addr, errno, word),
         Endpoint::Unix(UnixName::Path(path)) if errno == Errno::EADDRINUSE => {
             own_file(path, before).or_else(|| unix_hint(errno))
         }
@@ -224,14 +230,14 @@ fn own_listener(addr: SocketAddr, before: &[Listener]) -> Option<String> {
     })
 }
 
-fn vsock_hint(VsockAddr { cid, port }: VsockAddr, errno: Errno) -> Option<String> {
+fn vsock_hint(VsockAddr { cid, port }: VsockAddr, errno: Errno, word: &str) -> Option<String> {
     Some(match errno {
         Errno::EADDRINUSE => {
             "another program listens there: `modprobe vsock_diag && ss --vsock -l` shows it"
                 .to_owned()
         }
         Errno::EADDRNOTAVAIL => format!(
-            "{} is no CID of this machine; vsock::{port} is for peers of every CID",
+            "{} is no CID of this machine; {word}::{port} is for peers of every CID",
             cid.map_or_else(String::new, |cid| cid.to_string())
         ),
         Errno::EACCES => privileged(port.number())?,
@@ -342,13 +348,14 @@ mod tests {
             ("@a", Errno::EADDRINUSE, "another program listens there"),
             ("/run/x/y", Errno::ENOENT, "folder has to be made"),
         ] {
-            let said = hint(&address.parse().unwrap(), errno, &[]);
+            let said = hint(&address.parse().unwrap(), errno, &[], WORD);
             assert!(
                 said.starts_with(" (") && said.contains(words),
                 "{address}: {said}"
             );
         }
         // A port that everybody may take was refused by something else.
-        assert_eq!(hint(&"[::1]:8080".parse().unwrap(), Errno::EACCES, &[]), "");
+        let address = "[::1]:8080".parse().unwrap();
+        assert_eq!(hint(&address, Errno::EACCES, &[], WORD), "");
     }
 }

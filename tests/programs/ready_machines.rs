@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::common::notifications::Notifications;
 use crate::common::program::{Program, command, finish, ours};
-use crate::common::{DEADLINE, eventually, own_folder};
+use crate::common::{DEADLINE, eventually, own_folder, skipped};
 
 /// A machine with hybrid vsock, whose monitor is a program that waits.
 struct Machine {
@@ -288,5 +288,50 @@ fn what_cannot_be_is_one_line() {
             .collect();
         assert!(line.len() == 1 && line[0].contains(words), "{finished:#?}");
         assert_eq!(finished.code, code, "{finished:#?}");
+    }
+}
+
+/// The kernel is not asked: its answer for a CID of another machine, and for a port that is taken, is put in its place.
+#[test]
+fn what_a_line_says_to_write_is_taken() {
+    if command("strace").arg("-V").output().is_err() {
+        return skipped("strace is not installed");
+    }
+    for (address, error, words) in [
+        (
+            "vsock-stream:2:9003",
+            "EADDRNOTAVAIL",
+            "2 is no CID of this machine; vsock-stream::9003 is for",
+        ),
+        (
+            "vsock-seqpacket:7:9003",
+            "EADDRNOTAVAIL",
+            "vsock-seqpacket::9003 is for",
+        ),
+        (
+            "vsock-stream::9003",
+            "EADDRINUSE",
+            "another program listens there",
+        ),
+    ] {
+        let mut traced = command("strace");
+        let inject = format!("inject=socket:error={error}");
+        traced.args([
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=socket",
+            "-e",
+            &inject,
+        ]);
+        traced.arg(ours("vsock-notify"));
+        traced.args(["--listen", address, "--allow-cid", "3", "true"]);
+        let finished = finish(traced);
+        let [line] = &finished.stderr[..] else {
+            panic!("not one line: {finished:#?}")
+        };
+        assert!(line.contains(words) && finished.code == 1, "{line}");
     }
 }

@@ -7,6 +7,11 @@ use nix::sys::socket::SockType;
 use crate::endpoint::{Endpoint, UnixName};
 use crate::error::Error;
 
+/// What begins an address of vsock, by the type of its sockets.
+const WORDS: [(&str, SockType); 2] = [
+    ("vsock-stream", SockType::Stream),
+    ("vsock-seqpacket", SockType::SeqPacket),
+];
 const FORMS: &str = "vsock-stream::9003, vsock-seqpacket::9003, /run/vm.vsock_9003 or @name";
 
 /// An address with the type of its sockets, which are not the same thing over vsock: a port has one type.
@@ -24,6 +29,12 @@ impl Address {
     pub(super) fn is_vsock(&self) -> bool {
         matches!(self.endpoint, Endpoint::Vsock(_))
     }
+
+    /// Returns what begins an address of vsock with sockets of this type.
+    pub(super) fn word(&self) -> &'static str {
+        let words = WORDS.into_iter().find(|(_, kind)| *kind == self.kind);
+        words.map_or("vsock", |(word, _)| word)
+    }
 }
 
 impl FromStr for Address {
@@ -35,11 +46,11 @@ impl FromStr for Address {
             Ok(endpoint @ Endpoint::Vsock(_)) => Ok(Address { endpoint, kind }),
             _ => fail(format!("expected {FORMS}")),
         };
-        if let Some(rest) = text.strip_prefix("vsock-stream:") {
-            return of_vsock(rest, SockType::Stream);
-        }
-        if let Some(rest) = text.strip_prefix("vsock-seqpacket:") {
-            return of_vsock(rest, SockType::SeqPacket);
+        for (word, kind) in WORDS {
+            let rest = text.strip_prefix(word);
+            if let Some(rest) = rest.and_then(|rest| rest.strip_prefix(':')) {
+                return of_vsock(rest, kind);
+            }
         }
         match text.parse() {
             Ok(endpoint @ Endpoint::Unix(UnixName::Path(_) | UnixName::Abstract(_))) => {
@@ -77,6 +88,7 @@ mod tests {
             assert_eq!(address.endpoint, endpoint.parse().unwrap(), "{text}");
             assert_eq!(address.kind, kind, "{text}");
             assert_eq!(address.is_vsock(), text.starts_with("vsock"), "{text}");
+            assert!(!address.is_vsock() || text.starts_with(address.word()));
         }
     }
 

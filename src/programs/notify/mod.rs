@@ -111,8 +111,9 @@ pub fn split(arguments: Arguments) -> Result<Part> {
     replace::expect_name("COMMAND", &arguments.command)?;
     let allowed = allowed(arguments.allow_cid.as_ref(), &arguments.listen)?;
     let mode = arguments.listen_mode;
-    let (endpoint, kind) = (arguments.listen.endpoint, arguments.listen.kind);
-    let listener = listen::open_one(endpoint, kind, mode)?;
+    let word = arguments.listen.word();
+    let Address { endpoint, kind } = arguments.listen;
+    let listener = listen::open_one(endpoint, (kind, word), mode)?;
     let words = Words::new(arguments.ready_when);
     let monitor = nix::unistd::getpid();
     match sys::fork().map_err(Error::system("split the process in two"))? {
