@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 /// Takes stdin and stdout away from the program and leaves /dev/null in their place.
@@ -27,6 +28,13 @@ fn take_number(number: RawFd, substitute: &OwnedFd) -> Result<OwnedFd, Errno> {
     Errno::result(unsafe { libc::dup2(substitute.as_raw_fd(), number) })?;
     // SAFETY: F_DUPFD_CLOEXEC succeeded, so the number is an open descriptor that nobody else has.
     Ok(unsafe { OwnedFd::from_raw_fd(taken) })
+}
+
+/// Copies a descriptor to the first free number from that one on, to be closed when another program begins.
+pub(crate) fn copy_from(descriptor: BorrowedFd<'_>, number: RawFd) -> Result<OwnedFd, Errno> {
+    let copy = fcntl(descriptor, FcntlArg::F_DUPFD_CLOEXEC(number))?;
+    // SAFETY: the call succeeded, so the number is an open descriptor that nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Removes what systemd left in the environment for this process, so that no child takes it for its own.

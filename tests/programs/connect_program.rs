@@ -1,7 +1,9 @@
 //! vsock-connect: every form of HOST that needs no AF_VSOCK, exit status, waiting, and handing the socket over.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use crate::common::connect::{connect, passed, piped};
@@ -382,8 +384,8 @@ fn exec_runs_a_program_with_the_socket_and_exits_as_it_does() {
 #[test]
 fn exec_with_a_number_leaves_stdin_and_stdout_alone() {
     let listener = Place::listening(Kind::Tcp6);
-    // The number that the socket has in this program, and another.
-    for number in ["3", "9"] {
+    // Those that this program needs itself, and one that it does not.
+    for number in ["3", "4", "5", "6", "7", "9"] {
         let server = serve_once(&listener);
         let script = format!("cat <&{number}; echo to the server >&{number}");
         let finished = finish(connect(&[
@@ -424,9 +426,34 @@ fn exec_takes_the_rest_of_the_line_whatever_it_looks_like() {
 #[test]
 fn a_program_that_is_not_there_exits_255_with_one_line() {
     let listener = Place::listening(Kind::Unix);
-    let finished = finish(connect(&[&listener.text, "--exec", "/nonexistent/program"]));
-    let words = ["cannot run /nonexistent/program", "No such file"];
-    expect_line(&finished, 255, &words);
+    for (program, words) in [
+        ("/nonexistent/program", "No such file"),
+        ("nonexistent-program", "No such file"),
+        ("/etc/passwd", "Permission denied"),
+        ("/etc", "Permission denied"),
+    ] {
+        let finished = finish(connect(&[&listener.text, "--exec", program]));
+        let line = format!("cannot run {program}: ");
+        expect_line(&finished, 255, &[&line, words]);
+    }
+    // It is found before the machine is connected to.
+    assert!(listener.has_nobody_waiting());
+}
+
+/// What the kernel alone knows is found when the machine is connected to.
+#[test]
+fn a_program_that_the_kernel_refuses_resets_the_target() {
+    let (listener, folder) = (Place::listening(Kind::Tcp6), own_folder());
+    let script = folder.path().join("script");
+    fs::write(&script, "#!/nonexistent/interpreter\n").unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let finished = finish(connect(&[
+        &listener.text,
+        "--exec",
+        script.to_str().unwrap(),
+    ]));
+    expect_line(&finished, 255, &["cannot run ", "No such file"]);
+    assert_eq!(listener.accept().read(&mut [0]).ok(), None);
 }
 
 #[test]
@@ -460,7 +487,6 @@ fn a_descriptor_that_cannot_be_the_socket_exits_2_with_one_line() {
         .arg(ours("vsock-connect"))
         .arg(&listener.text);
     expect_line(&finish(limited), 2, &["--fd 500", "above 99", "ulimit -n"]);
-    assert!(listener.has_nobody_waiting());
     let mut shell = command("bash");
     let script = "exec 9</dev/null; exec \"$0\" \"$1\" --fd 9 --exec true";
     shell
@@ -468,6 +494,7 @@ fn a_descriptor_that_cannot_be_the_socket_exits_2_with_one_line() {
         .arg(ours("vsock-connect"))
         .arg(&listener.text);
     expect_line(&finish(shell), 2, &["--fd 9", "is open already"]);
+    assert!(listener.has_nobody_waiting());
 }
 
 #[test]

@@ -123,7 +123,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
         let hint = format!("`-p` is ssh's; write `vsock-connect {host} {port}`");
         return Err(Error::Usage(hint));
     }
-    replace::check(arguments.fd, &arguments.exec)?;
+    // What is wrong here is no matter of the machine, which need not be disturbed.
+    replace::expect_program("--exec", &arguments.exec)?;
+    let kept = arguments.fd.map(replace::Kept::new).transpose()?;
     let target = host::target(host, port, machines.prefix, arguments.connect_timeout)?;
     let route = arguments.beyond.route()?;
     let named = target.clone();
@@ -152,7 +154,7 @@ pub fn run(arguments: Arguments) -> Result<()> {
     if let Some((name, rest)) = arguments.exec.split_first() {
         let mut program = Command::new(name);
         program.args(rest);
-        return replace::replace(stream, arguments.fd, program);
+        return replace::replace(stream, kept, program);
     }
     let (input, output) = (std::io::stdin(), std::io::stdout());
     if arguments.fdpass {

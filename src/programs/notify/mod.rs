@@ -106,9 +106,10 @@ enum Role {
 ///
 /// Must be called before the first thread is made.
 ///
-/// Errors: [`Error::Usage`] where it is not said which machine may speak; [`Error::Listen`]; a kernel that makes no process.
+/// Errors: a monitor that cannot be run; [`Error::Usage`] where it is not said which machine may speak; [`Error::Listen`]; a
+/// kernel that makes no process.
 pub fn split(arguments: Arguments) -> Result<Part> {
-    replace::expect_name("COMMAND", &arguments.command)?;
+    replace::expect_program("COMMAND", &arguments.command)?;
     let allowed = allowed(arguments.allow_cid.as_ref(), &arguments.listen)?;
     let mode = arguments.listen_mode;
     let word = arguments.listen.word();
