@@ -39,7 +39,7 @@ pub(crate) enum Progress {
         /// Another try would be told the same.
         is_final: bool,
     },
-    /// This is no gateway.
+    /// This is no gateway, as it has answered that.
     Garbage(String),
 }
 
@@ -113,7 +113,7 @@ impl Handshake {
             }
             Answer::Garbage(problem) => (all, Progress::Garbage(problem)),
             Answer::Partial | Answer::Denied(..) if self.answer.len() > ANSWER_MAX => {
-                let problem = format!("its answer is longer than {ANSWER_MAX} bytes");
+                let problem = format!("more than {ANSWER_MAX} bytes");
                 (all, Progress::Garbage(problem))
             }
             Answer::Partial | Answer::Denied(..) => (all, Progress::Waiting),
@@ -140,10 +140,7 @@ impl Handshake {
             Ok(httparse::Status::Partial) => return Answer::Partial,
             Err(error) => {
                 let shown = self.answer.get(..40).unwrap_or(&self.answer);
-                return Answer::Garbage(format!(
-                    "expected an answer of HTTP/1.1, got \"{}\" ({error}); is it a gateway?",
-                    shown.escape_ascii()
-                ));
+                return Answer::Garbage(format!("\"{}\" ({error})", shown.escape_ascii()));
             }
         };
         let status = response.code.unwrap_or_default();
@@ -154,19 +151,27 @@ impl Handshake {
             .find(|field| field.name.eq_ignore_ascii_case("content-length"))
             .and_then(|field| std::str::from_utf8(field.value).ok()?.trim().parse().ok())
             .unwrap_or(usize::MAX);
-        let why = match line(&self.answer[length..]) {
-            line if line.is_empty() => {
-                format!("{status} {}", response.reason.unwrap_or_default())
-            }
-            line => line,
-        };
+        let reason = format!("{status} {}", response.reason.unwrap_or_default());
+        let why = Some(line(&self.answer[length..])).filter(|line| is_reason(status, line));
         // Bad Gateway, Service Unavailable, Gateway Timeout (RFC 9110, section 15.6): later it may be another.
         let is_final = !(502..=504).contains(&status);
-        Answer::Denied(
-            length.saturating_add(body_bytes),
-            Progress::Denied { why, is_final },
-        )
+        let denied = match why {
+            None if is_final => Progress::Garbage(reason),
+            why => Progress::Denied {
+                why: why.unwrap_or(reason),
+                is_final,
+            },
+        };
+        Answer::Denied(length.saturating_add(body_bytes), denied)
     }
+}
+
+/// Returns whether a line of a body is why a gateway does not lead there. A web server has a page, or says that it has none, or
+/// what its status means.
+fn is_reason(status: u16, line: &str) -> bool {
+    let is_of_gateway = matches!(status, 400 | 403 | 407 | 429 | 500..);
+    let is_page = line.starts_with(['<', '{']) || line.starts_with(&status.to_string());
+    is_of_gateway && !is_page && !line.is_empty()
 }
 
 /// Returns the first line of a body, without what a terminal would obey.
@@ -239,6 +244,11 @@ mod tests {
                 "name yourself",
                 true,
             ),
+            (
+                "HTTP/1.1 503 Busy\r\n\r\n<!doctype html>",
+                "503 Busy",
+                false,
+            ),
             ("HTTP/1.1 200", "it has closed without an answer", false),
             ("", "it has closed without an answer", false),
         ] {
@@ -258,9 +268,27 @@ mod tests {
         ]
         .concat();
         let (denied, taken) = answer(&page, 1024);
-        let (why, is_final) = ("<html>".to_owned(), true);
-        assert_eq!(denied, Progress::Denied { why, is_final });
+        assert_eq!(denied, Progress::Garbage("407 Who".to_owned()));
         assert!(taken <= ANSWER_MAX + 1024, "{taken}");
+    }
+
+    /// As nginx, Python, Go, Docker and Apache answer to CONNECT.
+    #[test]
+    fn a_web_server_is_no_gateway_and_its_page_is_not_told() {
+        for (status, body) in [
+            ("400 Bad Request", "<html>\r\n<head>"),
+            ("501 Unsupported method ('CONNECT')", "<!DOCTYPE HTML>\n"),
+            ("400 Bad Request", "400 Bad Request"),
+            ("404 Not Found", "404 page not found\n"),
+            ("404 Not Found", "{\"message\":\"page not found\"}\n"),
+            ("405 Method Not Allowed", ""),
+            ("403 Forbidden", "<!DOCTYPE HTML PUBLIC"),
+            ("301 Moved", "moved"),
+        ] {
+            let bytes = format!("HTTP/1.1 {status}\r\nContent-Type: text/html\r\n\r\n{body}");
+            let found = answer(bytes.as_bytes(), 4096).0;
+            assert_eq!(found, Progress::Garbage(status.to_owned()), "{bytes}");
+        }
     }
 
     #[test]

@@ -197,6 +197,14 @@ impl Address {
         }
     }
 
+    /// Returns where the socket of a connection there leads: to the gateway, if there is one.
+    pub(super) fn first(&self) -> Endpoint {
+        match self {
+            Address::Tunnel { gateway, .. } => gateway.endpoint(),
+            address => address.endpoint(),
+        }
+    }
+
     /// Says what no answer may mean for this kind of address.
     pub(super) fn silence(&self, limit: Duration) -> Error {
         let hint = match self {
@@ -209,12 +217,8 @@ impl Address {
             Address::Tunnel { .. } => NO_GATEWAY,
             _ => "",
         };
-        let target = match self {
-            Address::Tunnel { gateway, .. } => gateway.endpoint(),
-            address => address.endpoint(),
-        };
         Error::ConnectTimeout {
-            target: Box::new(target),
+            target: Box::new(self.first()),
             hint,
             limit,
         }

@@ -108,7 +108,14 @@ fn tunnel_on(
         Ok(tunnel::Progress::Accepted) => Ok(true),
         Ok(tunnel::Progress::Waiting) => Ok(false),
         Ok(tunnel::Progress::Denied { why, is_final }) => fail(why, is_final),
-        Ok(tunnel::Progress::Garbage(problem)) => fail(problem, true),
+        Ok(tunnel::Progress::Garbage(answer)) => fail(
+            format!(
+                "{} is no gateway: it answered {answer}; have VSOCK_BRIDGE_VIA, or --via, lead to \
+                 vsock-bridge-gateway.socket of the host, as vsock:host:1080 does",
+                address.first()
+            ),
+            true,
+        ),
         Err(errno) => Err(address.refusal(errno)),
     }
 }
