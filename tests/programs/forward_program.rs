@@ -103,6 +103,18 @@ fn what_cannot_be_forwarded_is_one_line() {
     for (arguments, words) in [
         (&["8080", "80"][..], "write 3:80 for port 80 of machine 3"),
         (&["0", "web:80"], "a TCP port is from 1 to 65535"),
+        (
+            &["-L", "8080:web:80"],
+            "`-L` is ssh's; write 8080 web:80, in two words",
+        ),
+        (
+            &["8080", "web", "80"],
+            "the port is missing; expected e.g. web:80",
+        ),
+        (&["8080", "web:80", "tcp"], "one word too many"),
+        (&["web:80", "8080"], "expected e.g. 8080 web:80"),
+        (&["8080", "0:80"], "e.g. 3:80"),
+        (&["8080", "unix:80"], "written 3:80"),
         (&["vsock::1 vsock::2", "/run/x"], "one address is forwarded"),
         (&["8080", "vsock:mapped"], "name one target"),
         (&["8080"], "<TARGET>"),

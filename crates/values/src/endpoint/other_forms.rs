@@ -1,7 +1,7 @@
 //! Addresses as other programs write them, and hosts of vsock-connect: each is told the form that is right here.
 
 use crate::names::Machine;
-use crate::vsock::{VsockPort, decimal};
+use crate::vsock::{Cid, VsockPort, decimal};
 
 /// Reads an address, and returns the form in which it is printed.
 type Read<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -47,7 +47,10 @@ fn of_word(text: &str, read: Read<'_>) -> Option<String> {
     let machine = rest.parse::<Machine>().map_or("CID", |_| rest);
     match word {
         "unix" => Some(format!("write unix:{path}")),
-        "vsock" => Some(format!("write vsock:{machine}:PORT, PORT being a number")),
+        "vsock" => Some(match read(&format!("vsock:{rest}")) {
+            Some(printed) => format!("write {printed}"),
+            None => format!("write vsock:{machine}:PORT, PORT being a number"),
+        }),
         "vsock-mux" => Some(format!("write vsock-mux:{path}:PORT, PORT being a number")),
         "machine" | "libvirt" | "qemu" => Some(
             "only vsock-connect asks who manages the machine; write its CID, as in vsock:3:445, or a name from \
@@ -61,8 +64,15 @@ fn of_word(text: &str, read: Read<'_>) -> Option<String> {
 /// `3:22`.
 fn of_number(text: &str) -> Option<String> {
     let (cid, port) = text.split_once(':')?;
-    let is_address = decimal::<u32>(cid).is_some() && port.parse::<VsockPort>().is_ok();
-    is_address.then(|| format!("write vsock:{text} for port {port} of the machine with CID {cid}"))
+    if decimal::<u32>(cid).is_none() || port.parse::<VsockPort>().is_err() {
+        return None;
+    }
+    Some(match cid.parse::<Cid>() {
+        Ok(_) => format!("write vsock:{text} for port {port} of the machine with CID {cid}"),
+        Err(_) => format!(
+            "no machine has the CID {cid}; expected one from 1 to 4294967294, as in vsock:3:{port}"
+        ),
+    })
 }
 
 /// `a.sock`, `./a`, `run/a`: a path that depends on where one is.
@@ -102,11 +112,14 @@ mod tests {
                 "vsock-mux/run/vm.vsock",
                 "write vsock-mux:/run/vm.vsock:PORT",
             ),
+            ("vsock/3:22", "write vsock:3:22"),
             ("vsock/", "write vsock:CID:PORT"),
             ("unix/", "write unix:PATH"),
             ("machine/web", "only vsock-connect"),
             ("libvirt%web", "only vsock-connect"),
             ("3:22", "write vsock:3:22"),
+            ("0:22", "no machine has the CID 0; expected one from 1"),
+            ("4294967295:22", "as in vsock:3:22"),
             ("a.sock", "from the root on, such as /run/a.sock"),
             ("./app.socket", "such as /run/app.socket"),
             ("~/run/a", "such as /run/a"),

@@ -7,6 +7,7 @@ mod gives;
 mod persist;
 mod places;
 mod plan;
+mod slips;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,12 @@ pub(crate) struct Arguments {
     /// Where connections go: web:80, 3:80, /run/x.sock
     #[arg(required_unless_present = "remove", conflicts_with = "remove")]
     target: Option<Target>,
+    /// As nc(1) has its port; here it is behind the machine.
+    #[arg(hide = true)]
+    more: Option<String>,
+    /// As ssh has both ends; here they are two words.
+    #[arg(short = 'L', hide = true, value_name = "ENDS", value_parser = of_ssh)]
+    ends: Option<Listen>,
     /// Machines that may connect over vsock.
     ///
     /// As of vsock-bridge: any is every other machine, a list such as 3,web is the machines in it, and this machine itself
@@ -77,8 +84,14 @@ pub(super) fn run(arguments: Arguments, machines: Machines) -> Result<ExitCode> 
         dry_run: is_dry,
         owner,
         user: is_own,
+        more,
         ..
     } = arguments;
+    if let Some(more) = more {
+        return Err(Error::Usage(format!(
+            "{more:?} is one word too many: where connections go is one, such as web:80"
+        )));
+    }
     let manager = match is_own {
         true => Manager::User,
         false => Manager::System,
@@ -122,6 +135,13 @@ pub(super) fn run(arguments: Arguments, machines: Machines) -> Result<ExitCode> 
     Ok(bridge::run(settings(
         &listen, &target, allow_cid, machines,
     )?))
+}
+
+/// Refuses the option of ssh, with what is to be written.
+fn of_ssh(text: &str) -> Result<Listen> {
+    let hint = slips::of_listen(text).unwrap_or_else(|| "write e.g. 8080 web:80".to_owned());
+    let hint = format!("`-L` is ssh's; {hint}");
+    Err(Error::invalid("option", text, hint))
 }
 
 fn print(text: Result<String>) -> Result<ExitCode> {
