@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::comer::without_cid;
@@ -97,6 +98,18 @@ struct State {
     names_seen: Vec<Seen>,
     /// Their names may be those of other machines by now.
     is_renamed: bool,
+    /// A file was being written when they were read.
+    is_unfinished: bool,
+}
+
+/// What was read at once.
+struct Read {
+    written: Written,
+    rules: Rules,
+    /// What names no machine, one line each.
+    unknown: Vec<String>,
+    /// A file was being written, and says what it said before.
+    is_unfinished: bool,
 }
 
 /// A file as it was at a moment.
@@ -114,15 +127,15 @@ struct Seen {
 const TICK: Duration = Duration::from_millis(20);
 
 impl RuleFiles {
-    /// Reads them.
+    /// Reads them, and waits for up to a second where one is being written.
     ///
     /// Errors: all that is wrong with them, in one line.
     pub(crate) fn read(source: Source, names: Option<GivenNames>) -> Result<RuleFiles> {
         let (seen, names_seen) = (source.seen(), names_seen());
-        let read = source.written(&Known::now(names.as_ref()));
+        let read = source.whole(&Known::now(names.as_ref()));
         let read = read.map_err(|problems| Error::Usage(in_a_line(&problems)))?;
-        let (written, rules, unknown) = read;
-        warn_of(&unknown);
+        let (written, rules) = (read.written, read.rules);
+        warn_of(&read.unknown);
         let state = State {
             rules: Arc::new(rules),
             written,
@@ -130,6 +143,7 @@ impl RuleFiles {
             seen,
             names_seen,
             is_renamed: false,
+            is_unfinished: read.is_unfinished,
         };
         Ok(RuleFiles {
             source,
@@ -143,7 +157,7 @@ impl RuleFiles {
         // Whoever panicked has left nothing half done in it.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (seen, names_seen) = (self.source.seen(), names_seen());
-        let has_changed = seen != state.seen;
+        let has_changed = seen != state.seen || state.is_unfinished;
         let is_renamed = std::mem::take(&mut state.is_renamed) || names_seen != state.names_seen;
         if !has_changed && !is_renamed {
             return state.rules.clone();
@@ -152,8 +166,15 @@ impl RuleFiles {
         let names = Known::now(self.names.as_ref());
         if has_changed {
             state.seen = seen;
-            match self.source.written(&names) {
-                Ok((written, rules, unknown)) => {
+            let read = self.source.written(&names, Some(&state.written));
+            state.is_unfinished = read.as_ref().is_ok_and(|read| read.is_unfinished);
+            match read {
+                Ok(Read {
+                    written,
+                    rules,
+                    unknown,
+                    ..
+                }) => {
                     let was_wrong = !std::mem::take(&mut state.problems).is_empty();
                     if was_wrong || written != state.written {
                         let count = in_words(rules.count());
@@ -200,6 +221,7 @@ impl RuleFiles {
             seen: source.seen(),
             names_seen: names_seen(),
             is_renamed: false,
+            is_unfinished: false,
         };
         RuleFiles {
             source,
@@ -256,20 +278,35 @@ impl Source {
         look(files.into_iter().chain([folder]))
     }
 
-    /// Reads all files. Gives what names no machine besides, one line each, which is left out.
+    /// Reads all files, and waits for up to a second where one is being written. Gives what names no machine besides, one line
+    /// each, which is left out.
     ///
     /// Errors: what is wrong with them, one line each.
     pub(crate) fn read(
         &self,
         names: Option<&GivenNames>,
     ) -> Result<(Rules, Vec<String>), Vec<String>> {
-        let (_, rules, unknown) = self.written(&Known::now(names))?;
-        Ok((rules, unknown))
+        let read = self.whole(&Known::settled(names))?;
+        Ok((read.rules, read.unknown))
     }
 
     /// As [`Source::read`], with what is to be read again when names change.
-    fn written(&self, names: &Known<'_>) -> Result<(Written, Rules, Vec<String>), Vec<String>> {
+    fn whole(&self, names: &Known<'_>) -> Result<Read, Vec<String>> {
+        match self.written(names, None)? {
+            read if read.is_unfinished => {
+                thread::sleep(configured::SETTLED);
+                self.written(names, None)
+            }
+            read => Ok(read),
+        }
+    }
+
+    /// Reads all files as they are. One that is being written says what it said in `former`, if it was there: half of a line,
+    /// such as `web db:54` of `web db:5432`, leads elsewhere, and without a line that sends a peer somewhere `as-peer` one of a
+    /// later file may.
+    fn written(&self, names: &Known<'_>, former: Option<&Written>) -> Result<Read, Vec<String>> {
         let (mut reading, mut texts) = (Reading::default(), Vec::new());
+        let mut is_unfinished = false;
         let files = self.files().map_err(|error| vec![error.report()])?;
         if files.len() > FILES_MAX {
             return Err(vec![format!(
@@ -281,6 +318,14 @@ impl Source {
             match configured::text(&path) {
                 Ok(text) => {
                     let file: Arc<str> = path.display().to_string().into();
+                    let text = match is_whole(&path, &text) {
+                        true => text,
+                        false => {
+                            is_unfinished = true;
+                            let former = former.and_then(|former| former.text(&file));
+                            former.unwrap_or_default().to_owned()
+                        }
+                    };
                     reading.add(&file, &text, names);
                     texts.push((file, text));
                 }
@@ -301,7 +346,12 @@ impl Source {
             files: files.clone(),
         };
         let (rules, unknown) = reading.rules(files);
-        Ok((written, rules, unknown))
+        Ok(Read {
+            written,
+            rules,
+            unknown,
+            is_unfinished,
+        })
     }
 
     fn in_words(&self) -> String {
@@ -310,6 +360,12 @@ impl Source {
             Source::File(path) => path.display().to_string(),
         }
     }
+}
+
+/// Returns whether all of a file was read: a newline is its end, or it is written no more. One that is empty may just have been
+/// cut off to be written.
+fn is_whole(path: &Path, text: &str) -> bool {
+    text.ends_with('\n') || configured::is_settled(path)
 }
 
 /// Looks at the files of the registry, which say who a name is.
@@ -373,6 +429,13 @@ struct Written {
 }
 
 impl Written {
+    /// Returns what a file said.
+    fn text(&self, file: &str) -> Option<&str> {
+        let mut texts = self.texts.iter();
+        let found = texts.find(|(name, _)| &**name == file);
+        found.map(|(_, text)| &**text)
+    }
+
     /// Looks the names up.
     fn resolve(&self, names: &Known<'_>) -> Rules {
         let mut reading = Reading::default();
@@ -573,6 +636,58 @@ mod tests {
         assert_ne!(seen(1), seen(2));
         assert_ne!(seen(1), seen(1000));
         assert_eq!(seen(1000), seen(2000));
+    }
+
+    /// However much is there by now of a file that is written in place, nobody comes where neither it nor what it was leads.
+    #[test]
+    fn a_file_that_is_being_written_opens_no_more_than_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        let (old, new) = (
+            "web db:1\n",
+            "# c\nweb db:5432 as-peer\nweb 10.1.0.0/16:8080\n",
+        );
+        fs::write(&path, old).unwrap();
+        let files = RuleFiles::read(Source::File(path.clone()), names()).unwrap();
+        let mut whole = old;
+        for length in 0..=new.len() {
+            let (now, text) = (SystemTime::now(), &new[..length]);
+            fs::write(&path, text).unwrap();
+            let rules = files.current();
+            // What ends with a line holds at once, and what does not leaves all as it was.
+            if text.ends_with('\n') {
+                whole = text;
+            }
+            let expected = whole.lines().filter(|line| !line.starts_with('#'));
+            // A machine that stands still here for a second is no failure.
+            let is_late = now.elapsed().is_ok_and(|age| age >= configured::SETTLED);
+            let is_right = rules.iter().map(ResolvedRule::text).eq(expected);
+            assert!(is_late || is_right, "{text:?}: {:?}", rules.rules);
+        }
+        assert_eq!(files.current().count(), 2);
+    }
+
+    #[test]
+    fn a_last_line_without_a_newline_holds_once_the_file_is_written_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules");
+        fs::write(&path, "web db:1\n").unwrap();
+        let files = RuleFiles::read(Source::File(path.clone()), names()).unwrap();
+        let now = SystemTime::now();
+        fs::write(&path, "web db:54").unwrap();
+        let first = place(&files.current(), "vsock:4:54");
+        assert!(first.is_none() || now.elapsed().unwrap() >= configured::SETTLED);
+        // Nothing of this is seen in the folder, nor waited for.
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(now - Duration::from_secs(60)).unwrap();
+        assert!(place(&files.current(), "vsock:4:54").is_some());
+        fs::write(&path, "").unwrap();
+        file.set_modified(now - Duration::from_secs(50)).unwrap();
+        assert_eq!(files.current().count(), 0);
+        // Who reads once waits.
+        fs::write(&path, "web db:7").unwrap();
+        let (rules, _) = Source::File(path).read(names().as_ref()).unwrap();
+        assert!(place(&rules, "vsock:4:7").is_some());
     }
 
     #[test]

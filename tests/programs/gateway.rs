@@ -42,7 +42,7 @@ impl Gateway {
     fn started(rules: &str, set: impl FnOnce(Bridge) -> Bridge) -> Gateway {
         let folder = own_folder();
         let path = folder.path().join("rules");
-        fs::write(&path, rules).unwrap();
+        fs::write(&path, format!("{rules}\n")).unwrap();
         let listener = Place::listening(Kind::Unix);
         let bridge = Bridge::to("gateway").listener(&listener).arguments(&[
             "--names",
@@ -469,7 +469,7 @@ fn rules_that_change_hold_at_once_and_those_with_an_error_change_nothing() {
         "{line}"
     );
     // Who is connected stays so.
-    fs::write(&gateway.rules, "").unwrap();
+    fs::write(&gateway.rules, "# nobody\n").unwrap();
     assert!(gateway.refused(&request).starts_with(b"HTTP/1.1 403 "));
     peer.write_all(b"x").unwrap();
 }
@@ -497,7 +497,7 @@ fn who_is_no_machine_gets_nowhere() {
 fn explained(rules: &str, more: &[&str]) -> (i32, String) {
     let folder = own_folder();
     let path = folder.path().join("rules");
-    fs::write(&path, rules).unwrap();
+    fs::write(&path, format!("{rules}\n")).unwrap();
     let path = path.to_str().unwrap();
     let mut ctl = command(ours("vsockctl"));
     ctl.args(["--names", NAMES, "rules", "--gateway", "--rules", path]);

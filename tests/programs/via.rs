@@ -242,7 +242,7 @@ impl Host {
         let (gateway, monitor) = (Place::listening(Kind::Unix), Place::listening(Kind::Unix));
         registry.write("a.conf", &format!("db={}\n", monitor.text));
         let path = folder.path().join("rules");
-        fs::write(&path, rules).unwrap();
+        fs::write(&path, format!("{rules}\n")).unwrap();
         let bridge = Bridge::to("gateway")
             .listener(&gateway)
             .arguments(&["--names", "web=3", "--machine", "web"])

@@ -7,6 +7,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::{Duration, SystemTime};
 
 use crate::config_file::{self, Setting};
 use crate::endpoint::Endpoint;
@@ -24,6 +25,9 @@ const VIA_CREDENTIAL: &str = "vsock-bridge.via";
 pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// Far above any real file; a device or a wrong path must not fill the memory of a generator.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// A file that was not written to for so long is whole, though no newline ends it.
+pub const SETTLED: Duration = Duration::from_secs(1);
 
 /// Where a prefix was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -242,6 +246,13 @@ pub(crate) fn read(path: &Path, bytes_max: u64) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(bytes_max).read_to_end(&mut bytes)?;
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Returns whether a file that was read before was whole. One from the future is as old as it will ever be.
+pub fn is_settled(path: &Path) -> bool {
+    let written = fs::metadata(path).and_then(|file| file.modified());
+    let age = written.map(|written| SystemTime::now().duration_since(written));
+    !matches!(age, Ok(Ok(age)) if age < SETTLED)
 }
 
 /// Reads the value of a setting; what is wrong with it is told with its line.

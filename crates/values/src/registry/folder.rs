@@ -5,10 +5,9 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, SystemTime};
 
 use super::{ENDING, File, Registry};
-use crate::configured;
+use crate::configured::{self, SETTLED};
 
 /// Far above what a host has; those whose names come after these are not read.
 const FILES_MAX: usize = 4096;
@@ -16,8 +15,6 @@ const FILES_MAX: usize = 4096;
 const FILE_BYTES_MAX: u64 = 64 << 10;
 /// Of all of them.
 const BYTES_MAX: usize = 1 << 20;
-/// A file that was not written to for so long is whole, though no newline ends it.
-const SETTLED: Duration = Duration::from_secs(1);
 
 impl Registry {
     /// Reads all files of a folder; one that does not exist has none. What cannot be read is a problem, and no error.
@@ -97,7 +94,7 @@ impl Registry {
             }
             Ok(Some(text)) if text.is_empty() || text.ends_with('\n') => self.file(name, &text),
             Ok(Some(text)) => {
-                is_unfinished = !is_settled(&path);
+                is_unfinished = !configured::is_settled(&path);
                 let newline = if is_unfinished { "" } else { "\n" };
                 self.file(name, &(text + newline))
             }
@@ -109,13 +106,6 @@ impl Registry {
             ..file
         })
     }
-}
-
-/// Returns whether a file that was read before was whole. One from the future is as old as it will ever be.
-fn is_settled(path: &Path) -> bool {
-    let written = fs::metadata(path).and_then(|file| file.modified());
-    let age = written.map(|written| SystemTime::now().duration_since(written));
-    !matches!(age, Ok(Ok(age)) if age < SETTLED)
 }
 
 /// A name that begins with a dot is that of a file which is still being written.
@@ -147,6 +137,7 @@ fn files(folder: &Path) -> io::Result<(Vec<String>, usize)> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
