@@ -15,7 +15,7 @@ fn main() -> ExitCode {
     // Before the log, which has a thread of its own: a process of one thread can be split.
     let part = notify::split(arguments);
     let _log = logging::init("vsock-notify", verbose, quiet);
-    match part.and_then(|part| part.play()) {
+    match notify::run(part) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             log::error!("{}", error.report());

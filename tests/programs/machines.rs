@@ -302,3 +302,48 @@ fn a_name_of_the_file_has_its_line() {
         "{line}"
     );
 }
+
+/// Each program that reads the file for all of them says so, once however often it reads it.
+#[test]
+fn a_slip_in_the_file_is_told_by_every_program_that_reads_it() {
+    let Some(etc) = OwnEtc::new() else {
+        return skipped("no mount namespaces here");
+    };
+    let settings = "VSOCK_BRIDGE_NAME=\"web=3\"\nVSOCK_BRIDGE_PREFX=fd00:1::/64\nnonsense\n";
+    etc.write("vsock-bridge/vsock-bridge.conf", settings);
+    let place = "/etc/vsock-bridge/vsock-bridge.conf";
+    let lines = [
+        format!(
+            "{place}:1: VSOCK_BRIDGE_NAME is not a setting of vsock-bridge, did you mean VSOCK_BRIDGE_NAMES?"
+        ),
+        format!(
+            "{place}:2: VSOCK_BRIDGE_PREFX is not a setting of vsock-bridge, did you mean VSOCK_BRIDGE_PREFIX?"
+        ),
+        format!("{place}:3: expected NAME=value; the line is skipped"),
+    ];
+    for (program, arguments) in [
+        ("vsockctl", &["cid", "web"][..]),
+        ("vsockctl", &["addr", "web"]),
+        ("vsockctl", &["prefix"]),
+        ("vsockctl", &["hosts"]),
+        ("vsock-connect", &["web"]),
+        (
+            "vsock-notify",
+            &[
+                "--listen",
+                "vsock-stream::9003",
+                "--allow-cid",
+                "web",
+                "true",
+            ],
+        ),
+    ] {
+        let mut command = etc.command(ours(program));
+        command.args(arguments);
+        let finished = finish(command);
+        for line in &lines {
+            let told = finished.stderr.iter().filter(|told| told.contains(line));
+            assert_eq!(told.count(), 1, "{program} {arguments:?}: {finished:#?}");
+        }
+    }
+}

@@ -2,16 +2,18 @@
 //!
 //! Decided in one place that every program shares, so that route, units and source addresses never disagree.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::config_file::{self, Setting};
 use crate::endpoint::Endpoint;
-use crate::invalid::Invalid;
+use crate::invalid::{Invalid, is_nearly};
 use crate::names::{self, GivenNames, Names};
 use crate::prefix::{self, Prefix};
 use crate::replace::replace;
@@ -26,6 +28,14 @@ pub const SYSTEM_CREDENTIALS: &str = "/run/credentials/@system";
 /// Far above any real file; a device or a wrong path must not fill the memory of a generator.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Begins the name of each variable.
+const OURS: &str = "VSOCK_BRIDGE_";
+/// What is read here, for all programs.
+const READ: [&str; 3] = [prefix::VARIABLE, names::VARIABLE, via::VARIABLE];
+/// Warnings of this process.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// A file that changes all the time does not fill the memory.
+const TOLD_MAX: usize = 100;
 /// A file that was not written to for so long is whole, though no newline ends it.
 pub const SETTLED: Duration = Duration::from_secs(1);
 
@@ -193,15 +203,49 @@ impl GivenNames {
     }
 }
 
-/// Reads all assignments in order and warns of lines that are none; a file that does not exist has none.
+/// Reads all assignments in order, and warns of lines that are none, and of names that are nearly those which are read here; a
+/// file that does not exist has none.
 ///
 /// Errors: those of [`text`].
 pub fn settings(path: &Path) -> Result<Vec<Setting>, Unusable> {
     let (settings, problems) = config_file::parse(&text(path)?);
     for (line, problem) in problems {
-        log::warn!("{}:{line}: {problem}; the line is skipped", path.display());
+        warn_once(format!(
+            "{}:{line}: {problem}; the line is skipped",
+            path.display()
+        ));
+    }
+    for Setting { line, name, .. } in &settings {
+        if let Some(meant) = meant(name) {
+            let place = path.display();
+            warn_once(format!(
+                "{place}:{line}: {name} is not a setting of vsock-bridge, did you mean {meant}?"
+            ));
+        }
     }
     Ok(settings)
+}
+
+/// Returns the variable that is meant by a name that is none, of those that are read here.
+pub fn meant(name: &str) -> Option<&'static str> {
+    let is_it = |known: &&str| {
+        let rest = known.strip_prefix(OURS);
+        is_nearly(name, known) || rest.is_some_and(|rest| rest.eq_ignore_ascii_case(name))
+    };
+    let meant = READ.into_iter().find(is_it);
+    meant.filter(|_| !READ.contains(&name))
+}
+
+/// Warns of what a program may read many times.
+fn warn_once(text: String) {
+    // A program without a log, such as one with the NSS module, has no part in the lock.
+    if !log::log_enabled!(log::Level::Warn) {
+        return;
+    }
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < TOLD_MAX && told.insert(text.clone()) {
+        log::warn!("{text}");
+    }
 }
 
 /// Reads the text of a file; one that does not exist has none.
@@ -278,6 +322,26 @@ mod tests {
     #[test]
     fn a_directory_is_refused() {
         assert!(settings(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn a_slip_in_the_name_of_what_is_read_here_is_known() {
+        for (name, known) in [
+            ("VSOCK_BRIDGE_NAME", Some("NAMES")),
+            ("VSOCK_BRIDGE_NMAES", Some("NAMES")),
+            ("vsock_bridge_names", Some("NAMES")),
+            ("VSOCKBRIDGE_NAMES", Some("NAMES")),
+            ("NAMES", Some("NAMES")),
+            ("VSOCK_BRIDGE_PREFX", Some("PREFIX")),
+            ("VSOCK_BRIDGE_VAI", Some("VIA")),
+            ("VSOCK_BRIDGE_VIA", None),
+            ("VSOCK_BRIDGE_NAMES", None),
+            ("VSOCK_BRIDGE_ALOW_CID", None),
+            ("PATH", None),
+        ] {
+            let known = known.map(|known| format!("{OURS}{known}"));
+            assert_eq!(meant(name), known.as_deref(), "{name}");
+        }
     }
 
     #[test]

@@ -38,6 +38,18 @@ fn shown(text: &str) -> String {
     format!("{}…", begin.unwrap_or_default())
 }
 
+/// Returns whether two words differ in the middle alone, by one or two letters, or in hyphens and capital letters.
+pub(crate) fn is_nearly(word: &str, meant: &str) -> bool {
+    let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
+    let (word, meant) = (plain(word), plain(meant));
+    let same = |(one, other): &(u8, u8)| one == other;
+    let begin = word.bytes().zip(meant.bytes()).take_while(same).count();
+    let end = (word.bytes().rev().zip(meant.bytes().rev()))
+        .take_while(same)
+        .count();
+    begin + end + 2 >= word.len().max(meant.len())
+}
+
 impl fmt::Display for Invalid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Invalid { what, text, hint } = self;

@@ -482,6 +482,17 @@ mod tests {
         }
     }
 
+    /// Other programs warn of what they take for a slip.
+    #[test]
+    fn no_setting_is_taken_for_a_slip_of_another() {
+        let options = options();
+        let known = options.keys().map(String::as_str);
+        let others = [port_list::VARIABLE, command::VARIABLE, logging::VARIABLE];
+        for name in known.chain(others) {
+            assert_eq!(configured::meant(name), None, "{name}");
+        }
+    }
+
     #[test]
     fn the_last_of_a_name_is_the_option() {
         let mut variables = Variables::default();

@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::gate::Gate;
 use crate::known::Known;
 use crate::listen;
+use crate::names::Names;
 use crate::notify;
 use crate::programs::options::parse_mode;
 use crate::programs::replace;
@@ -137,7 +138,7 @@ pub fn split(arguments: Arguments) -> Result<Part> {
 fn allowed(list: Option<&AllowList>, address: &Address) -> Result<AllowedCids> {
     let fail = |problem: &str| Err(Error::Usage(problem.to_owned()));
     match (list, address.is_vsock()) {
-        (Some(list), true) => match list.resolve(&Known::now(None))? {
+        (Some(list), true) => match list.resolve(&Known::settled(None))? {
             allowed if allowed.is_any() => fail(
                 "`--allow-cid any` would have every machine say that this one is ready: name the one, e.g. `--allow-cid 3`",
             ),
@@ -173,9 +174,21 @@ fn is_bound_to(monitor: Pid) -> Result<bool> {
     Ok(getppid() == monitor)
 }
 
+/// Plays a part, or tells why there is none.
+///
+/// Errors: those of [`split`] and [`Part::play`].
+pub fn run(part: Result<Part>) -> Result<()> {
+    let is_monitor = matches!(part, Ok(Part(Role::Monitor(_))));
+    if !is_monitor {
+        // There was no log when the names were read; what is wrong with them now is the error.
+        let _ = Names::read();
+    }
+    part?.play()
+}
+
 impl Part {
     /// Becomes the monitor, or listens until that ends; returns when it fails, or when there is nothing to do.
-    pub fn play(self) -> Result<()> {
+    fn play(self) -> Result<()> {
         let never: Infallible = match self.0 {
             Role::Monitor(command) => become_monitor(&command)?,
             Role::Listener(hearing) => hear(*hearing)?,

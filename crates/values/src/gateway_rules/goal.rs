@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::asked;
 use crate::endpoint::Endpoint;
-use crate::invalid::Invalid;
+use crate::invalid::{Invalid, is_nearly};
 use crate::known::Known;
 use crate::location::Location;
 use crate::names::{Machine, SUFFIX};
@@ -214,18 +214,6 @@ fn of_url(scheme: &str, rest: &str) -> String {
         _ => "PORT",
     };
     format!("{host}:{port}")
-}
-
-/// Returns whether two words differ in the middle alone, by one or two letters, or in hyphens and capital letters.
-fn is_nearly(word: &str, meant: &str) -> bool {
-    let plain = |text: &str| text.to_ascii_lowercase().replace(['-', '_'], "");
-    let (word, meant) = (plain(word), plain(meant));
-    let same = |(one, other): &(u8, u8)| one == other;
-    let begin = word.bytes().zip(meant.bytes()).take_while(same).count();
-    let end = (word.bytes().rev().zip(meant.bytes().rev()))
-        .take_while(same)
-        .count();
-    begin + end + 2 >= word.len().max(meant.len())
 }
 
 fn read_ports(text: &str) -> Option<Box<[RangeInclusive<u16>]>> {
