@@ -415,7 +415,13 @@ fn configured_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let paths: Vec<PathBuf> = entries
         .map(|entry| Ok(entry?.path()))
         .collect::<io::Result<_>>()?;
-    let is_meant = |path: &PathBuf| path.extension().is_some_and(|end| end == "conf");
+    let is_hidden = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default();
+        name.as_encoded_bytes().starts_with(b".")
+    };
+    // A name that begins with a dot is that of a file which is still being written.
+    let is_meant =
+        |path: &PathBuf| path.extension().is_some_and(|end| end == "conf") && !is_hidden(path);
     Ok(paths.into_iter().filter(is_meant).collect())
 }
 
@@ -573,7 +579,9 @@ mod tests {
         fs::write(&file, "").unwrap();
         assert_eq!(configured_in(&absent).unwrap(), [""; 0].map(PathBuf::from));
         assert!(configured_in(&file).is_err());
-        fs::write(folder.path().join("a.txt"), "").unwrap();
+        for name in ["a.txt", ".a.conf", "a.conf~"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
         assert_eq!(configured_in(folder.path()).unwrap(), [file]);
     }
 

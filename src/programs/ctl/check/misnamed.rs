@@ -25,10 +25,11 @@ const TEMPLATES: [&str; 4] = [
     "vsock-exec@",
 ];
 /// What editors and package managers leave.
-const OLD: [&str; 9] = [
+const OLD: [&str; 10] = [
     "~",
     ".bak",
     ".old",
+    ".new",
     ".orig",
     ".save",
     ".swp",
@@ -68,7 +69,8 @@ fn problem(path: &Path, units: &[Unit]) -> Option<String> {
     ))
 }
 
-fn is_old(name: &str) -> bool {
+/// Returns whether nobody is to read a file of that name.
+pub(super) fn is_old(name: &str) -> bool {
     name.starts_with('.')
         || OLD.iter().any(|end| name.ends_with(end))
         || OLD_WITHIN.iter().any(|part| name.contains(part))

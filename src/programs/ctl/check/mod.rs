@@ -26,6 +26,7 @@ pub(crate) mod sandbox;
 pub(crate) mod settings;
 mod sshd;
 mod states;
+mod strays;
 mod system;
 mod targets;
 mod ties;
@@ -140,6 +141,7 @@ fn look(
         findings.extend(names::check(*prefix));
     }
     findings.extend(registry::check(units));
+    findings.extend(strays::check());
     let folder = Path::new(FOLDER);
     findings.extend(files::check(units, folder, misnamed::check(units, folder)));
     findings.extend(sshd::check(&sshd::gather(units, is_root), &is_used));
