@@ -331,11 +331,11 @@ set_up_guest() {
 
 # ---- cases --------------------------------------------------------------------------------------------------------
 
-# chosen WORD…: the cases that have any of the words in their names; all without a word, but those that VM_LONG is for.
+# chosen WORD…: the cases whose name a word is, or is a part of; all without a word, but those that VM_LONG is for.
 chosen() {
     local word name is_long is_chosen=$#
     (($#)) || set -- ''
-    for word; do (cd "$cases" && printf '%s\n' *"$word"*); done | grep -vx lib.sh | sort -u | while read -r name; do
+    for word; do (cd "$cases" && if [[ -f $word ]]; then echo "$word"; else printf '%s\n' *"$word"*; fi); done | grep -vx lib.sh | sort -u | while read -r name; do
         is_long=$(head_of "$name" length '')$(head_of "$name" long '')
         if ((is_chosen)) || { [[ ${VM_LONG-} ]] && [[ $is_long ]]; } ||
             { [[ ! ${VM_LONG-} ]] && [[ $(head_of "$name" length '') != long ]]; }; then
