@@ -87,7 +87,7 @@ finish() {
         wait
     } 2>/dev/null
     for pid in "${ended[@]}"; do wait_for 15 gone "$pid" || kill -KILL "$pid" || true; done
-    as_root rm -rf "${temporary[@]}"
+    as_root rm -rf --one-file-system "${temporary[@]}"
     exit "$status"
 }
 
