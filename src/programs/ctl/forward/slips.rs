@@ -48,6 +48,9 @@ pub(super) fn of_listen(text: &str) -> Option<String> {
     if text.contains([',', '-']) && text.split([',', '-']).all(is_number) {
         return Some("one port is forwarded; run it once for each".to_owned());
     }
+    if text.starts_with('/') && text.contains(char::is_whitespace) {
+        return Some("expected a path without spaces, such as /run/x.sock".to_owned());
+    }
     if let Some(port) = loopback(text) {
         return Some(format!("write {port}, which is [::1] and 127.0.0.1"));
     }
@@ -229,6 +232,7 @@ mod tests {
             ),
             ("host:80", "expected e.g. 8080 host:80"),
             ("web", "expected e.g. 8080 web:80"),
+            ("/run/a b.sock", "expected a path without spaces"),
         ] {
             let line = text.parse::<Listen>().unwrap_err().to_string();
             let end = format!("\"{text}\" is not a valid address to listen on: ");
