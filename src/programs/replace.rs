@@ -60,7 +60,7 @@ impl Kept {
 
 /// Checks that a program that is to be run can be, as far as that is known before. `argument`: which argument it is.
 ///
-/// Errors: those of [`expect_name`]; [`Unusable::File`](crate::unusable::Unusable::File).
+/// Errors: those of [`expect_name`]; [`Error::Usage`] for a whole line; [`Unusable::File`](crate::unusable::Unusable::File).
 pub(super) fn expect_program(argument: &str, command: &[OsString]) -> Result<()> {
     expect_name(argument, command)?;
     let Some(name) = command.first() else {
@@ -71,6 +71,11 @@ pub(super) fn expect_program(argument: &str, command: &[OsString]) -> Result<()>
         false => find(name, &env::var_os("PATH").unwrap_or(SEARCH.into())),
     };
     match found {
+        // Of the whole line in quotes, as a shell takes it.
+        Err(_) if name.as_bytes().contains(&b' ') => Err(Error::Usage(format!(
+            "`{argument}`: no program is named {name:?}: write it and each of its arguments as words of their own, without \
+             quotes around all of them"
+        ))),
         Err(errno @ (Errno::ENOENT | Errno::EACCES | Errno::ENOTDIR)) => {
             Err(Error::file("run", name.as_ref())(errno.into()))
         }
@@ -184,8 +189,10 @@ mod tests {
             let folders = env::join_paths(folders.iter().map(|folder| at(folder))).unwrap();
             assert_eq!(find(name.as_ref(), &folders), found, "{name} {folders:?}");
         }
-        let program = |path| expect_program("x", &[at(path).into_os_string()]);
+        let program = |path: &str| expect_program("x", &[at(path).into_os_string()]);
         assert!(program("b/x").is_ok());
+        let line = program("b/x -c 'y z'").unwrap_err();
+        assert!(line.is_usage() && line.report().contains("as words of their own"));
         let problem = program("a/x").unwrap_err().report();
         assert!(
             problem.ends_with("a/x: Permission denied (os error 13)"),

@@ -421,6 +421,17 @@ fn exec_takes_the_rest_of_the_line_whatever_it_looks_like() {
     ]));
     assert_eq!(finished.code, 0, "{finished:#?}");
     assert_eq!(server.join().unwrap(), b"--wait -- -v");
+    let server = serve_once(&listener);
+    let finished = finish(connect(&[
+        &listener.text,
+        "--exec",
+        "--",
+        "echo",
+        "-n",
+        "--",
+    ]));
+    assert_eq!(finished.code, 0, "{finished:#?}");
+    assert_eq!(server.join().unwrap(), b"--");
 }
 
 #[test]
@@ -476,6 +487,10 @@ fn a_descriptor_that_cannot_be_the_socket_exits_2_with_one_line() {
         (&["--fdpass", "--exec", "true"], "--fdpass"),
         (&["--exec"], "--exec"),
         (&["--exec", "", "x"], "the name of the program is empty"),
+        (
+            &["--exec", "tar -c /srv"],
+            "no program is named \"tar -c /srv\": write it and each of its arguments as words",
+        ),
     ] {
         let finished = finish(connect(&[&[&*listener.text], arguments].concat()));
         expect_line(&finished, 2, &[word]);

@@ -115,7 +115,11 @@ pub struct Arguments {
 }
 
 /// Connects, then hands the socket over or relays until both directions have ended.
-pub fn run(arguments: Arguments) -> Result<()> {
+pub fn run(mut arguments: Arguments) -> Result<()> {
+    // As other programs want it before a command.
+    if arguments.exec.len() > 1 && arguments.exec[0] == "--" {
+        arguments.exec.remove(0);
+    }
     let names = arguments.machines.names.as_ref();
     let machines = &arguments.machines;
     let (host, port) = (&*arguments.host, arguments.port.as_deref());
