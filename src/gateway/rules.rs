@@ -259,7 +259,7 @@ impl Source {
     /// Returns the files in the order in which they are read.
     ///
     /// Errors: the folder cannot be read.
-    fn files(&self) -> Result<Vec<PathBuf>, Error> {
+    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Error> {
         match self {
             Source::File(path) => Ok(vec![path.clone()]),
             Source::Usual => {

@@ -1,12 +1,14 @@
 //! Whether the gateway of this machine leads anybody anywhere, and gets there itself, to bridges that let it in; and whether
 //! the one is there that this machine is told of.
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::finding::{Finding, Level};
+use super::rights::may_read;
 use super::sandbox;
 use super::settings::{services, setting};
 use super::targets;
@@ -54,7 +56,7 @@ fn target(service: &Unit) -> Option<Endpoint> {
 }
 
 fn rules(service: &Unit) -> Vec<Finding> {
-    let Some(rules) = rules_of(service) else {
+    let Some((source, rules)) = rules_of(service) else {
         return Vec::new();
     };
     let (id, files) = (&service.id, rules.files());
@@ -68,6 +70,7 @@ fn rules(service: &Unit) -> Vec<Finding> {
         count => Finding::ok(SUBJECT, format!("{id} has {} of {files}", in_words(count))),
     };
     let mut findings = vec![said];
+    findings.extend(unread(service, &source));
     match kept(service, &rules) {
         Some(finding) => findings.push(finding),
         None => findings.extend(not_let_in(id, &rules)),
@@ -103,7 +106,7 @@ fn not_let_in(id: &str, rules: &Rules) -> Vec<Finding> {
 }
 
 /// Returns the rules of a service that is a gateway; what is wrong in them has its line with the settings.
-fn rules_of(service: &Unit) -> Option<Rules> {
+fn rules_of(service: &Unit) -> Option<(Source, Rules)> {
     if target(service)? != Endpoint::Gateway {
         return None;
     }
@@ -112,7 +115,27 @@ fn rules_of(service: &Unit) -> Option<Rules> {
         None => Source::Usual,
     };
     let (rules, _) = source.read(targets::given(service).as_ref()).ok()?;
-    Some(rules)
+    Some((source, rules))
+}
+
+/// Returns a line for a file with rules that root reads here, and the gateway may not.
+fn unread(service: &Unit, source: &Source) -> Option<Finding> {
+    // What cannot be read has its line with the settings.
+    let mut files = source.files().ok()?.into_iter();
+    let is_closed =
+        |file: &PathBuf| file.exists() && may_read(&service.identity, file) == Some(false);
+    let file = files.find(is_closed)?;
+    let (id, user, path) = (&service.id, &service.identity.user, file.display());
+    let text = format!(
+        "{id} runs as {user}, which may not read {path}: the rules that it has still hold, and it cannot start with others"
+    );
+    let finding = Finding::new(Level::Fail, SUBJECT, text);
+    // Else it is a folder.
+    let is_open = file.metadata().is_ok_and(|file| file.mode() & 0o004 != 0);
+    Some(match is_open {
+        true => finding,
+        false => finding.run(format!("chmod a+r {path}")),
+    })
 }
 
 /// Returns a line for places of rules that the sandbox keeps the gateway from, which are all places to whoever asks for them.

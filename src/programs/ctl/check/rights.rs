@@ -191,6 +191,11 @@ pub(crate) fn access(identity: &Identity, socket: &Path) -> Option<Access> {
     })
 }
 
+/// Returns whether the user of a service may read a file; none if that cannot be asked. Only root can ask.
+pub(super) fn may_read(identity: &Identity, file: &Path) -> Option<bool> {
+    identity.ids()?.may("-r", file)
+}
+
 /// What is in the way to a socket.
 struct Way {
     first: Obstacle,
