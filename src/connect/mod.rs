@@ -16,6 +16,8 @@ mod target;
 mod targets;
 mod via;
 
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +33,14 @@ pub(crate) use target::Target;
 pub(crate) use targets::{Targets, check_listeners, machines};
 pub(crate) use via::Route;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::sockopt::ReceiveTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket};
+use nix::sys::time::TimeVal;
 
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, reply, request};
 use crate::known::Known;
 use crate::mux;
 use crate::packets::Packets;
@@ -247,6 +251,35 @@ impl Dialer {
 ///
 /// Errors: why it cannot be reached within the limit.
 pub(crate) fn probe(endpoint: &Endpoint, limit: Duration) -> Result<()> {
+    connected(endpoint, limit).map(drop)
+}
+
+/// Connects to a gateway, has it answer a greeting, and closes.
+///
+/// Errors: in a line, why it cannot be reached within the limit, or that it is none.
+pub(crate) fn greet(gateway: &Endpoint, limit: Duration) -> Result<(), String> {
+    let stream = connected(gateway, limit).map_err(|error| error.report())?;
+    let answer = greeted(stream, limit);
+    match answer.map_err(|error| error.kind()) {
+        Ok(reply::METHOD) => Ok(()),
+        Ok(_) | Err(ErrorKind::WouldBlock) => {
+            Err(format!("{gateway} does not answer as a gateway does"))
+        }
+        Err(_) => Err(format!("{gateway} closes the connection at once")),
+    }
+}
+
+fn greeted(stream: Stream, limit: Duration) -> io::Result<[u8; 2]> {
+    let mut socket = File::from(stream.into_blocking()?);
+    let time = TimeVal::new(limit.as_secs() as i64, limit.subsec_micros().into());
+    setsockopt(&socket, ReceiveTimeout, &time)?;
+    socket.write_all(&request::GREETING)?;
+    let mut answer = [0; 2];
+    socket.read_exact(&mut answer)?;
+    Ok(answer)
+}
+
+fn connected(endpoint: &Endpoint, limit: Duration) -> Result<Stream> {
     let target = Target::resolve(endpoint.clone(), &Known::now(None))?;
     let tuning = Tuning {
         keepalive: None,
@@ -256,7 +289,7 @@ pub(crate) fn probe(endpoint: &Endpoint, limit: Duration) -> Result<()> {
     let mut dialer = Dialer::to(target, limit, tuning);
     let (peer, from) = (Peer::Stdio, Destination::Unnamed);
     let mut attempt = dialer.dial(&peer, from, |_| Caller::default(), Moment::now())?;
-    (attempt.wait_connected(&mut dialer, || None, |_| {})).map(drop)
+    attempt.wait_connected(&mut dialer, || None, |_| {})
 }
 
 /// Returns whether all addresses of a prefix are this machine's. Without the local route a connection from a mapped source

@@ -6,6 +6,9 @@
 use super::step::Step;
 use super::{http, socks};
 
+/// A greeting of SOCKS5 by a client that needs no authentication.
+pub(crate) const GREETING: [u8; 3] = [socks::VERSION, 1, 0];
+
 /// Reads what has come so far. `has_greeted`: the greeting, which is still among the bytes, was answered.
 pub(crate) fn read(bytes: &[u8], has_greeted: bool) -> Step {
     match bytes.first() {
@@ -14,6 +17,11 @@ pub(crate) fn read(bytes: &[u8], has_greeted: bool) -> Step {
         Some(&socks::OLD_VERSION) => socks::old_version(),
         Some(_) => http::read(bytes),
     }
+}
+
+/// Returns whether that is a greeting and no more: its peer has seen that this is a gateway.
+pub(crate) fn is_greeting(bytes: &[u8]) -> bool {
+    matches!(bytes, [socks::VERSION, count, methods @ ..] if methods.len() == usize::from(*count))
 }
 
 /// Says that no more will come, for that reason.

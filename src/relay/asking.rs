@@ -217,6 +217,8 @@ impl Asking {
         }
         if step == Step::Incomplete {
             step = match (self.peer.is_ended, now >= self.deadline) {
+                // It wants nothing.
+                (true, _) if request::is_greeting(bytes) => return broken(Errno::EPIPE),
                 (true, _) => request::unfinished(bytes, "the peer has ended in the middle of it"),
                 (false, true) => request::unfinished(bytes, "it was not complete within 5s"),
                 (false, false) => return ControlFlow::Continue(None),

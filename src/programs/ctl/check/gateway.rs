@@ -179,14 +179,13 @@ fn kept(service: &Unit, rules: &Rules) -> Option<Finding> {
 }
 
 fn reached(gateway: &Endpoint, user: &str) -> Finding {
-    match connect::probe(gateway, PATIENCE) {
+    match connect::greet(gateway, PATIENCE) {
         Ok(()) => Finding::ok(SUBJECT, format!("{gateway} is there, for {user}")),
-        Err(error) => Finding::new(
+        Err(problem) => Finding::new(
             Level::Fail,
             SUBJECT,
             format!(
-                "{}, the gateway for {user}: enable vsock-bridge-gateway.socket there, and let this machine in",
-                error.report()
+                "{problem}, the gateway for {user}: enable vsock-bridge-gateway.socket there, and let this machine in"
             ),
         ),
     }
