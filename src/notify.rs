@@ -109,6 +109,14 @@ pub(crate) fn is_heard() -> bool {
     std::env::var_os(VARIABLE).is_some()
 }
 
+/// Returns whether systemd has told that it keeps no descriptors of this service (FileDescriptorStoreMax=0): since version 254
+/// it sets FDSTORE where it keeps some, and since 259, which closes what it refuses some time after it was asked whether it
+/// has read all, LISTEN_PIDFDID.
+fn keeps_nothing() -> bool {
+    let is_set = |variable| std::env::var_os(variable).is_some();
+    is_set("LISTEN_PIDFDID") && !is_set("FDSTORE")
+}
+
 /// Descriptors that were sent to systemd, which may not have read that yet.
 #[derive(Debug)]
 pub(crate) struct Storing {
@@ -121,11 +129,11 @@ pub(crate) struct Storing {
 impl Storing {
     /// Returns systemd descriptors to keep for the next process of the service.
     ///
-    /// Errors: `ENOTCONN` without systemd.
+    /// Errors: `ENOTCONN` without systemd, and where it has told that it keeps none.
     pub(crate) fn new<'a>(
         descriptors: impl IntoIterator<Item = (&'a str, BorrowedFd<'a>)>,
     ) -> Result<Storing, Errno> {
-        if !is_heard() {
+        if !is_heard() || keeps_nothing() {
             return Err(Errno::ENOTCONN);
         }
         for (name, descriptor) in descriptors {

@@ -86,6 +86,29 @@ fn systemd_does_not_listen_the_bridge_serves_in_silence() {
     );
 }
 
+/// A newer systemd says at the start whether it does, and closes what it refuses when it has time.
+#[test]
+fn systemd_keeps_nothing_it_is_not_asked_whether_it_does() {
+    for (stored, is_kept) in [(None, false), (Some("512"), true)] {
+        let store = Store::new();
+        let (listener, target) = (Place::listening(Kind::Tcp6), Place::listening(Kind::Unix));
+        let mut bridge = Bridge::to(&target.text)
+            .variable("NOTIFY_SOCKET", &store.path)
+            .variable("LISTEN_PIDFDID", "7")
+            .listener(&listener);
+        if let Some(most) = stored {
+            bridge = bridge.variable("FDSTORE", most);
+        }
+        let mut bridge = bridge.start();
+        if !is_kept {
+            bridge.wait_for_line("connections would not survive a crash");
+        }
+        ping(&mut listener.connect(), &mut target.accept());
+        assert_eq!(store.has_any(), is_kept);
+        bridge.stop();
+    }
+}
+
 #[test]
 fn systemd_is_busy_at_the_start_connections_are_kept_as_soon_as_it_reads() {
     let (store, wake) = Store::asleep();

@@ -15,7 +15,7 @@ use super::own_folder;
 #[derive(Debug)]
 pub struct Store {
     pub path: String,
-    _kept: Receiver<OwnedFd>,
+    kept: Receiver<OwnedFd>,
     _directory: TempDir,
 }
 
@@ -24,6 +24,11 @@ impl Store {
         let (store, wake) = Store::asleep();
         wake.send(()).unwrap();
         store
+    }
+
+    /// Returns whether anything was sent to be kept.
+    pub fn has_any(&self) -> bool {
+        self.kept.try_recv().is_ok()
     }
 
     /// Reads nothing before it is told to.
@@ -53,7 +58,7 @@ impl Store {
         });
         let store = Store {
             path,
-            _kept: kept,
+            kept,
             _directory: directory,
         };
         (store, wake)
