@@ -91,7 +91,7 @@ settings_of_examples() {
     at_end 'systemctl daemon-reload; systemctl stop vsock-bridge-prefix.service'
     configure vsock-bridge VSOCK_BRIDGE_PREFIX=fd00:abcd:ef12::/64 'VSOCK_BRIDGE_NAMES="web=2"'
     cp -p /etc/hosts /tmp/hosts
-    at_end 'cp /tmp/hosts /etc/hosts; rm /tmp/hosts'
+    at_end 'cp /tmp/hosts /etc/hosts; rm -f /tmp/hosts /etc/vsock-bridge/hosts-written'
     systemctl stop vsock-bridge-prefix.service
     systemctl daemon-reload
 }
