@@ -60,6 +60,12 @@ pub(super) struct Finding {
     pub commands: Vec<String>,
 }
 
+/// Returns whether a shell takes the path for itself.
+pub(super) fn is_plain(path: &Path) -> bool {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._@-".contains(letter);
+    path.to_string_lossy().chars().all(is_plain)
+}
+
 impl Finding {
     /// Makes a finding that no command mends.
     pub(super) fn new(level: Level, subject: &str, text: impl Into<String>) -> Finding {
@@ -91,6 +97,14 @@ impl Finding {
     pub(super) fn run_all(mut self, commands: impl IntoIterator<Item = String>) -> Finding {
         self.commands.extend(commands);
         self
+    }
+
+    /// Adds the command that lets everybody read a file.
+    pub(super) fn open(self, path: &Path) -> Finding {
+        match is_plain(path) {
+            true => self.run(format!("chmod a+r {}", path.display())),
+            false => self,
+        }
     }
 
     /// Makes it one about units of a user, whose systemd reads their drop-ins in a folder of `configuration`.
@@ -149,6 +163,13 @@ pub(super) fn table(findings: &[Finding], is_root: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_has_no_path_that_a_shell_would_change() {
+        let commands = |path: &str| Finding::warn("names", "").open(Path::new(path)).commands;
+        assert_eq!(commands("/etc/a@1.conf"), ["chmod a+r /etc/a@1.conf"]);
+        assert_eq!(commands("/etc/a b.conf"), [""; 0]);
+    }
 
     fn plain(findings: &[Finding], is_root: bool) -> String {
         anstream::adapter::strip_str(&table(findings, is_root)).to_string()

@@ -134,7 +134,7 @@ fn unread(service: &Unit, source: &Source) -> Option<Finding> {
     let is_open = file.metadata().is_ok_and(|file| file.mode() & 0o004 != 0);
     Some(match is_open {
         true => finding,
-        false => finding.run(format!("chmod a+r {path}")),
+        false => finding.open(&file),
     })
 }
 

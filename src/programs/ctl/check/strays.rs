@@ -7,7 +7,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::finding::Finding;
+use super::finding::{Finding, is_plain};
 use super::misnamed::is_old;
 use crate::gateway_rules;
 use crate::names;
@@ -73,12 +73,6 @@ fn stray(path: &Path, subject: &str, what: &str) -> Option<Finding> {
     })
 }
 
-/// Returns whether a shell takes the path for itself.
-fn is_plain(path: &Path) -> bool {
-    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._@-".contains(letter);
-    path.to_string_lossy().chars().all(is_plain)
-}
-
 /// Returns a line for each file of names that only some may read: root finds its names, and the services and users do not.
 fn closed(folder: &Path) -> Vec<Finding> {
     let is_closed = |path: &PathBuf| {
@@ -91,11 +85,7 @@ fn closed(folder: &Path) -> Vec<Finding> {
         let text = format!(
             "{shown} is not for everybody to read, so services and users find none of its names"
         );
-        let finding = Finding::warn("names", text);
-        match is_plain(&path) {
-            true => finding.run(format!("chmod a+r {shown}")),
-            false => finding,
-        }
+        Finding::warn("names", text).open(&path)
     };
     let paths = entries(folder).into_iter();
     paths.filter(is_closed).map(told).collect()
