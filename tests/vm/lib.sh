@@ -191,11 +191,12 @@ boot() {
 }
 
 # One whose kernel is a process, for cases that need no other transport than loopback and no other kernel: nothing is emulated.
+# c: it locks no image, which nobody writes to; QEMU opens none that somebody has locked.
 boot_in_user_mode() {
     mkfifo "$work"/agent.{in,out}
     exec {to_guest}<>"$work/agent.in" {from_guest}<>"$work/agent.out"
     spawn guest "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem=2G \
-        ubd0=/work/root.cow,/image/root.ext4 ubd1r=/work/payload.tar \
+        ubd0c=/work/root.cow,/image/root.ext4 ubd1r=/work/payload.tar \
         loglevel=4 systemd.show_status=no lsm=apparmor,bpf modprobe.blacklist=vmw_vsock_virtio_transport \
         rcupdate.rcu_expedited=1 root=/dev/ubda rw init=/bin/bash -- -c \
         '"mount -t hostfs -o hostfs=/image/user-mode/modules none /lib/modules; tar -C / -xf /dev/ubdb; exec env -i HOME=/ TERM=linux /sbin/init"' \
@@ -214,7 +215,7 @@ runs_in_user_mode() {
     [[ -d $image/user-mode ]] && (($(df --output=avail --block-size=1M /dev/shm | tail -n 1) > 3000)) || return 1
     # shellcheck disable=SC2016  # for the guest
     timeout --signal=KILL 30 "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 mem=256M \
-        ubd0r=/image/root.ext4 root=/dev/ubda ro init=/bin/bash -- -c '"echo it has $((6 * 7))"' \
+        ubd0rc=/image/root.ext4 root=/dev/ubda ro init=/bin/bash -- -c '"echo it has $((6 * 7))"' \
         </dev/null >"$work/user-mode.log" 2>&1 || true
     grep -q 'it has 42' "$work/user-mode.log"
 }
