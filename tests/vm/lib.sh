@@ -8,6 +8,8 @@ cache=${VM_CACHE:-${XDG_CACHE_HOME:-${HOME:-$vm_dir}/.cache}/vsock-bridge}
 # The version is part of the path: another version is another directory, never a half-replaced one.
 vhost_version=0.3.0
 vhost_root=$cache/vhost-device-vsock-$vhost_version
+# The kernel that is a process.
+user_mode_root=$cache/user-mode-1
 # The Debian in the guest: trixie or bookworm; or sid, the next release, whose image is made anew each week.
 suite=${VM_SUITE:-trixie}
 # A folder with a file packages, which names what a guest gets beyond the usual; it has an image of its own.
@@ -41,12 +43,12 @@ stage() {
 
 since() { awk -v a="$1" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }'; }
 
-# Makes the cache and has it alone, until the script ends: two of them would build the same.
+# lock_cache PART: makes the cache and has this part of it alone, until the script ends: two of them would build the same.
 lock_cache() {
     local lock
     mkdir -p "$cache"
-    exec {lock}>"$cache/lock"
-    flock --nonblock "$lock" || { say 'waiting for another who builds guests'; child flock "$lock"; }
+    exec {lock}>"$cache/lock-$1"
+    flock --nonblock "$lock" || { say "waiting for another who makes the same: $1"; child flock "$lock"; }
 }
 
 # ---- processes: every one of them ends with the script ------------------------------------------------------------
@@ -185,63 +187,25 @@ make_packages() {
 
 # ---- the guest ----------------------------------------------------------------------------------------------------
 
-# Starts the guest.
+# Starts the guest, with CID 3.
 boot() {
-    if is_in_user_mode; then boot_in_user_mode; else boot_emulated; fi
-}
-
-# One whose kernel is a process, for cases that need no other transport than loopback and no other kernel: nothing is emulated.
-# c: it locks no image, which nobody writes to; QEMU opens none that somebody has locked.
-boot_in_user_mode() {
-    mkfifo "$work"/agent.{in,out}
-    exec {to_guest}<>"$work/agent.in" {from_guest}<>"$work/agent.out"
-    spawn guest "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem=2G \
-        ubd0c=/work/root.cow,/image/root.ext4 ubd1r=/work/payload.tar \
-        loglevel=4 systemd.show_status=no lsm=apparmor,bpf modprobe.blacklist=vmw_vsock_virtio_transport \
-        rcupdate.rcu_expedited=1 root=/dev/ubda rw init=/bin/bash -- -c \
-        '"mount -t hostfs -o hostfs=/image/user-mode/modules none /lib/modules; tar -C / -xf /dev/ubdb; exec env -i HOME=/ TERM=linux /sbin/init"' \
-        8<"$work/agent.in" 9>"$work/agent.out"
-    console=$work/guest.log qemu_pid=$!
-}
-user_mode=(unshare --mount --propagation private --pid --fork --kill-child "$vm_dir/user-mode")
-((EUID == 0)) || user_mode=(unshare --map-root-user --map-auto "${user_mode[@]:1}")
-
-# Whoever wants the other one sets it: user-mode or stock.
-kernel=stock
-is_in_user_mode() { [[ $kernel == user-mode ]]; }
-
-# A host may forbid it, and a processor have what it does not know, so let it try. The memory of a guest is in /dev/shm.
-runs_in_user_mode() {
-    [[ -d $image/user-mode ]] && (($(df --output=avail --block-size=1M /dev/shm | tail -n 1) > 3000)) || return 1
-    # shellcheck disable=SC2016  # for the guest
-    timeout --signal=KILL 30 "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 mem=256M \
-        ubd0rc=/image/root.ext4 root=/dev/ubda ro init=/bin/bash -- -c '"echo it has $((6 * 7))"' \
-        </dev/null >"$work/user-mode.log" 2>&1 || true
-    grep -q 'it has 42' "$work/user-mode.log"
-}
-
-# Starts the guest with CID 3, and the device that it shares with the second machine.
-boot_emulated() {
-    uds=$work/guest.vsock
-    mkfifo "$work/monitor.in" "$work/monitor.out"
-    # shellcheck disable=SC2034  # the monitor is for the cases
-    exec {to_monitor}<>"$work/monitor.in"
-    spawn monitor cat "$work/monitor.out"
-    # Its defaults, which drop a packet that Linux has scattered: of more than 31 KiB, since 2025.
-    # The second machine, which few cases start, may connect to the first one.
-    spawn vhost "$vhost_root/bin/vhost-device-vsock" --vm "guest-cid=3,socket=$work/vhost.sock,uds-path=$uds" \
-        --vm "guest-cid=4,socket=$work/sibling.sock,uds-path=$work/sibling.vsock"
-    wait_for 10 test -S "$work/vhost.sock" || die "vhost-device-vsock did not start: $(cat "$work/vhost.log")"
-    console=$work/console.log
-    power_on guest vhost "$console" 2G '' \
-        -chardev "pipe,id=monitor,path=$work/monitor" -mon chardev=monitor,mode=readline
-    to_guest=$to_agent from_guest=$from_agent qemu_pid=$!
+    start_device
+    local monitor=()
+    if ! is_in_user_mode; then
+        mkfifo "$work/monitor.in" "$work/monitor.out"
+        # shellcheck disable=SC2034  # the monitor is for the cases
+        exec {to_monitor}<>"$work/monitor.in"
+        spawn monitor cat "$work/monitor.out"
+        monitor=(-chardev "pipe,id=monitor,path=$work/monitor" -mon 'chardev=monitor,mode=readline')
+    fi
+    power_on guest vhost 2G '' "${monitor[@]}"
+    to_guest=$to_agent from_guest=$from_agent qemu_pid=$! console=$work/guest.log
 }
 
 # boot_sibling NAME: the second machine, with CID 4. It is made of the same image, but has a machine id of its own, and so a
 # prefix.
 boot_sibling() {
-    power_on sibling sibling "$work/sibling.log" 1G "systemd.hostname=$1 systemd.machine_id=fedcba9876543210fedcba9876543210"
+    power_on sibling sibling 1G "systemd.hostname=$1 systemd.machine_id=fedcba9876543210fedcba9876543210"
     to_sibling=$to_agent from_sibling=$from_agent sibling_pid=$!
 }
 
@@ -251,14 +215,66 @@ of_sibling() {
     "$@"
 }
 
-# power_on NAME DEVICE CONSOLE MEMORY WORDS OPTION…: a machine with a throw-away root, the payload, a log of its console, and the
+# The vsock devices of both, each a program with a unix socket. The second machine may connect to the first one.
+start_device() {
+    uds=$work/guest.vsock
+    # Its defaults, which drop a packet that Linux has scattered: of more than 31 KiB, since 2025.
+    spawn vhost "$vhost_root/bin/vhost-device-vsock" --vm "guest-cid=3,socket=$work/vhost.sock,uds-path=$uds" \
+        --vm "guest-cid=4,socket=$work/sibling.sock,uds-path=$work/sibling.vsock"
+    wait_for 10 test -S "$work/vhost.sock" || die "vhost-device-vsock did not start: $(cat "$work/vhost.log")"
+}
+
+# power_on NAME DEVICE MEMORY WORDS OPTION…: a machine with a throw-away root, the payload, a log of its console, and the
 # agent's serial port; WORDS are for its kernel, the options for QEMU.
 power_on() {
-    local name=$1 device=$2 log=$3 memory=$4 words=$5
-    shift 5
-    choose_accelerator
+    local name=$1
     mkfifo "$work/$name-agent.in" "$work/$name-agent.out"
     exec {to_agent}<>"$work/$name-agent.in" {from_agent}<>"$work/$name-agent.out"
+    if is_in_user_mode; then start_process "$@"; else start_qemu "$@"; fi
+}
+
+# The new system call of mount(8) wants a key for the path, and the old one takes it as it is.
+mount_modules='mount -t hostfs -o hostfs=/usr/lib/uml/modules none /lib/modules 2>/dev/null || mount -t hostfs -o /usr/lib/uml/modules none /lib/modules'
+
+# One whose kernel is a process. Nothing is emulated, and it boots in seconds.
+# c: it locks no disk, which nobody writes to; QEMU opens none that somebody has locked.
+start_process() {
+    local name=$1 device=$2 memory=$3 words=$4
+    spawn "$name" "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem="$memory" \
+        ubd0c="/work/$name.cow,/image/root.ext4" ubd1rc=/work/payload.tar virtio_uml.device="/work/$device.sock:19" \
+        lsm=apparmor,bpf "${kernel_words[@]}" "$words" root=/dev/ubda rw init=/bin/bash -- -c \
+        '"'"$mount_modules"'; [ -e /vm ] || tar -C / -xf /dev/ubdb; exec env -i HOME=/ TERM=linux /sbin/init"' \
+        8<"$work/$name-agent.in" 9>"$work/$name-agent.out"
+}
+user_mode=(unshare --mount --propagation private --pid --fork --kill-child "$vm_dir/user-mode" "$user_mode_root")
+((EUID == 0)) || user_mode=(unshare --map-root-user --map-auto "${user_mode[@]:1}")
+
+# Whoever wants Debian's own has nothing to do, or VM_KERNEL=stock; for others, where there is no KVM, a process is much faster
+# than emulation.
+kernel=stock
+choose_kernel() {
+    [[ ${VM_KERNEL-} != stock ]] || return 0
+    choose_accelerator
+    [[ $accelerator == kvm ]] || ! child runs_in_user_mode || kernel=user-mode
+}
+is_in_user_mode() { [[ $kernel == user-mode ]]; }
+kind_of_machine() { if is_in_user_mode; then echo 'User Mode Linux'; else choose_accelerator && echo "QEMU, $accelerator"; fi; }
+
+# A host may forbid it, and a processor have what it does not know, so let it try. The memory of a guest is in /dev/shm.
+runs_in_user_mode() {
+    [[ -d $user_mode_root ]] && (($(df --output=avail --block-size=1M /dev/shm | tail -n 1) > 3000)) || return 1
+    # shellcheck disable=SC2016  # for the guest
+    timeout --signal=KILL 30 "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 mem=256M \
+        ubd0rc=/image/root.ext4 root=/dev/ubda ro init=/bin/bash -- -c '"echo it has $((6 * 7))"' \
+        </dev/null >"$work/user-mode.log" 2>&1 || true
+    grep -q 'it has 42' "$work/user-mode.log"
+}
+
+# One that QEMU emulates, or KVM runs.
+start_qemu() {
+    local name=$1 device=$2 memory=$3 words=$4
+    shift 4
+    choose_accelerator
     # It may reboot; one that panics is noticed by its agent.
     spawn "qemu-$name" "${qemu[@]}" -action reboot=reset \
         -accel "$accelerator" -smp 2 -m "$memory" \
@@ -266,7 +282,7 @@ power_on() {
         -kernel "$image/kernel" -initrd "$image/initrd" -append "$(kernel_arguments "$words")" \
         -drive "file=$image/root.ext4,format=raw,if=virtio,snapshot=on" \
         -drive "file=$work/payload.tar,format=raw,if=virtio,readonly=on" \
-        -serial "file:$log" \
+        -serial "file:$work/$name.log" \
         -chardev "pipe,id=agent,path=$work/$name-agent" -serial chardev:agent \
         -chardev "socket,id=vsock,path=$work/$device.sock" -device vhost-user-vsock-pci,chardev=vsock "$@"
 }
@@ -275,12 +291,13 @@ power_on() {
 # Without AVX, which libraries would choose: emulated, OpenSSL's AES-GCM with it does 6 MB/s, and 138 without; ChaCha20 12 and 44.
 qemu=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -nic none -cpu 'max,-avx,-avx2')
 
-# The guest's virtio transport is loaded by hand, so that one boot shows a machine without and with it. The payload is there
-# before systemd is: a reload afterwards would take seconds. Waiting for all readers, as the kernel does for each mount of a
-# sandbox, takes a fifth of the boot unless they are told to hurry.
+# The guest's virtio transport is loaded by hand, so that one boot shows a machine without and with it. Waiting for all
+# readers, as the kernel does for each mount of a sandbox, takes a fifth of the boot unless they are told to hurry.
+kernel_words=(loglevel=4 systemd.show_status=no modprobe.blacklist=vmw_vsock_virtio_transport rcupdate.rcu_expedited=1)
+
+# The payload is there before systemd is: a reload afterwards would take seconds.
 kernel_arguments() {
-    printf '%s ' root=/dev/vda rw console=ttyS0 loglevel=4 systemd.show_status=no panic=-1 mitigations=off no_timer_check \
-        modprobe.blacklist=vmw_vsock_virtio_transport rcupdate.rcu_expedited=1 "$@" \
+    printf '%s ' root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off no_timer_check "${kernel_words[@]}" "$@" \
         init=/bin/bash -- -c '"[ -e /vm ] || tar -C / -xf /dev/vdb; exec env -i HOME=/ TERM=linux /sbin/init"'
 }
 
@@ -337,6 +354,7 @@ load_transport() { guest 60 'modprobe vmw_vsock_virtio_transport && systemctl da
 # start_guest: with the package installed, and loopback as its only transport.
 start_guest() {
     make_ready
+    choose_kernel
     boot
     await_guest
 }
@@ -350,8 +368,7 @@ make_ready() {
 }
 
 await_guest() {
-    is_in_user_mode || choose_accelerator
-    stage "guest: $suite has booted ($(if is_in_user_mode; then echo user mode; else echo "$accelerator"; fi))" booted 180
+    stage "guest: $suite has booted ($(kind_of_machine))" booted 180
     set_up_guest
 }
 

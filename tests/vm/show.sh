@@ -28,6 +28,7 @@ make_all() {
     local pid status
     [[ ${VM_PACKAGES-} ]] || DIST_LEVEL=1 make_one package "$top/packaging/deb"
     make_one device "$vm_dir/prepare" device
+    make_one kernel "$vm_dir/prepare" kernel
     make_one guest "$vm_dir/image"
     begin_to_tell 'still making'
     while ((${#making[@]})); do
