@@ -120,8 +120,8 @@ $(addprefix check-,$(STAGES)): check-%:
 check-long: ## the tests that take an hour and more: long pauses, a million packets, more than 4 GiB
 	@tests/check long
 
-check-next: build ## the cases that need no booted guest with the systemd of Debian's next release; not part of check
-	@tests/systemd/next && VM_SUITE=sid tests/vm/run $(notdir $(shell grep -l '^# where: namespaces' tests/vm/cases/*))
+check-next: ## the cases of systemd and of the guests with Debian's next release; not part of check
+	@tests/check next
 
 # Among all stages, without the cases that compile everything once more.
 check-packages: export ALL_PACKAGE_CASES = yes
