@@ -10,14 +10,13 @@ mod errand;
 mod handshake;
 mod inbound;
 mod own_cid;
+mod probe;
 mod queue;
 mod renewal;
 mod target;
 mod targets;
 mod via;
 
-use std::fs::File;
-use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,22 +27,19 @@ pub(crate) use attempt::{Attempt, Readiness};
 pub(crate) use errand::{Asks, Errand};
 pub(crate) use inbound::Inbound;
 pub(crate) use own_cid::is_own as is_own_cid;
+pub(crate) use probe::{greet, probe};
 pub(crate) use queue::{Caller, Queues};
 pub(crate) use target::Target;
 pub(crate) use targets::{Targets, check_listeners, machines};
 pub(crate) use via::Route;
 
-use nix::sys::socket::sockopt::ReceiveTimeout;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket};
-use nix::sys::time::TimeVal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::clock::Moment;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
-use crate::gateway::{Gateway, reply, request};
-use crate::known::Known;
+use crate::gateway::Gateway;
 use crate::mux;
-use crate::packets::Packets;
 use crate::peer::{self, Destination, Peer};
 use crate::prefix::Prefix;
 use crate::proxy_protocol;
@@ -114,7 +110,7 @@ impl Dialer {
         let tuning = Tuning {
             keepalive: None,
             vsock_buffer_bytes: 0,
-            vsock_packets: Packets::UNLIMITED,
+            vsock_packets: crate::packets::Packets::UNLIMITED,
         };
         Dialer::to(target, Duration::ZERO, tuning)
     }
@@ -245,51 +241,6 @@ impl Dialer {
             Source::Mapped => Some(self.prefix?.address(peer.cid()?).into()),
         }
     }
-}
-
-/// Connects to a place, and closes at once.
-///
-/// Errors: why it cannot be reached within the limit.
-pub(crate) fn probe(endpoint: &Endpoint, limit: Duration) -> Result<()> {
-    connected(endpoint, limit).map(drop)
-}
-
-/// Connects to a gateway, has it answer a greeting, and closes.
-///
-/// Errors: in a line, why it cannot be reached within the limit, or that it is none.
-pub(crate) fn greet(gateway: &Endpoint, limit: Duration) -> Result<(), String> {
-    let stream = connected(gateway, limit).map_err(|error| error.report())?;
-    let answer = greeted(stream, limit);
-    match answer.map_err(|error| error.kind()) {
-        Ok(reply::METHOD) => Ok(()),
-        Ok(_) | Err(ErrorKind::WouldBlock) => {
-            Err(format!("{gateway} does not answer as a gateway does"))
-        }
-        Err(_) => Err(format!("{gateway} closes the connection at once")),
-    }
-}
-
-fn greeted(stream: Stream, limit: Duration) -> io::Result<[u8; 2]> {
-    let mut socket = File::from(stream.into_blocking()?);
-    let time = TimeVal::new(limit.as_secs() as i64, limit.subsec_micros().into());
-    setsockopt(&socket, ReceiveTimeout, &time)?;
-    socket.write_all(&request::GREETING)?;
-    let mut answer = [0; 2];
-    socket.read_exact(&mut answer)?;
-    Ok(answer)
-}
-
-fn connected(endpoint: &Endpoint, limit: Duration) -> Result<Stream> {
-    let target = Target::resolve(endpoint.clone(), &Known::now(None))?;
-    let tuning = Tuning {
-        keepalive: None,
-        vsock_buffer_bytes: 1 << 16,
-        vsock_packets: Packets::UNLIMITED,
-    };
-    let mut dialer = Dialer::to(target, limit, tuning);
-    let (peer, from) = (Peer::Stdio, Destination::Unnamed);
-    let mut attempt = dialer.dial(&peer, from, |_| Caller::default(), Moment::now())?;
-    attempt.wait_connected(&mut dialer, || None, |_| {})
 }
 
 /// Returns whether all addresses of a prefix are this machine's. Without the local route a connection from a mapped source

@@ -3,6 +3,9 @@
 //! The main loop has one for all that is new, and each thread beside it has one. Whoever owns a worker waits with its
 //! epoll ([`round`](super::round)), and collects what is over.
 
+mod aging;
+mod leaving;
+
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +14,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
 use super::closing::{self, Closing};
-use super::connection::{Connection, Limits};
+use super::connection::Limits;
 use super::end::Interest;
 use super::ending::Ending;
 use super::flow::Turn;
@@ -27,13 +30,6 @@ use crate::error::{Error, Result};
 use crate::handover::Store;
 use crate::peer::Destination;
 use crate::stream::Stream;
-
-/// A connection of that age gets TCP keepalive towards its target, and is looked at for a dead end as often. Most are over
-/// before: a short one has 20 calls, and keepalive would be four more.
-const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A pipe that nobody has used for so long goes.
-const IDLE_PIPE: Duration = Duration::from_secs(2);
 
 /// Sessions, and the means to move them on.
 #[derive(Debug)]
@@ -226,17 +222,6 @@ impl Worker {
         self.close_kept();
     }
 
-    fn trim_pipes(&mut self, now: Moment) {
-        let pool = self.shared.pool();
-        if self.next_trim.is_some_and(|at| at <= now) {
-            self.next_trim = None;
-            pool.trim();
-        }
-        if !pool.is_empty() {
-            self.next_trim.get_or_insert(now + IDLE_PIPE);
-        }
-    }
-
     /// Returns how long its owner may wait for events, and no longer than until `other`.
     pub(crate) fn timeout(&self, other: Option<Moment>, now: Moment) -> EpollTimeout {
         if self.sessions.queued() > 0 || self.has_reached() {
@@ -269,22 +254,6 @@ impl Worker {
         std::mem::take(&mut self.closed).into_iter()
     }
 
-    /// Returns whether there are some that move bulk data. Those that nobody takes are found again when they move more.
-    pub(crate) fn has_bulk(&self) -> bool {
-        self.bulk.as_ref().is_some_and(|keys| !keys.is_empty())
-    }
-
-    /// Lets them stay where they are.
-    pub(crate) fn leave_bulk(&mut self) {
-        self.bulk.iter_mut().for_each(Vec::clear);
-    }
-
-    /// Takes those out that move bulk data.
-    pub(crate) fn take_bulk(&mut self) -> Vec<Session> {
-        let keys = self.bulk.as_mut().map(std::mem::take).unwrap_or_default();
-        self.release_each(keys)
-    }
-
     pub(crate) fn entries(&self) -> Vec<Entry> {
         let entry = |session: &Session| session.entry(self.target_of(session));
         self.sessions.iter().map(entry).collect()
@@ -301,68 +270,6 @@ impl Worker {
 
     fn close_kept(&mut self) {
         closing::close(self.shared.store(), std::mem::take(&mut self.closings));
-    }
-
-    /// Returns the sessions that have moved bytes since then.
-    pub(crate) fn busy(&self, since: Moment) -> Vec<Key> {
-        let is_busy = |connection: &Connection<Stream>| connection.active() >= since;
-        (self.sessions).keys_of(|session| session.connection().is_some_and(is_busy))
-    }
-
-    /// Returns how many bytes each session has moved.
-    pub(crate) fn moved(&self) -> impl Iterator<Item = (Key, u64)> {
-        self.sessions.iter_with_keys().filter_map(|(key, session)| {
-            let (inbound, outbound) = session.connection()?.delivered_bytes();
-            Some((key, inbound + outbound))
-        })
-    }
-
-    /// Lets all sessions go.
-    pub(crate) fn release_all(&mut self) -> Vec<Session> {
-        let keys = self.sessions.keys_of(|_| true);
-        self.release_each(keys)
-    }
-
-    /// Lets some sessions go.
-    pub(crate) fn release_each(&mut self, keys: Vec<Key>) -> Vec<Session> {
-        let sessions = keys.into_iter().filter_map(|key| self.release(key));
-        sessions.collect()
-    }
-
-    /// Lets a session go, which nobody watches then.
-    pub(crate) fn release(&mut self, key: Key) -> Option<Session> {
-        let session = self.sessions.remove(key)?;
-        if let Some(connection) = session.connection() {
-            let (peer, target) = connection.ends();
-            let inputs = [&peer.wire, &target.wire].map(Stream::input).into_iter();
-            for fd in inputs.chain(peer.wire.separate_output()) {
-                // A file was never watched; nothing else can fail for a descriptor that is open.
-                let _ = self.epoll.delete(fd);
-            }
-        }
-        Some(session)
-    }
-
-    /// Makes sure that the next process has every session, with all that is to be known of it. Returns those that it will not
-    /// have, which are closed, and why.
-    pub(crate) fn keep_all(&mut self, now: Moment) -> Vec<(Key, Errno)> {
-        let store = self.store().clone();
-        let keep = |(key, session): (Key, &mut Session)| Some((key, session.keep(&store).err()?));
-        let unkept: Vec<(Key, Errno)> = self.sessions.with_keys().filter_map(keep).collect();
-        for (key, errno) in &unkept {
-            self.close(*key, Ok(Ending::NotKept(*errno)), now);
-        }
-        self.close_kept();
-        unkept
-    }
-
-    /// Closes the descriptors of all sessions, which another process has as well; no peer notices.
-    pub(crate) fn forget_all(&mut self) {
-        drop(self.sessions.drain());
-    }
-
-    pub(crate) fn sessions(&mut self) -> impl Iterator<Item = &mut Session> {
-        self.sessions.iter_mut()
     }
 
     fn advance(&mut self, key: Key, now: Moment) {
@@ -475,41 +382,6 @@ impl Worker {
                 Some(target)
             }
             (reached, target) => reached.or(target),
-        }
-    }
-
-    fn check_later(&mut self, now: Moment) {
-        if self.dialer.tuning.keepalive.is_some() {
-            self.next_check.get_or_insert(now + CHECK_INTERVAL);
-        }
-    }
-
-    /// Looks after sessions that have lived for a while: they get what short ones do without, and those whose other end has
-    /// died with bytes on their way to it are closed.
-    fn check_old(&mut self, now: Moment) {
-        self.next_check = None;
-        let tuning = self.dialer.tuning;
-        let Some(limit) = tuning.silence_limit() else {
-            return;
-        };
-        let (mut silent, mut is_due) = (Vec::new(), false);
-        for (key, session) in self.sessions.with_keys() {
-            if !session.has_keepalive && session.started + CHECK_INTERVAL <= now {
-                session.set_keepalive(&tuning);
-            }
-            let has_keepalive = session.has_keepalive;
-            let connection = session.connection_mut();
-            match connection.map(|connection| (connection.silenced(limit), connection.is_owing())) {
-                Some((Some(ending), _)) => silent.push((key, ending)),
-                Some((None, is_owing)) => is_due |= !has_keepalive || is_owing,
-                None => is_due = true,
-            }
-        }
-        for (key, ending) in silent {
-            self.close(key, Ok(ending), now);
-        }
-        if is_due {
-            self.check_later(now);
         }
     }
 }
