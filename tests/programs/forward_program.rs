@@ -117,6 +117,10 @@ fn what_cannot_be_forwarded_is_one_line() {
         (&["8080", "unix:80"], "written 3:80"),
         (&["vsock::1 vsock::2", "/run/x"], "one address is forwarded"),
         (&["8080", "vsock:mapped"], "name one target"),
+        (
+            &["8080", "inbound"],
+            "systemctl enable --now vsock-bridge-inbound.socket",
+        ),
         (&["8080"], "<TARGET>"),
         (&["--remove", "8080", "3:80"], "cannot be used with"),
         (

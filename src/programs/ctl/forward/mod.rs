@@ -105,6 +105,13 @@ pub(super) fn run(arguments: Arguments, machines: Machines) -> Result<ExitCode> 
             "`--allow-cid` is for vsock, and what is listened on is none: leave it out".to_owned(),
         ));
     }
+    if target == Endpoint::Inbound && !listen.iter().any(is_vsock) {
+        return Err(Error::Usage(
+            "inbound is for what the gateway of the host brings over vsock, and what is listened on is none: \
+            systemctl enable --now vsock-bridge-inbound.socket"
+                .to_owned(),
+        ));
+    }
     let has_names =
         matches!(target, Endpoint::VsockName { .. }) || allow_cid.names().next().is_some();
     if is_persistent && has_names && machines.names.is_some() {
