@@ -61,6 +61,13 @@ fn stray(path: &Path, subject: &str, what: &str) -> Option<Finding> {
         let text = format!("{shown} is a folder, in which nobody looks for {what}");
         return Some(Finding::warn(subject, text));
     }
+    if let (Ok(target), false) = (path.read_link(), path.exists()) {
+        let text = format!(
+            "{shown} is a link to {}, where no file is",
+            target.display()
+        );
+        return Some(Finding::warn(subject, text));
+    }
     if name(path).ends_with(ENDING) {
         return None;
     }
@@ -109,6 +116,8 @@ fn other_folder(path: &Path) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -131,6 +140,9 @@ mod tests {
             fs::set_permissions(at(name), open).unwrap();
         }
         fs::create_dir(at("sub.conf")).unwrap();
+        symlink("a.conf", at("there.conf")).unwrap();
+        symlink("nowhere", at("gone.conf")).unwrap();
+        symlink("/dev/null", at("off.conf")).unwrap();
         let paths = entries(root.path()).into_iter();
         let found: Vec<Finding> = paths
             .filter_map(|path| stray(&path, "names", "names"))
@@ -143,7 +155,13 @@ mod tests {
             (text[..end].to_owned(), finding.commands.len())
         };
         let told: Vec<_> = found.iter().map(told).collect();
-        let expected = [("it's", 0), ("sub.conf", 0), ("web", 1), ("web.rules", 1)];
+        let expected = [
+            ("gone.conf", 0),
+            ("it's", 0),
+            ("sub.conf", 0),
+            ("web", 1),
+            ("web.rules", 1),
+        ];
         assert_eq!(told, expected.map(|(name, count)| (name.to_owned(), count)));
         assert_eq!(closed(root.path()), []);
         fs::set_permissions(at("a.conf"), fs::Permissions::from_mode(0o640)).unwrap();
