@@ -258,7 +258,7 @@ choose_kernel() {
     [[ $accelerator == kvm ]] || ! child runs_in_user_mode || kernel=user-mode
 }
 is_in_user_mode() { [[ $kernel == user-mode ]]; }
-kind_of_machine() { if is_in_user_mode; then echo 'User Mode Linux'; else choose_accelerator && echo "QEMU, $accelerator"; fi; }
+kind_of_machine() { if is_in_user_mode; then echo 'User Mode Linux'; else echo "QEMU, $accelerator"; fi; }
 
 # A host may forbid it, and a processor have what it does not know, so let it try. The memory of a guest is in /dev/shm.
 runs_in_user_mode() {

@@ -11,7 +11,7 @@ announce() {
     packages=$(xargs <"$work/missing")
     [[ ! $packages ]] || fresh+=("installs these Debian packages here: $packages")
     [[ -x $vhost_root/bin/vhost-device-vsock ]] || fresh+=("compiles the guest's vsock device, vhost-device-vsock of crates.io")
-    [[ -d $image ]] || fresh+=("fetches 200 MB from Debian's archive and makes a guest of them")
+    [[ -d $image && -d $user_mode_root ]] || fresh+=("fetches 200 MB from Debian's archive and makes a guest of them")
     [[ -e ${VM_PACKAGES:-$top/target/deb/made-from} ]] || fresh+=("compiles vsock-bridge with its crates, as a Debian package in target/deb")
     if ((${#fresh[@]})); then
         explain "The first time takes several minutes more than later ones, which take $1. It now"
