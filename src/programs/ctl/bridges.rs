@@ -212,10 +212,18 @@ fn ask(path: &Path) -> io::Result<Snapshot> {
 
 /// Asks again while it answers as many others as it may.
 fn ask_in_turn(path: &Path, until: Moment) -> io::Result<Snapshot> {
+    let mut was_busy = false;
     loop {
         match ask_once(path, until) {
             // Nothing tells when it has room: it is time itself that is waited for.
-            Err(error) if is_busy(&error) && Moment::now() + PAUSE < until => thread::sleep(PAUSE),
+            Err(error) if is_busy(&error) && Moment::now() + PAUSE < until => {
+                was_busy = true;
+                thread::sleep(PAUSE);
+            }
+            // The time was over in the middle of one more attempt.
+            Err(error) if was_busy && error.kind() == ErrorKind::TimedOut => {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
             result => return result,
         }
     }
@@ -334,4 +342,25 @@ pub(super) fn example() -> Vec<Bridge> {
         bridge("vsock-bridge-ipv6@445", waiting),
         bridge("vsock-bridge@445", Activity::Running(Box::new(snapshot))),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn one_that_has_hung_up_before_the_time_was_over_answers_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let listener = UnixListener::bind(&path).unwrap();
+        let holding = thread::spawn(move || {
+            drop(listener.accept().unwrap());
+            (listener.accept().unwrap(), listener)
+        });
+        let error = ask_in_turn(&path, Moment::now() + Duration::from_secs(2)).err();
+        assert_eq!(error.unwrap().kind(), ErrorKind::UnexpectedEof);
+        holding.join().unwrap();
+    }
 }
