@@ -7,6 +7,7 @@ the end of the journal. Every wait has a deadline.
 import collections
 import contextlib
 import hashlib
+import json
 import os
 import pathlib
 import random
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 DEADLINE = 20  # seconds, for anything that is not itself a time limit under test
 
@@ -26,7 +28,7 @@ WAITING = """
 ss --no-header --oneline --tcp --numeric --memory --info | awk '$2 > 0 || $3 > 0' | cut -c 1-400 | head -n 40
 for process in $(pidof vsock-bridge); do
     grep -H . /proc/$process/task/*/{comm,wchan}
-    grep -s ^tfd /proc/$process/fdinfo/* | awk '{print $1, $5}' | sort | uniq -c
+    grep -s ^tfd /proc/$process/fdinfo/* | awk '{print $1}' | sort | uniq -c
     for fd in /proc/$process/fd/*; do
         [[ $(readlink "$fd") != pipe:* ]] || echo "$fd $(readlink "$fd") $(grep ^flags /proc/$process/fdinfo/${fd##*/})"
     done | head -n 60
@@ -44,11 +46,15 @@ def run(case):
         case()
         expect_all_findings()
     except Exception as problem:  # whatever it is, the reader wants the journal with it
-        step = problem.__traceback__.tb_next
-        print(f"{type(problem).__name__} (line {step.tb_lineno}): {problem}")
+        steps = traceback.extract_tb(problem.__traceback__)[1:]
+        way = ", ".join(f"{pathlib.Path(step.filename).name}:{step.lineno}" for step in steps)
+        reason = f"{type(problem).__name__} ({way}): {problem}"
+        print(reason)
         print(systemctl("list-units", "--all", "--no-legend", "--plain", "vsock-*", "test-*", "sshd-*"))
         print(output("journalctl", "--no-pager", "--output=short-precise", "--lines=60"))
         print(output("bash", "-c", WAITING))
+        # Once more, where it is seen by those who have only the end.
+        print(reason)
         sys.stdout.flush()
         sys.exit(1)
 
@@ -105,6 +111,16 @@ def show(unit, name):
 
 def main_pid(unit):
     return int(show(unit, "MainPID"))
+
+
+def listed():
+    """What the bridges say of themselves now; the status of their units may be a second old."""
+    return {bridge["bridge"]: bridge for bridge in json.loads(output("vsockctl", "list", "--json"))}
+
+
+def all_are_over(bridge):
+    """Waits until all connections of a bridge are closed."""
+    wait_until(lambda: listed()[bridge].get("connections") == [], f"{bridge} has no connection")
 
 
 def wait_for_state(unit, state, seconds=DEADLINE):
