@@ -162,6 +162,10 @@ make_payload() {
     for name in debug getty gpt-auto hibernate-resume rc-local system-update sysv tpm2; do
         ln -s /dev/null "$tree/etc/systemd/system-generators/systemd-$name-generator"
     done
+    # Each terminal would be two units, of which User Mode Linux had 640, and logins would wait at some of them.
+    install -d "$tree/etc/systemd/system" "$tree/etc/udev" "$tree/etc/udev/rules.d"
+    ln -s /dev/null "$tree/etc/systemd/system/getty-static.service"
+    echo 'SUBSYSTEM=="tty", TAG-="systemd"' >"$tree/etc/udev/rules.d/99-tty.rules"
     # The disk is the archive itself. Only what is in the tree, not the tree: that would be the guest's /.
     (cd "$tree" && tar --owner=0 --group=0 --numeric-owner -cf "$work/payload.tar" -- *)
     as_root unshare --mount "$vm_dir/installed" "$image/root" "$tree/vm/packages/vsock-bridge.deb" >"$work/installed.tar"
@@ -237,12 +241,13 @@ power_on() {
 mount_modules='mount -t hostfs -o hostfs=/usr/lib/uml/modules none /lib/modules 2>/dev/null || mount -t hostfs -o /usr/lib/uml/modules none /lib/modules'
 
 # One whose kernel is a process. Nothing is emulated, and it boots in seconds.
-# c: it locks no disk, which nobody writes to; QEMU opens none that somebody has locked.
+# c: it locks no disk, which nobody writes to; QEMU opens none that somebody has locked. seccomp=auto: programs of the guest
+# call its kernel by a signal of their own, where the host allows that, and not by being traced.
 start_process() {
     local name=$1 device=$2 memory=$3 words=$4
     spawn "$name" "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem="$memory" \
         ubd0c="/work/$name.cow,/image/root.ext4" ubd1rc=/work/payload.tar virtio_uml.device="/work/$device.sock:19" \
-        lsm=apparmor,bpf "${kernel_words[@]}" "$words" root=/dev/ubda rw init=/bin/bash -- -c \
+        seccomp=auto pty.legacy_count=0 lsm=apparmor,bpf "${kernel_words[@]}" "$words" root=/dev/ubda rw init=/bin/bash -- -c \
         '"'"$mount_modules"'; [ -e /vm ] || tar -C / -xf /dev/ubdb; exec env -i HOME=/ TERM=linux /sbin/init"' \
         8<"$work/$name-agent.in" 9>"$work/$name-agent.out"
 }
@@ -264,7 +269,7 @@ kind_of_machine() { if is_in_user_mode; then echo 'User Mode Linux'; else echo "
 runs_in_user_mode() {
     [[ -d $user_mode_root ]] && (($(df --output=avail --block-size=1M /dev/shm | tail -n 1) > 3000)) || return 1
     # shellcheck disable=SC2016  # for the guest
-    timeout --signal=KILL 30 "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 mem=256M \
+    timeout --signal=KILL 30 "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 mem=256M seccomp=auto \
         ubd0rc=/image/root.ext4 root=/dev/ubda ro init=/bin/bash -- -c '"echo it has $((6 * 7))"' \
         </dev/null >"$work/user-mode.log" 2>&1 || true
     grep -q 'it has 42' "$work/user-mode.log"
