@@ -282,7 +282,7 @@ start_qemu() {
     choose_accelerator
     # It may reboot; one that panics is noticed by its agent.
     spawn "qemu-$name" "${qemu[@]}" -action reboot=reset \
-        -accel "$accelerator" -smp 2 -m "$memory" \
+        -accel "$accelerator" -smp "$(processors)" -m "$memory" \
         -object "memory-backend-memfd,id=memory,size=$memory,share=on" -machine memory-backend=memory \
         -kernel "$image/kernel" -initrd "$image/initrd" -append "$(kernel_arguments "$words")" \
         -drive "file=$image/root.ext4,format=raw,if=virtio,snapshot=on" \
@@ -313,6 +313,9 @@ choose_accelerator() {
     accelerator=tcg,thread=multi
     if [[ -r /dev/kvm && -w /dev/kvm ]] && child runs_on_kvm; then accelerator=kvm; fi
 }
+
+# Emulated ones wait for each other with all that this machine has: with two, the same cases take a third longer.
+processors() { echo "${VM_PROCESSORS:-$([[ $accelerator == kvm ]] && echo 2 || echo 1)}"; }
 
 # A /dev/kvm that opens may still not run a stock kernel (nested, restricted), so let it try one.
 runs_on_kvm() {
