@@ -165,6 +165,9 @@ fn look(
             findings.extend(gateway::check(units));
         }
     }
+    for finding in &mut findings {
+        states::unmask_first(finding, units);
+    }
     findings
 }
 
@@ -204,6 +207,9 @@ fn look_at_own(units: &[Unit]) -> Vec<Finding> {
     findings.extend(targets::check(units, &listeners, targets::Looker::Owner));
     findings.extend(allowed::check(units));
     let configuration = folder.and_then(Path::parent);
-    let own = |finding: Finding| finding.of_user(configuration);
+    let own = |mut finding: Finding| {
+        states::unmask_first(&mut finding, units);
+        finding.of_user(configuration)
+    };
     findings.into_iter().map(own).collect()
 }

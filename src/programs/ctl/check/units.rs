@@ -91,6 +91,15 @@ impl Unit {
         self.file_state.starts_with("enabled")
     }
 
+    /// Returns the command that lets it be started again, if its administrator keeps it from that.
+    pub(super) fn unmask(&self) -> Option<String> {
+        let runtime = match &*self.file_state {
+            "masked-runtime" => "--runtime ",
+            _ => "",
+        };
+        (self.load == "masked").then(|| format!("systemctl unmask {runtime}{}", self.id))
+    }
+
     /// A service without start limit is never failed for long; it is started again and again.
     pub(crate) fn keeps_failing(&self) -> bool {
         self.active == "activating" && (self.sub.starts_with("auto-restart") || self.restarts > 0)
