@@ -201,10 +201,12 @@ pub enum Error {
         source: io::Error,
     },
     /// nft(8) did not do what it was told.
-    #[error("cannot {operation} the rules (needs root or CAP_NET_ADMIN): {said}")]
+    #[error("cannot {operation} the rules ({cause}): {said}")]
     Rules {
         /// What was asked for.
         operation: &'static str,
+        /// What that means.
+        cause: &'static str,
         /// What nft said.
         said: String,
     },

@@ -18,6 +18,10 @@ const USER: &str = "vsock-bridge";
 /// outgoing connection has one by chance.
 const PORT: u16 = 40;
 
+/// What keeps the rules away for as long as this kernel runs.
+pub(super) const LACKING: &str =
+    "this kernel lacks nftables for IPv6: NF_TABLES_IPV6, NFT_TPROXY, NFT_REJECT";
+
 /// What no user can send without CAP_NET_RAW (RFC 4443): errors, and the answer to ping.
 const KERNEL_SAYS: &str =
     "destination-unreachable, packet-too-big, time-exceeded, parameter-problem, echo-reply";
@@ -96,7 +100,24 @@ fn nft(operation: &'static str, script: &str) -> Result<()> {
     // The lines below the first show the place in a script that nobody has seen.
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.lines().next().unwrap_or("no reason given").to_owned();
-    Err(Error::Rules { operation, said })
+    let cause = cause(&said);
+    Err(Error::Rules {
+        operation,
+        cause,
+        said,
+    })
+}
+
+/// Returns what an error of nft means, which has the words of errno(3) at its end.
+fn cause(said: &str) -> &'static str {
+    let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
+    if says(&["not supported", "No such file or directory"]) {
+        LACKING
+    } else if says(&["not permitted", "must be root"]) {
+        "needs root or CAP_NET_ADMIN"
+    } else {
+        "nft refuses them"
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +129,32 @@ mod tests {
             "fd00:abcd:ef12::/64".parse().unwrap(),
             "fd00:abcd:ef12::400".parse().unwrap(),
         )
+    }
+
+    #[test]
+    fn what_nft_says_is_told_in_other_words() {
+        let cases = [
+            (
+                "Error: Could not process rule: Operation not supported",
+                "this kernel lacks",
+            ),
+            (
+                "netlink: Error: cache initialization failed: Protocol not supported",
+                "this kernel lacks",
+            ),
+            (
+                "Error: Could not process rule: No such file or directory",
+                "this kernel lacks",
+            ),
+            (
+                "Operation not permitted (you must be root)",
+                "needs root or CAP_NET_ADMIN",
+            ),
+            ("Error: syntax error, unexpected tproxy", "nft refuses them"),
+        ];
+        for (said, expected) in cases {
+            assert!(cause(said).starts_with(expected), "{said}");
+        }
     }
 
     fn rule(start: &str) -> String {

@@ -6,6 +6,7 @@ use super::finding::{Finding, Level};
 use super::settings::configuration;
 use super::units::{METRICS, Manager, PREFIX_SERVICE, Unit};
 use crate::clock::Moment;
+use crate::programs::ctl::rules;
 use crate::programs::exec::command;
 use crate::tool::{self, ANSWER_TIME};
 use crate::vsock::VsockPort;
@@ -95,8 +96,16 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
     }
     match &*unit.active {
         "failed" => {
-            let text = format!("failed ({}): {}", unit.result, reason());
-            Some(fail(text).run_all(restart(unit, units)))
+            let reason = reason();
+            let text = format!("failed ({}): {reason}", unit.result);
+            Some(match reason.contains(rules::LACKING) {
+                // Starting it again does not change the kernel.
+                true => fail(format!(
+                    "{text}; until one has it, any local user can pass for another machine: where that is accepted, \
+                     mask {id}"
+                )),
+                false => fail(text).run_all(restart(unit, units)),
+            })
         }
         "inactive" if running_service(unit, units).is_some() => {
             let text = "does not listen, so its port is gone when its service ends".to_owned();
@@ -431,6 +440,16 @@ mod tests {
             let findings = check_all(&[failed(one_of_many)]);
             assert_eq!(findings[0].level, Level::Ok, "{one_of_many}");
         }
+    }
+
+    #[test]
+    fn rules_that_the_kernel_cannot_have_are_not_loaded_again() {
+        let said = |_: &Unit| Some(format!("cannot load the rules ({}): x", rules::LACKING));
+        let [finding] = &check(&[failed("vsock-bridge-rules.service")], |_| false, said)[..] else {
+            panic!("not one line")
+        };
+        assert_eq!((finding.level, finding.commands.len()), (Level::Fail, 0));
+        assert!(finding.text.contains("mask vsock-bridge-rules.service"));
     }
 
     #[test]
