@@ -20,7 +20,7 @@ const PORT: u16 = 40;
 
 /// What keeps the rules away for as long as this kernel runs.
 pub(super) const LACKING: &str =
-    "this kernel lacks nftables for IPv6: NF_TABLES_IPV6, NFT_TPROXY, NFT_REJECT";
+    "this kernel lacks nftables for IPv6, or some of NF_TABLES_IPV6, NFT_TPROXY and NFT_REJECT";
 
 /// What no user can send without CAP_NET_RAW (RFC 4443): errors, and the answer to ping.
 const KERNEL_SAYS: &str =
@@ -108,15 +108,20 @@ fn nft(operation: &'static str, script: &str) -> Result<()> {
     })
 }
 
-/// Returns what an error of nft means, which has the words of errno(3) at its end.
+/// Returns what an error of nft means. The kernel has three ways to say that it lacks something.
 fn cause(said: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|words| said.contains(words));
-    if says(&["not supported", "No such file or directory"]) {
+    let unknown = [
+        "Could not process rule: Operation not supported",
+        "Could not process rule: No such file or directory",
+        ": Protocol not supported",
+    ];
+    if says(&unknown) {
         LACKING
-    } else if says(&["not permitted", "must be root"]) {
+    } else if says(&["not permitted", "must be root", "Permission denied"]) {
         "needs root or CAP_NET_ADMIN"
     } else {
-        "nft refuses them"
+        "nft has failed"
     }
 }
 
@@ -150,7 +155,7 @@ mod tests {
                 "Operation not permitted (you must be root)",
                 "needs root or CAP_NET_ADMIN",
             ),
-            ("Error: syntax error, unexpected tproxy", "nft refuses them"),
+            ("Error: syntax error, unexpected tproxy", "nft has failed"),
         ];
         for (said, expected) in cases {
             assert!(cause(said).starts_with(expected), "{said}");
