@@ -13,6 +13,7 @@ mod finding;
 mod gateway;
 mod kernel;
 mod listeners;
+mod masked;
 mod misnamed;
 mod names;
 mod nft;
@@ -158,6 +159,7 @@ fn look(
             findings.extend(states::check(units, is_explained, |unit| {
                 states::last_error(unit, Manager::System)
             }));
+            findings.extend(masked::check(units));
             findings.extend(ties::check(units));
             findings.extend(targets::check(units, &listeners, looker));
             findings.extend(commands::check(units));
@@ -166,7 +168,7 @@ fn look(
         }
     }
     for finding in &mut findings {
-        states::unmask_first(finding, units);
+        masked::spare(finding, units);
     }
     findings
 }
@@ -204,11 +206,12 @@ fn look_at_own(units: &[Unit]) -> Vec<Finding> {
     }
     findings.extend(ports::check(&clashes, units));
     findings.extend(states::check(units, is_explained, reason));
+    findings.extend(masked::check(units));
     findings.extend(targets::check(units, &listeners, targets::Looker::Owner));
     findings.extend(allowed::check(units));
     let configuration = folder.and_then(Path::parent);
     let own = |mut finding: Finding| {
-        states::unmask_first(&mut finding, units);
+        masked::spare(&mut finding, units);
         finding.of_user(configuration)
     };
     findings.into_iter().map(own).collect()

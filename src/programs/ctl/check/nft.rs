@@ -48,7 +48,7 @@ impl Facts {
 
 /// Returns a line where a unit in use needs it and it is missing.
 pub(super) fn check(facts: &Facts, units: &[Unit]) -> Option<Finding> {
-    let is_down = |unit: &&Unit| unit.is_in_use() && facts.keep_down(unit);
+    let is_down = |unit: &&Unit| unit.is_in_use() && !unit.is_masked() && facts.keep_down(unit);
     let down: Vec<&str> = (units.iter().filter(is_down))
         .map(|unit| &*unit.id)
         .collect();

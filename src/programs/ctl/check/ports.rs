@@ -23,9 +23,9 @@ pub(super) fn clashes<'a>(units: &'a [Unit], listeners: &Listeners) -> Vec<Clash
     // One that was stopped beside its service has left its listener there.
     let is_held =
         |unit: &Unit| unit.active == "inactive" && states::running_service(unit, units).is_some();
-    let waiting = units
-        .iter()
-        .filter(|unit| unit.is_in_use() && !unit.is_active() && !is_held(unit));
+    let waiting = units.iter().filter(|unit| {
+        unit.is_in_use() && !unit.is_active() && !unit.is_masked() && !is_held(unit)
+    });
     waiting
         .flat_map(|unit| {
             unit.listen

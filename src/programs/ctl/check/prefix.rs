@@ -116,7 +116,7 @@ pub(super) fn take_over(units: &[Unit]) -> Vec<String> {
     let mut commands = vec!["systemctl daemon-reload".to_owned()];
     let is_ours = |unit: &&Unit| {
         let is_bridge = !unit.is(METRICS, "") && unit.id != NAMES_SERVICE;
-        unit.is("vsock-bridge", "") && is_bridge && unit.active != "inactive"
+        unit.is("vsock-bridge", "") && is_bridge && unit.active != "inactive" && !unit.is_masked()
     };
     let names = |suffixes: &[&str]| {
         let chosen = units

@@ -65,14 +65,15 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
     if kinds.iter().any(|kind| unit.is(kind, ".service")) {
         return None;
     }
-    if unit.unmask().is_some() {
-        return masked(unit, units);
+    if unit.is_masked() && !unit.keeps_failing() {
+        return None;
     }
-    if unit.load != "loaded" && !has_port(unit) {
+    let is_loaded = unit.load == "loaded" || unit.is_masked();
+    if !is_loaded && !has_port(unit) {
         let text = "has no port in its name, which it takes that from: it is to be like vsock-bridge@445.socket";
         return Some(fail(text.to_owned()).run(format!("systemctl disable {id}")));
     }
-    if unit.load != "loaded" {
+    if !is_loaded {
         let finding = fail(format!("cannot be loaded ({}): {}", unit.load, reason()));
         return Some(
             finding
@@ -101,8 +102,8 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
             Some(match reason.contains(rules::LACKING) {
                 // Starting it again does not change the kernel.
                 true => fail(format!(
-                    "{text}; until one has it, any local user can pass for another machine: where that is accepted, \
-                     mask {id}"
+                    "{text}; until a kernel with them is booted, vsock-bridge-any does not work, and any local user can \
+                     pass for another machine: where that is accepted, mask {id}"
                 )),
                 false => fail(text).run_all(restart(unit, units)),
             })
@@ -121,50 +122,6 @@ fn state(unit: &Unit, units: &[Unit], reason: &dyn Fn(&Unit) -> Option<String>) 
         _ if unit.sub == "exited" => Some(Finding::ok(id, "has done its work")),
         // Its socket has a line.
         _ => None,
-    }
-}
-
-/// Returns a line for a unit that its administrator keeps from starting, if that is not all there is to it.
-fn masked(unit: &Unit, units: &[Unit]) -> Option<Finding> {
-    let id = &unit.id;
-    let warn = |text: &str| Finding::new(Level::Warn, id, text.to_owned());
-    match &*unit.active {
-        "failed" => Some(
-            warn("is masked, and has failed before: systemd goes on counting it as failed")
-                .run(format!("systemctl reset-failed {id}")),
-        ),
-        "inactive" if running_service(unit, units).is_some() => Some(
-            warn("is masked, so it does not listen, and its port is gone when its service ends")
-                .run_all(unit.unmask())
-                .run_all(restart(unit, units)),
-        ),
-        "inactive" => None,
-        _ => Some(
-            warn("is masked, so it does not start again when it has stopped")
-                .run_all(unit.unmask()),
-        ),
-    }
-}
-
-/// Has masked units unmasked before a command starts them, which systemd would refuse.
-pub(super) fn unmask_first(finding: &mut Finding, units: &[Unit]) {
-    let starts = |command: &str, id: &str| {
-        let mut words = command.split(' ');
-        words.next() == Some("systemctl")
-            && words.next().is_some_and(|verb| verb.ends_with("start"))
-            && words.any(|word| word == id)
-    };
-    for unit in units {
-        let commands = &mut finding.commands;
-        let Some(unmask) = unit.unmask().filter(|unmask| !commands.contains(unmask)) else {
-            continue;
-        };
-        let first = commands
-            .iter()
-            .position(|command| starts(command, &unit.id));
-        first
-            .into_iter()
-            .for_each(|at| commands.insert(at, unmask.clone()));
     }
 }
 
@@ -364,54 +321,6 @@ mod tests {
             "systemctl restart vsock-bridge-ipv6@445.socket",
         ];
         expect_failure(&[unit], &commands);
-    }
-
-    #[test]
-    fn a_masked_unit_is_not_started_and_what_it_leaves_has_a_command() {
-        let masked = |active: &str, file_state: &str| Unit {
-            load: "masked".into(),
-            file_state: file_state.into(),
-            ..Unit {
-                active: active.into(),
-                ..inactive("vsock-bridge@445.socket")
-            }
-        };
-        assert_eq!(
-            check_all(&[masked("inactive", "masked")])[0].level,
-            Level::Ok
-        );
-        for (active, file_state, command) in [
-            ("failed", "masked", "systemctl reset-failed"),
-            ("active", "masked", "systemctl unmask"),
-            ("active", "masked-runtime", "systemctl unmask --runtime"),
-        ] {
-            let findings = check_all(&[masked(active, file_state)]);
-            let [finding] = &findings[..] else {
-                panic!("{findings:#?}")
-            };
-            assert_eq!(finding.level, Level::Warn);
-            assert_eq!(
-                finding.commands,
-                [format!("{command} vsock-bridge@445.socket")]
-            );
-        }
-        let beside = [
-            masked("inactive", "masked"),
-            active("vsock-bridge@445.service"),
-        ];
-        let unmask = "systemctl unmask vsock-bridge@445.socket";
-        assert_eq!(
-            check_all(&beside)[0].commands,
-            [unmask, "systemctl restart vsock-bridge@445.service"]
-        );
-        let mut of_another = Finding::warn("route", "")
-            .run("x")
-            .run("systemctl start a vsock-bridge@445.socket");
-        for _ in 0..2 {
-            unmask_first(&mut of_another, &beside);
-            assert_eq!(of_another.commands[..2], ["x", unmask]);
-            assert_eq!(of_another.commands.len(), 3);
-        }
     }
 
     #[test]

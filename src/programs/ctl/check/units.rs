@@ -91,13 +91,9 @@ impl Unit {
         self.file_state.starts_with("enabled")
     }
 
-    /// Returns the command that lets it be started again, if its administrator keeps it from that.
-    pub(super) fn unmask(&self) -> Option<String> {
-        let runtime = match &*self.file_state {
-            "masked-runtime" => "--runtime ",
-            _ => "",
-        };
-        (self.load == "masked").then(|| format!("systemctl unmask {runtime}{}", self.id))
+    /// Returns whether its administrator keeps it from starting.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.load == "masked"
     }
 
     /// A service without start limit is never failed for long; it is started again and again.
