@@ -115,12 +115,13 @@ def main_pid(unit):
 
 def listed():
     """What the bridges say of themselves now; the status of their units may be a second old."""
-    return {bridge["bridge"]: bridge for bridge in json.loads(output("vsockctl", "list", "--json"))}
+    bridges = json.loads(output("vsockctl", "list", "--json", stderr=subprocess.DEVNULL))
+    return {bridge["bridge"]: bridge for bridge in bridges}
 
 
 def all_are_over(bridge):
     """Waits until all connections of a bridge are closed."""
-    wait_until(lambda: listed()[bridge].get("connections") == [], f"{bridge} has no connection")
+    wait_until(lambda: listed().get(bridge, {}).get("connections") == [], f"{bridge} has no connection")
 
 
 def wait_for_state(unit, state, seconds=DEADLINE):
