@@ -156,6 +156,14 @@ mod tests {
                 "needs root or CAP_NET_ADMIN",
             ),
             ("Error: syntax error, unexpected tproxy", "nft has failed"),
+            (
+                "nft: error while loading shared libraries: libx: No such file or directory",
+                "nft has failed",
+            ),
+            (
+                "Unable to initialize Netlink socket: Address family not supported by protocol",
+                "nft has failed",
+            ),
         ];
         for (said, expected) in cases {
             assert!(cause(said).starts_with(expected), "{said}");
