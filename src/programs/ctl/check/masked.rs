@@ -4,12 +4,7 @@
 
 use super::finding::{Finding, Level};
 use super::states::running_service;
-use super::units::Unit;
-
-/// What listens for all ports.
-const ANY: &str = "vsock-bridge-any.socket";
-/// What brings it the connections.
-const RULES: &str = "vsock-bridge-rules.service";
+use super::units::{ANY, RULES, Unit};
 
 /// Returns a line for each that is not the end of the matter.
 pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
@@ -26,8 +21,8 @@ pub(super) fn check(units: &[Unit]) -> Vec<Finding> {
 /// Takes the commands away that would start a masked unit, which systemd refuses, and says so.
 pub(super) fn spare(finding: &mut Finding, units: &[Unit]) {
     let is_started = |unit: &&Unit| finding.commands.iter().any(|command| starts(command, unit));
-    let masked = units.iter().filter(|unit| unit.is_masked());
-    if let Some(unit) = masked.into_iter().find(is_started) {
+    let mut masked = units.iter().filter(|unit| unit.is_masked());
+    if let Some(unit) = masked.find(is_started) {
         finding.commands.clear();
         finding.text = format!(
             "{}; {} is masked, so unmask that first",
@@ -75,8 +70,8 @@ fn in_vain(unit: &Unit, units: &[Unit]) -> Option<Finding> {
         let found = units.iter().find(|other| other.id == id);
         found.filter(|other| other.is_masked() && !other.is_active())
     };
-    if unit.is("", ".socket") {
-        if let Some(service) = find(&format!("{}.service", stem(&unit.id))) {
+    if let Some(name) = unit.id.strip_suffix(".socket") {
+        if let Some(service) = find(&format!("{name}.service")) {
             let text = format!("lets nobody in, since {} is masked", service.id);
             return Some(Finding::new(Level::Fail, &unit.id, text));
         }

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use super::finding::{Finding, Level};
-use super::units::Unit;
+use super::units::{ANY, RULES, Unit};
 
 /// Where the units look for it (AssertPathExists=, ConditionPathExists=).
 const PLACES: [&str; 2] = ["/usr/sbin/nft", "/usr/bin/nft"];
 /// The units that do nothing without it.
-const UNITS: [&str; 2] = ["vsock-bridge-any.socket", "vsock-bridge-rules.service"];
+const UNITS: [&str; 2] = [ANY, RULES];
 /// Who installs packages, and how.
 const INSTALLERS: [(&str, &str); 5] = [
     ("apt-get", "apt-get install nftables"),

@@ -17,6 +17,10 @@ const PATTERNS: [&str; 3] = ["vsock-bridge*", "vsock-exec*", "sshd-vsock*"];
 pub(crate) const SSHD_INSTANCE: &str = "sshd-vsock@0.service";
 /// Adds the route; looked at through the route.
 pub(crate) const PREFIX_SERVICE: &str = "vsock-bridge-prefix.service";
+/// What listens for all ports.
+pub(super) const ANY: &str = "vsock-bridge-any.socket";
+/// What brings it the connections, and keeps addresses honest.
+pub(super) const RULES: &str = "vsock-bridge-rules.service";
 /// Answers Prometheus; the socket unit of no bridge.
 pub(crate) const METRICS: &str = "vsock-bridge-metrics";
 /// Writes names that systemd-machined and libvirt tell; the unit of no bridge.
