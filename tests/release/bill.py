@@ -39,6 +39,8 @@ def main(path, crates, version):
     for component in every:
         look_at(component, vendored)
     dependencies(bill["dependencies"], set(components), own["bom-ref"])
+    if missing := {"musl", "rust-std"} - {component["name"] for component in every}:
+        print(f"{missing} is linked in and not told")
 
 
 def has_only(kind, what):
@@ -51,12 +53,13 @@ def look_at(component, vendored):
     name = f"{component['name']}-{component['version']}"
     if component["type"] not in TYPES:
         print(f"{name}: no type {component['type']}")
-    if component["purl"] != f"pkg:cargo/{component['name']}@{component['version']}":
+    # What is not on crates.io: crates of this repository, and what the compiler brings.
+    kind = "cargo" if name in vendored else "generic"
+    if component["purl"] != f"pkg:{kind}/{component['name']}@{component['version']}":
         print(f"{name}: its purl is {component['purl']}")
     [licence] = component["licenses"]
     if unknown := set(re.split(r" (?:AND|OR) ", licence["expression"].replace("(", "").replace(")", ""))) - LICENCES:
         print(f"{name}: no licence {unknown}")
-    # Crates of this repository have no checksum.
     if ("hashes" in component) != (name in vendored):
         print(f"{name}: in the tarball and with a checksum, or neither")
     for checksum in component.get("hashes", []):
