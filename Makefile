@@ -4,6 +4,7 @@ PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 BINDIR ?= $(PREFIX)/bin
 LIBEXECDIR ?= $(PREFIX)/libexec
+DATADIR ?= $(PREFIX)/share
 MANDIR ?= $(PREFIX)/share/man
 BASHDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
@@ -47,7 +48,8 @@ export RUSTFLAGS += $(foreach folder,$(CURDIR)/vendor $(wildcard $(or $(CARGO_HO
 	--remap-path-prefix=$(folder)=/crates)
 endif
 
-# The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in.
+# The one list of what is installed: mode:source:destination. A source that ends in .in has its @…DIR@ filled in, and a page
+# of the manual names the programs where they are.
 UNITS = $(wildcard units/*.socket units/*.path units/*.service units/*.service.in)
 # For `systemctl --user`; their names are those of units of the machine, and so are their pages.
 USER_UNITS = $(wildcard units/user/*.socket units/user/*.service.in)
@@ -76,7 +78,7 @@ FILES = \
 	644:packaging/preset/90-vsock-bridge.preset:$(PRESETDIR)/90-vsock-bridge.preset \
 	644:packaging/ssh/15-vsock-bridge-names.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/15-vsock-bridge-names.conf \
 	644:packaging/ssh/35-vsock-bridge.conf.in:$(SYSCONFDIR)/ssh/ssh_config.d/35-vsock-bridge.conf \
-	644:packaging/ssh/unknown-host:$(LIBEXECDIR)/vsock-bridge/unknown-host \
+	644:packaging/ssh/unknown-host:$(DATADIR)/vsock-bridge/unknown-host \
 	644:packaging/completions/vsock.bash:$(BASHDIR)/vsockctl \
 	644:packaging/completions/vsock.bash:$(BASHDIR)/vsock-connect \
 	644:packaging/completions/_vsock:$(ZSHDIR)/_vsock \
@@ -94,7 +96,7 @@ NSS_FILES = \
 APPARMOR_FILES = 644:packaging/apparmor/vsock-bridge.in:$(SYSCONFDIR)/apparmor.d/vsock-bridge
 
 # Folders of our own, removed by uninstall when nothing of the administrator's is in them.
-OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
+OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(DATADIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
 
 STAGES = fmt clippy doc msrv unit programs shipped units packages systemd vm older stock
 
@@ -129,14 +131,16 @@ check-packages: export ALL_PACKAGE_CASES = yes
 BUILT_BY = build
 THEN = run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload && journalctl --update-catalog
 
+FILL_IN = sed -e 's|/usr/libexec/|$(LIBEXECDIR)/|g' \
+	$(foreach folder,LIBEXECDIR DATADIR BINDIR SYSCONFDIR,-e 's|@$(folder)@|$($(folder))|g')
+
 # Runs no cargo: it is called as root, by recipes, with what was built before.
 install: ## install what was built, below DESTDIR
 	@set -eu; for file in $(FILES); do \
 		mode=$${file%%:*}; file=$${file#*:}; source=$${file%%:*}; target=$(DESTDIR)$${file#*:}; \
 		[ -e "$$source" ] || { echo "make install: $$source is missing, run 'make $(BUILT_BY)' first" >&2; exit 1; }; \
 		case $$source in \
-		*.in) sed 's|@LIBEXECDIR@|$(LIBEXECDIR)|g; s|@BINDIR@|$(BINDIR)|g; s|@SYSCONFDIR@|$(SYSCONFDIR)|g' "$$source" \
-			| install -D -m "$$mode" /dev/stdin "$$target" ;; \
+		*.in | man/*.[1-8]) $(FILL_IN) "$$source" | install -D -m "$$mode" /dev/stdin "$$target" ;; \
 		*) install -D -m "$$mode" "$$source" "$$target" ;; \
 		esac; \
 	done
