@@ -94,7 +94,8 @@ fn show(options: &Options, recording: &Recording) -> Result<()> {
             }
         }
         if !chains.is_empty() {
-            let table = table::table(all, family, &chains, Relay::Two);
+            // The first is what the others are held against.
+            let table = table::table(all, family, &chains, chains[0]);
             print(&format!("\n{table}"))?;
         }
     }
@@ -117,7 +118,7 @@ fn baselines(options: &Options, recording: &Recording, family: Family) -> Vec<Re
 
 fn faults_of_ours(recording: &Recording) -> u64 {
     let all = recording.measurements.iter();
-    all.filter(|one| one.relay == Relay::Ours || one.relay.is_chain())
+    all.filter(|one| one.relay.is_ours())
         .map(|one| one.wrong_bytes + one.failed + u64::from(one.values.is_empty()))
         .sum()
 }

@@ -13,8 +13,10 @@ use crate::figures::relay::Relay;
 /// Connections that a relay must be able to hold: what two descriptors for each allow under a common hard limit of 20 000.
 pub const MAX_CONNECTIONS: u32 = 9_400;
 
-/// The sockets at both ends of a chain; between its bridges there is a unix socket.
+/// The sockets at both ends of a chain with a unix socket between its bridges.
 const CHAIN: Family = Family::new(Kind::Tcp6, Kind::Unix);
+/// Those of set-up B: vsock is between its relays.
+const OVER_VSOCK: Family = Family::new(Kind::Tcp6, Kind::Tcp6);
 /// The target as a machine of the gateway.
 const TARGET_NAME: &str = "target";
 const TARGET_PORT: u32 = 1024;
@@ -42,21 +44,26 @@ impl Relay {
     /// Where its listener comes from; `None` for no relay at all.
     pub fn listening(self) -> Option<Listening> {
         match self {
-            Self::Direct => None,
-            Self::Ours | Self::Two | Self::Gateway | Self::Proxyd | Self::ProxydNext => {
-                Some(Listening::Activated)
-            }
-            Self::Socat | Self::Haproxy | Self::Nginx => Some(Listening::Itself),
+            Self::Direct | Self::DirectVsock => None,
+            Self::Ours
+            | Self::Two
+            | Self::Gateway
+            | Self::Unkept
+            | Self::Chain
+            | Self::Proxyd
+            | Self::ProxydNext => Some(Listening::Activated),
+            Self::Socat | Self::SocatChain | Self::Haproxy | Self::Nginx => Some(Listening::Itself),
         }
     }
 
     /// Whether it speaks both sides.
     pub fn supports(self, family: Family) -> bool {
         match self {
-            Self::Direct | Self::Ours | Self::Socat => true,
+            Self::Direct | Self::Ours | Self::Unkept | Self::Socat => true,
             Self::Proxyd | Self::ProxydNext => family.outbound != Kind::Vsock,
             // As from a guest to a machine with hybrid vsock, by way of the host.
             Self::Two | Self::Gateway => family == CHAIN,
+            Self::DirectVsock | Self::Chain | Self::SocatChain => family == OVER_VSOCK,
             Self::Haproxy | Self::Nginx => {
                 family.inbound != Kind::Vsock && family.outbound != Kind::Vsock
             }
@@ -65,14 +72,16 @@ impl Relay {
 
     /// Whether it is asked to hold so many idle connections: a process for each would take the machine's memory.
     pub fn can_hold(self, connections: u32) -> bool {
-        self != Self::Socat || connections <= 1000
+        !matches!(self, Self::Socat | Self::SocatChain) || connections <= 1000
     }
 
     /// Its program; `ours` is where ours was built.
     pub fn program(self, ours: &Path) -> Option<PathBuf> {
         match self {
-            Self::Direct => None,
-            Self::Ours | Self::Two | Self::Gateway => Some(ours.to_path_buf()),
+            Self::Direct | Self::DirectVsock => None,
+            Self::Ours | Self::Two | Self::Gateway | Self::Unkept | Self::Chain => {
+                Some(ours.to_path_buf())
+            }
             Self::Proxyd => PROXYD
                 .iter()
                 .map(PathBuf::from)
@@ -82,7 +91,7 @@ impl Relay {
                 || format!("program of ${PROXYD_NEXT}").into(),
                 PathBuf::from,
             )),
-            Self::Socat => Some(SOCAT.into()),
+            Self::Socat | Self::SocatChain => Some(SOCAT.into()),
             Self::Haproxy => Some(HAPROXY.into()),
             Self::Nginx => Some(NGINX.into()),
         }
@@ -91,12 +100,15 @@ impl Relay {
     /// The option that prints its version.
     pub fn version_option(self) -> &'static str {
         match self {
-            Self::Socat => "-V",
+            Self::Socat | Self::SocatChain => "-V",
             Self::Haproxy | Self::Nginx => "-v",
             Self::Direct
+            | Self::DirectVsock
             | Self::Ours
             | Self::Two
             | Self::Gateway
+            | Self::Unkept
+            | Self::Chain
             | Self::Proxyd
             | Self::ProxydNext => "--version",
         }
@@ -110,9 +122,10 @@ impl Relay {
         folder: &Path,
     ) -> Result<Vec<String>> {
         Ok(match self {
-            Self::Direct => Vec::new(),
+            Self::Direct | Self::DirectVsock => Vec::new(),
             // The second is told of hybrid vsock, as the gateway is.
-            Self::Ours | Self::Two => ours(&[format!("--to={outbound}")]),
+            Self::Ours | Self::Two | Self::Chain => ours(&[format!("--to={outbound}")]),
+            Self::Unkept => ours(&[format!("--to={outbound}"), "--crash-proof=no".into()]),
             Self::Gateway => ours(&[
                 format!("--to=vsock:{TARGET_NAME}:{TARGET_PORT}"),
                 format!("--via={outbound}"),
@@ -121,7 +134,9 @@ impl Relay {
                 format!("--connections-max={MAX_CONNECTIONS}"),
                 without_brackets(outbound),
             ],
-            Self::Socat => vec![socat_listener(inbound), socat_target(outbound)],
+            Self::Socat | Self::SocatChain => {
+                vec![socat_listener(inbound), socat_target(outbound)]
+            }
             Self::Haproxy => vec![
                 "-f".into(),
                 configs::write_haproxy(inbound, outbound, folder)?,
@@ -141,10 +156,18 @@ impl Relay {
     }
 }
 
-/// What the second bridge of a chain is told.
-pub fn far_arguments(relay: Relay, target: &Address, folder: &Path) -> Result<Vec<String>> {
-    if relay == Relay::Two {
-        return Ok(ours(&[format!("--to=vsock-mux:{target}:{TARGET_PORT}")]));
+/// What the second relay of a chain is told, which the first reaches at `between`.
+pub fn far_arguments(
+    relay: Relay,
+    between: &Address,
+    target: &Address,
+    folder: &Path,
+) -> Result<Vec<String>> {
+    match relay {
+        Relay::Two => return Ok(ours(&[format!("--to=vsock-mux:{target}:{TARGET_PORT}")])),
+        Relay::Chain => return Relay::Ours.arguments(between, target, folder),
+        Relay::SocatChain => return Relay::Socat.arguments(between, target, folder),
+        _ => (),
     }
     let rules = folder.join("gateway.conf");
     fs::write(&rules, format!("peer {TARGET_NAME}:{TARGET_PORT}\n"))

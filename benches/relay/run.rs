@@ -1,6 +1,7 @@
 //! One relay set up for one scenario: target, relay, readiness. Everything is new for each run and gone after it.
 
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,7 +59,11 @@ impl Run {
         is_unprivileged: bool,
     ) -> Result<Self> {
         let board = Arc::new(Board::new());
-        let (listener, target_address) = socket::listen_somewhere(family.outbound, &place.folder)?;
+        let target_kind = match relay {
+            Relay::DirectVsock => Kind::Vsock,
+            _ => family.outbound,
+        };
+        let (listener, target_address) = socket::listen_somewhere(target_kind, &place.folder)?;
         let mut engine = Engine::new(Arc::clone(&board))?;
         engine.serve(listener)?;
         let target = EngineThread::start(engine)?;
@@ -145,19 +150,12 @@ fn start_relay(
     let (Some(listening), Some(program)) = (relay.listening(), relay.program(&place.ours)) else {
         return Ok((target.clone(), None));
     };
-    let (listener, address) = match listening {
-        Listening::Activated => {
-            let (listener, address) = socket::listen_somewhere(family.inbound, &place.folder)?;
-            (Some(listener), address)
-        }
-        Listening::Itself => (None, socket::free_address(family.inbound, &place.folder)?),
-    };
+    let (listener, address) = listen_for(listening, family.inbound, &place.folder)?;
     let mut hops = Vec::new();
     let mut next = target.clone();
-    if relay.is_chain() {
-        let arguments = relays::far_arguments(relay, target, &place.folder)?;
-        let (listener, between) = socket::listen_somewhere(Kind::Unix, &place.folder)?;
-        let listener = Some(listener);
+    if let Some(kind) = relay.between() {
+        let (listener, between) = listen_for(listening, kind, &place.folder)?;
+        let arguments = relays::far_arguments(relay, &between, target, &place.folder)?;
         hops.push(Hop {
             arguments,
             listener,
@@ -173,4 +171,19 @@ fn start_relay(
     let store = Store::open(&place.folder)?;
     let process = RelayProcess::start(&program, hops, user, store, &log)?;
     Ok((address, Some(process)))
+}
+
+/// A new address; the socket is ours where it is handed over.
+fn listen_for(
+    listening: Listening,
+    kind: Kind,
+    folder: &Path,
+) -> Result<(Option<OwnedFd>, Address)> {
+    match listening {
+        Listening::Activated => {
+            let (listener, address) = socket::listen_somewhere(kind, folder)?;
+            Ok((Some(listener), address))
+        }
+        Listening::Itself => Ok((None, socket::free_address(kind, folder)?)),
+    }
 }

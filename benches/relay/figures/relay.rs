@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::address::Kind;
+
 /// Who is compared.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, Serialize, Deserialize,
@@ -29,12 +31,39 @@ pub enum Relay {
     Two,
     /// The same with the gateway as the second: the first asks it for a machine.
     Gateway,
+    /// Ours with --crash-proof=no.
+    Unkept,
+    /// No relay, and vsock in the place of TCP.
+    #[serde(rename = "direct-vsock")]
+    DirectVsock,
+    /// From TCP over vsock to TCP by two of ours: set-up B.
+    Chain,
+    /// The same by two socats.
+    #[serde(rename = "socat-chain")]
+    SocatChain,
 }
 
 impl Relay {
-    /// Whether connections pass two bridges: those are held against each other alone.
+    /// Whether connections pass two relays, or it is what those are held against: they have a table of their own.
     pub fn is_chain(self) -> bool {
-        matches!(self, Self::Two | Self::Gateway)
+        self == Self::DirectVsock || self.between().is_some()
+    }
+
+    /// What is between the two relays that connections pass.
+    pub fn between(self) -> Option<Kind> {
+        match self {
+            Self::Two | Self::Gateway => Some(Kind::Unix),
+            Self::Chain | Self::SocatChain => Some(Kind::Vsock),
+            _ => None,
+        }
+    }
+
+    /// Whether it is built here.
+    pub fn is_ours(self) -> bool {
+        matches!(
+            self,
+            Self::Ours | Self::Two | Self::Gateway | Self::Unkept | Self::Chain
+        )
     }
 
     /// Its name in full.
@@ -49,6 +78,10 @@ impl Relay {
             Self::Nginx => "nginx",
             Self::Two => "two vsock-bridges",
             Self::Gateway => "vsock-bridge and its gateway",
+            Self::Unkept => "vsock-bridge, not crash-proof",
+            Self::DirectVsock => "vsock without a relay",
+            Self::Chain => "two vsock-bridges over vsock",
+            Self::SocatChain => "two socats over vsock",
         }
     }
 }
@@ -65,6 +98,10 @@ impl fmt::Display for Relay {
             Self::Nginx => "nginx",
             Self::Two => "two",
             Self::Gateway => "gateway",
+            Self::Unkept => "unkept",
+            Self::DirectVsock => "direct-vsock",
+            Self::Chain => "chain",
+            Self::SocatChain => "socat-chain",
         })
     }
 }
