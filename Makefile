@@ -100,7 +100,7 @@ OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(DATADIR)/vsock-bridge $(addprefix $(UNIT
 
 STAGES = fmt clippy doc msrv unit programs shipped units packages systemd vm older stock
 
-.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo demo-network soak peers interop fuzz bench bench-vm bench-plot clean static dist release deb
+.PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo demo-network soak peers interop fuzz bench bench-vm bench-growth bench-plot clean static dist release deb
 
 build: ## build the programs
 	$(CARGO) build --release $(LOCKED)
@@ -209,6 +209,9 @@ bench: build ## compare with other relays; BENCH_ARGS=--quick for less, --record
 
 bench-vm: ## the same over vsock, in a booted guest
 	@tests/vm/bench $(BENCH_ARGS)
+
+bench-growth: build ## what a bridge costs as there are more connections, bridges and processors
+	@benches/growth $(BENCH_ARGS)
 
 bench-plot: ## draw the pictures of the recorded runs again
 	@benches/plot
