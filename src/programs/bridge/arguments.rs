@@ -111,8 +111,8 @@ pub struct Arguments {
     pub(crate) connect_retry: Duration,
     /// Who may go where through the gateway.
     ///
-    /// The file with the rules of --to gateway, see gateway.conf(5). [default: /etc/vsock-bridge/gateway.conf and
-    /// gateway.conf.d/*.conf]
+    /// The file with the rules of --to gateway, see vsock-bridge-gateway.conf(5).
+    /// [default: /etc/vsock-bridge/gateway.conf and gateway.conf.d/*.conf]
     #[arg(long, env = gateway_rules::VARIABLE, value_name = "FILE")]
     pub(crate) rules: Option<PathBuf>,
     /// Who the peers of a unix listener are to the gateway.
