@@ -157,6 +157,8 @@ install-apparmor: ## install the profiles of the services for AppArmor, below DE
 uninstall: ## stop what runs, and remove what install put there; settings stay
 	@[ -n "$(DESTDIR)" ] || packaging/stop
 	@for file in $(FILES) $(NSS_FILES) $(APPARMOR_FILES); do rm -f "$(DESTDIR)$${file##*:}"; done
+	@# Where version 0.1.0 had what is in DATADIR.
+	@rm -f "$(DESTDIR)$(LIBEXECDIR)/vsock-bridge/unknown-host"
 	@for dir in $(OWN_DIRS); do [ ! -d "$(DESTDIR)$$dir" ] || rmdir --ignore-fail-on-non-empty "$(DESTDIR)$$dir"; done
 	@[ -n "$(DESTDIR)" ] || [ ! -d /run/systemd/system ] || systemctl daemon-reload
 	@[ -n "$(DESTDIR)" ] || echo "what is left: /etc/vsock-bridge, the users vsock-bridge, vsock-bridge-names and vsock-exec, and vsock in /etc/nsswitch.conf if it is there"
