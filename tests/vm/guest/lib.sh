@@ -120,6 +120,55 @@ bridges() {
     systemctl start "vsock-bridge@$1.socket" "vsock-bridge-ipv6@$1.socket"
 }
 
+# ---- vsockctl check -----------------------------------------------------------------------------------------------
+
+# look: the status, and the lines that are not OK.
+look() {
+    local status=0
+    table=$(vsockctl check 2>&1) || status=$?
+    # systemctl has ten seconds there, which an emulated guest may not give it.
+    [[ $table != *'gave no answer in time'* ]] || { status=0; table=$(vsockctl check 2>&1) || status=$?; }
+    # The device of this guest does what it is warned of.
+    wrong=$(grep -v '^OK' <<<"$table" | grep -v '^vsockctl: \|^WARN *sshd .*may drop its large packets' || true)
+    failed=$(grep '^FAIL' <<<"$table" || true)
+    equal "$([[ ! $failed ]] || echo failed)" "$( ((status == 0)) || echo failed)" "exit status $status of: $table"
+}
+
+# clean WHEN
+clean() { look; equal '' "$wrong" "what is wrong $1"; }
+
+# broken LEVEL SUBJECT TEXT: the first line that is not OK, and no other one fails. Its command is in $command.
+broken() {
+    look
+    echo "$wrong"
+    local first
+    first=$(head -n 1 <<<"$wrong")
+    [[ $first =~ ^$1\ +$2\ \ .*$3 ]] || fail "$2, $3: $table"
+    ((${#failed} == 0)) || equal "$first" "$failed" 'the lines that fail'
+    # shellcheck disable=SC2016  # for sed
+    command=$(sed -n 's/.*; run `\(.*\)`$/\1/p' <<<"$first")
+}
+
+# mend: the command does.
+mend() {
+    echo "$command"
+    eval "$command"
+    clean "after $command"
+}
+
+# ---- machines of other kinds --------------------------------------------------------------------------------------
+
+# Debian's User Mode Linux, unlike Debian's own kernel, has no nftables for IPv6.
+lacks_rules() { grep -q 'User Mode Linux' /proc/cpuinfo; }
+
+# without_rules_it_lacks: a machine whose kernel has none does not want any, as vsock-bridge(8) has it, until the case is over.
+without_rules_it_lacks() {
+    lacks_rules || return 0
+    at_end 'systemctl unmask --runtime vsock-bridge-rules.service'
+    systemctl mask --runtime vsock-bridge-rules.service
+    systemctl reset-failed vsock-bridge-rules.service 2>/dev/null || true
+}
+
 # without_vsock NAME…: in the namespaces a socket unit listens at /run/NAME instead, and where set-up B leads to vsock, it
 # leads there.
 without_vsock() {
