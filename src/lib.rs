@@ -4,7 +4,7 @@
 //!
 //! 1. [`activation`] has taken the listeners that systemd bound; the kernel said which of them listen. Without systemd
 //!    [`listen`] has bound them.
-//! 2. [`relay::Loop`] waits in epoll. A listener has a peer: it is accepted, one per wake-up on vsock.
+//! 2. [`serve::Loop`] waits in epoll. A listener has a peer: it is accepted, one per wake-up on vsock.
 //! 3. [`gate::Gate`] decides by CID, limits and network. Who is refused is reset; the target hears nothing.
 //! 4. [`connect::Dialer`] begins a non-blocking connect to the target, from the source `P::<CID>` if that is wanted
 //!    ([`prefix`]), through the line of hybrid vsock ([`mux`]) where a VMM needs it. A target that is down resets the
@@ -20,7 +20,7 @@
 //!
 //! # Architecture
 //!
-//! A bridge is one process of few threads. The [loop](relay::Loop) has the listeners, the signals and the connections;
+//! A bridge is one process of few threads. The [loop](serve::Loop) has the listeners, the signals and the connections;
 //! one that moves much, and half of the busy ones when there is too much for the loop alone, go to
 //! [threads](relay::threads) beside it, and lines of the log to one of their own. Nothing but epoll waits. The
 //! connections of a thread share one buffer, and pipes for bulk: one that is idle costs two sockets.
@@ -37,7 +37,8 @@
 //! | --- | --- |
 //! | `bin/*` [`fuzzing`] [`testing`] | arguments → library → exit status; what fuzzers and tests call |
 //! | [`programs`] | the bodies of the programs, their options and environment |
-//! | [`relay`] | sessions, connections, flows, and the one loop that waits |
+//! | [`serve`] | the loop of a bridge: listeners, signals, and who comes in |
+//! | [`relay`] | sessions, connections and flows, and the threads that have them |
 //! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |
 //! | [`fdpass`] [`handover`] [`mux`] [`tunnel`] | streams handed on: to ssh, to the next process, to a port behind a monitor or a gateway |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
@@ -71,6 +72,7 @@ mod proxy_protocol;
 mod registry_watch;
 mod relay;
 mod route;
+mod serve;
 mod stream;
 mod sys;
 #[doc(hidden)]

@@ -19,7 +19,7 @@ const CRATES: [&str; 5] = [
     "vsockctl",
 ];
 /// Modules of the library.
-const MODULES: [&str; 31] = [
+const MODULES: [&str; 32] = [
     "activation",
     "clock",
     "connect",
@@ -43,6 +43,7 @@ const MODULES: [&str; 31] = [
     "registry_watch",
     "relay",
     "route",
+    "serve",
     "stream",
     "sys",
     "testing",

@@ -15,7 +15,7 @@ use crate::connect::Dialer;
 use crate::peer::{Destination, Peer};
 
 /// Tells that a peer was let in.
-pub(super) fn accepted(peer: &Peer, destination: Destination, dialer: &Dialer) {
+pub(crate) fn accepted(peer: &Peer, destination: Destination, dialer: &Dialer) {
     if log::log_enabled!(Level::Debug) {
         match dialer.target_of(peer, destination) {
             Some(target) => log::debug!("{peer} accepted, its target is {target}"),

@@ -46,26 +46,23 @@
 //!
 //! - Nothing blocks but epoll_wait(2), and nothing is tried again without an event, a deadline or a place in the ring.
 //! - No byte leaves a buffer before the sink has taken it, and no flow holds more than one read.
-//! - Nothing below [`event_loop`] knows of listeners, signals or the gate; nothing below [`worker`] knows of epoll's
+//! - Nothing here accepts or hears signals, which is done [above](crate::serve); nothing below [`worker`] knows of epoll's
 //!   instance; [`flow`] and [`connection`] know neither sockets nor a clock (the tests have a model of the kernel for them).
 
 pub(crate) mod asking;
 pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod counters;
-mod details;
+pub(crate) mod details;
 pub(crate) mod dialing;
 pub(crate) mod end;
 pub(crate) mod ending;
-pub(crate) mod event_loop;
 #[cfg(test)]
 mod fake;
 pub(crate) mod flow;
 pub(crate) mod inspection;
-pub(crate) mod listeners;
 #[cfg(test)]
 mod model;
-pub(crate) mod naming;
 pub(crate) mod pipes;
 pub(crate) mod policy;
 pub(crate) mod record;
@@ -75,7 +72,6 @@ pub(crate) mod round;
 pub(crate) mod session;
 pub(crate) mod sessions;
 pub(crate) mod shared;
-pub(crate) mod signals;
 mod thread_loop;
 pub(crate) mod threads;
 pub(crate) mod token;
@@ -85,4 +81,3 @@ pub(crate) mod worker;
 pub(crate) use connection::Limits;
 pub(crate) use counters::Totals;
 pub(crate) use ending::Ending;
-pub(crate) use event_loop::{Loop, LoopSettings};

@@ -16,8 +16,9 @@ use crate::known::Known;
 use crate::names::{self, GivenNames, Names};
 use crate::prefix::Prefix;
 use crate::programs::options::LONGEST;
-use crate::relay::naming::Naming;
-use crate::relay::{Limits, LoopSettings};
+use crate::relay::Limits;
+use crate::serve::LoopSettings;
+use crate::serve::naming::Naming;
 use crate::stream::Tuning;
 use crate::this_machine;
 

@@ -26,10 +26,11 @@ use crate::notify;
 use crate::peer::Family;
 use crate::prefix::Prefix;
 use crate::programs::pace;
+use crate::relay::Totals;
 use crate::relay::inspection::Inspection;
 use crate::relay::report::connections;
-use crate::relay::signals;
-use crate::relay::{Loop, Totals};
+use crate::serve::Loop;
+use crate::serve::signals;
 use crate::stream::Listener;
 use crate::this_machine;
 

@@ -24,7 +24,8 @@ use crate::peer::{Destination, Peer};
 use crate::programs::options::{Beyond, LONGEST, Machines, parse_positive, parse_time};
 use crate::programs::replace;
 use crate::relay::token::Side;
-use crate::relay::{Ending, Limits, Loop, LoopSettings};
+use crate::relay::{Ending, Limits};
+use crate::serve::{Loop, LoopSettings};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
 

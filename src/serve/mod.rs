@@ -6,6 +6,9 @@ mod accept;
 mod balance;
 mod follow;
 mod inspect;
+mod listeners;
+pub(crate) mod naming;
+pub(crate) mod signals;
 mod stop;
 
 use std::os::fd::AsFd;
@@ -15,20 +18,9 @@ use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::connection::Limits;
-use super::counters::{self, Totals};
-use super::inspection::Inspection;
-use super::listeners::Listeners;
-use super::naming::Naming;
-use super::policy::busy_poll::BusyPoll;
-use super::policy::relief::Load;
-use super::report::{self, Reporter};
-use super::round::{self, Host};
-use super::session::{Closed, Session};
-use super::signals::Signals;
-use super::threads::Threads;
-use super::token::Token;
-use super::worker::Worker;
+use self::listeners::Listeners;
+use self::naming::Naming;
+use self::signals::Signals;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
@@ -36,6 +28,17 @@ use crate::gate::{Gate, Refusal};
 use crate::handover::Store;
 use crate::notify::{self, Notifier};
 use crate::peer::Peer;
+use crate::relay::connection::Limits;
+use crate::relay::counters::{self, Totals};
+use crate::relay::inspection::Inspection;
+use crate::relay::policy::busy_poll::BusyPoll;
+use crate::relay::policy::relief::Load;
+use crate::relay::report::{self, Reporter};
+use crate::relay::round::{self, Host};
+use crate::relay::session::{Closed, Session};
+use crate::relay::threads::Threads;
+use crate::relay::token::Token;
+use crate::relay::worker::Worker;
 use crate::stream::{Listener, Stream};
 
 /// Times and switches of a loop.

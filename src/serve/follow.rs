@@ -1,9 +1,9 @@
 //! How names of machines that come and go change who comes in, and where connections go.
 
 use super::Loop;
+use super::naming::{Naming, Renamed};
 use crate::clock::Moment;
 use crate::error::{Error, Result};
-use crate::relay::naming::{Naming, Renamed};
 
 impl Loop {
     /// Follows the names from now on.

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::sys::epoll::Epoll;
 
-use super::token::Token;
 use crate::allow_list::{AllowList, AllowedCids};
 use crate::clock::Moment;
 use crate::connect::circle::Place;
@@ -18,6 +17,7 @@ use crate::known::Known;
 use crate::logging::rate_limit::RateLimit;
 use crate::names::GivenNames;
 use crate::registry_watch::RegistryWatch;
+use crate::relay::token::Token;
 
 /// Lines of changes in 5 seconds.
 const BURST: u32 = 20;

@@ -8,10 +8,10 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
 
-use super::token::Token;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::peer::{Family, Peer};
+use crate::relay::token::Token;
 use crate::stream::{Listener, Stream};
 
 /// Until accepting is tried again after a shortage.

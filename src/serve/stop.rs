@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
 
+use super::signals::Order;
 use super::{Loop, Mode};
 use crate::clock::Moment;
 use crate::handover::{Inherited, Store};
@@ -13,7 +14,6 @@ use crate::notify;
 use crate::relay::counters::Totals;
 use crate::relay::report::connections;
 use crate::relay::restore::{self, Restored};
-use crate::relay::signals::Order;
 
 /// Between two looks whether systemd has taken what it was sent.
 const STORE_RECHECK: Duration = Duration::from_secs(1);
