@@ -1,4 +1,4 @@
-//! The small picture of a recorded run, for narrow screens: six rows, in three of which other relays are ahead.
+//! The small picture of a recorded run, for narrow screens: six rows, in two of which other relays are ahead.
 
 use crate::address::{Family, Kind};
 
