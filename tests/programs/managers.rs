@@ -232,14 +232,8 @@ fn libvirt_gives_no_cid_exits_255_with_one_line() {
         (prints(&with_cid().replace("web", "db")), "no such machine"),
         ("echo nonsense".into(), "no XML"),
         ("printf '\\377\\376\\0\\033[1m'".into(), "no XML"),
-        (
-            "while :; do echo 0123456789012345678901234567890123456789; done".into(),
-            "does not stop talking",
-        ),
-        (
-            "while :; do echo 0123456789012345678901234567890123456789 >&2; done".into(),
-            "does not stop talking",
-        ),
+        ("exec /usr/bin/yes".into(), "does not stop talking"),
+        ("exec /usr/bin/yes >&2".into(), "does not stop talking"),
     ] {
         machine.tool("virsh", &script);
         machine.expect_failure(&["libvirt/web"], &["cannot find libvirt/web: ", words]);
