@@ -21,9 +21,9 @@
 //! # Architecture
 //!
 //! A bridge is one process of few threads. The [loop](serve::Loop) has the listeners, the signals and the connections;
-//! one that moves much, and half of the busy ones when there is too much for the loop alone, go to
-//! [threads](relay::threads) beside it, and lines of the log to one of their own. Nothing but epoll waits. The
-//! connections of a thread share one buffer, and pipes for bulk: one that is idle costs two sockets.
+//! one that moves much, and half of the busy ones when there is too much for the loop alone, go to [threads](serve)
+//! beside it, and lines of the log to one of their own. Nothing but epoll waits. The connections of a
+//! thread share one buffer, and pipes for bulk: one that is idle costs two sockets.
 //!
 //! Under systemd the process owns nothing that must not be lost. systemd binds the listeners and keeps them; the sockets of each
 //! connection are also in systemd's descriptor store, with what is to be known of them in a ledger that the kernel keeps
@@ -37,8 +37,8 @@
 //! | --- | --- |
 //! | `bin/*` [`fuzzing`] [`testing`] | arguments → library → exit status; what fuzzers and tests call |
 //! | [`programs`] | the bodies of the programs, their options and environment |
-//! | [`serve`] | the loop of a bridge: listeners, signals, and who comes in |
-//! | [`relay`] | sessions, connections and flows, and the threads that have them |
+//! | [`serve`] | the loop of a bridge, and the threads beside it: listeners, signals, and who comes in |
+//! | [`relay`] | sessions, connections and flows |
 //! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |
 //! | [`fdpass`] [`handover`] [`mux`] [`tunnel`] | streams handed on: to ssh, to the next process, to a port behind a monitor or a gateway |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |

@@ -36,7 +36,7 @@
 //! - *held*: bytes that were read and not yet written, in a buffer or in a pipe. A flow reads only when it holds nothing.
 //! - *interest*: what epoll is asked to report.
 //! - *turn*: what one connection may do before the others; *round*: a turn for all that have something to do.
-//! - *worker*: the sessions of one thread. *Bulk* and *relief* are the two jobs of [threads] beside the main loop.
+//! - *worker*: the sessions of one thread. *Bulk* and *relief* are the two jobs of [threads](crate::serve) beside the main loop.
 //! - *kept*: put where the next process finds it, in the [store](crate::handover::Store); *inherited*: found there.
 //! - *drain*: to let open connections finish; *hand over*: to leave them to the next process; *abort*: to end a connection so
 //!   that nobody takes it for complete; *close*: the end of a session in whatever way.
@@ -72,8 +72,6 @@ pub(crate) mod round;
 pub(crate) mod session;
 pub(crate) mod sessions;
 pub(crate) mod shared;
-mod thread_loop;
-pub(crate) mod threads;
 pub(crate) mod token;
 pub(crate) mod wire;
 pub(crate) mod worker;

@@ -1,11 +1,11 @@
 //! Which sessions the main loop has, and which ones other threads.
 
+use super::threads::{Job, Return};
 use super::{Loop, Mode};
 use crate::clock::Moment;
 use crate::relay::connection::Connection;
 use crate::relay::policy::relief;
 use crate::relay::session::Session;
-use crate::relay::threads::{Job, Return};
 
 /// Fewer busy sessions are not worth another thread.
 const MANY: usize = 8;

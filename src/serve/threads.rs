@@ -3,7 +3,7 @@
 //! Bulk: interactive connections never wait behind those that move much. A budget for each turn alone does not do it: with
 //! two operations of 256 KiB a turn, four bulk streams still keep an interactive one waiting for 4 ms.
 //!
-//! Relief: when the main loop hardly sleeps any more ([`relief`](super::policy::relief)), half of its busy connections go to another
+//! Relief: when the main loop hardly sleeps any more ([`relief`](crate::relay::policy::relief)), half of its busy connections go to another
 //! thread, which gives back what turns out to be bulk. New ones begin in the main loop.
 //!
 //! Threads are made one by one, when there is something for one more, so an idle process has none, and a machine with many
@@ -20,18 +20,18 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
-use super::connection::Limits;
-use super::inspection::Entry;
-use super::policy::bulk::Calm;
-use super::session::Session;
-pub(crate) use super::thread_loop::{Job, Return};
+pub(super) use super::thread_loop::{Job, Return};
 use super::thread_loop::{Request, ThreadLoop};
-use super::token::Token;
-use super::worker::Worker;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::handover::Store;
+use crate::relay::connection::Limits;
+use crate::relay::inspection::Entry;
+use crate::relay::policy::bulk::Calm;
+use crate::relay::session::Session;
+use crate::relay::token::Token;
+use crate::relay::worker::Worker;
 use crate::waker::Waker;
 
 /// The most threads for connections that move much. Each of them fills a processor, of which machines have work of their own.

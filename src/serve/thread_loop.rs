@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
-use super::inspection::Entry;
-use super::policy::bulk::{CALM_CHECK, Calm};
-use super::policy::relief;
-use super::round::{self, Host};
-use super::session::{Closed, Session};
-use super::token::{Key, Token};
-use super::worker::Worker;
 use crate::clock::Moment;
+use crate::relay::inspection::Entry;
+use crate::relay::policy::bulk::{CALM_CHECK, Calm};
+use crate::relay::policy::relief;
+use crate::relay::round::{self, Host};
+use crate::relay::session::{Closed, Session};
+use crate::relay::token::{Key, Token};
+use crate::relay::worker::Worker;
 use crate::waker::Waker;
 
 /// What a thread is for.
