@@ -11,7 +11,7 @@
 //!    peer at once. A header ([`proxy_protocol`]) tells the target who it is, if that is wanted.
 //! 5. [`relay::connection::Connection`] is two [`relay::flow::Flow`]s. Each moves bytes one way, sends the end on after
 //!    the last byte, and knows nothing of the other; a limit or an error ends both.
-//! 6. Why it is over is an [`relay::Ending`]: one log entry, and both sockets closed. [`relay`] has the table of all states.
+//! 6. Why it is over is an [`accounting::Ending`]: one log entry, and both sockets closed. [`relay`] has the table of all states.
 //!
 //! Accept=yes and stdin/stdout ([`programs::connect`]) use the same loop, without listeners.
 //!
@@ -39,6 +39,7 @@
 //! | [`programs`] | the bodies of the programs, their options and environment |
 //! | [`serve`] | the loop of a bridge, and the threads beside it: listeners, signals, and who comes in |
 //! | [`relay`] | sessions, connections and flows |
+//! | [`accounting`] | what is counted, logged and shown of connections |
 //! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |
 //! | [`fdpass`] [`handover`] [`mux`] [`tunnel`] | streams handed on: to ssh, to the next process, to a port behind a monitor or a gateway |
 //! | [`stream`] [`notify`] | connected and listening sockets; what systemd is told and keeps |
@@ -48,6 +49,7 @@
 //! | [`vsock_bridge_values`] | machines, addresses, prefixes and names, read and printed; a crate of its own |
 #![warn(unreachable_pub)]
 
+mod accounting;
 mod activation;
 mod clock;
 mod connect;

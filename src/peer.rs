@@ -9,6 +9,25 @@ use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockopt,
 use crate::endpoint::{Endpoint, UnixName};
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
+/// One of the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Who connected to us.
+    Peer,
+    /// Whom we connected to.
+    Target,
+}
+
+impl Side {
+    /// Returns the one at the other end.
+    pub(crate) fn other(self) -> Side {
+        match self {
+            Side::Peer => Side::Target,
+            Side::Target => Side::Peer,
+        }
+    }
+}
+
 /// What kind of descriptor it is, as far as the rules differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Family {

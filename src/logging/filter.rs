@@ -19,7 +19,8 @@ const CRATES: [&str; 5] = [
     "vsockctl",
 ];
 /// Modules of the library.
-const MODULES: [&str; 32] = [
+const MODULES: [&str; 33] = [
+    "accounting",
     "activation",
     "clock",
     "connect",

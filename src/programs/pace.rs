@@ -19,8 +19,8 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::unit_folder;
+use crate::accounting::report::connections;
 use crate::notify;
-use crate::relay::report::connections;
 
 /// The name of the file in the service's folder.
 const FILE: &str = "failures";

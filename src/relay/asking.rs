@@ -13,8 +13,7 @@ use nix::sys::epoll::EpollFlags;
 
 use super::dialing::{Dialing, Grace};
 use super::end::End;
-use super::ending::Ending;
-use super::token::Side;
+use crate::accounting::Ending;
 use crate::clock::Moment;
 use crate::connect::{Asks, Attempt, Dialer, Errand, is_own_cid};
 use crate::endpoint::Endpoint;
@@ -25,6 +24,7 @@ use crate::gateway::step::{REQUEST_MAX, Step};
 use crate::gateway::{self, Allowed, Gateway, Way, reply};
 use crate::gateway_rules::Who;
 use crate::peer::Peer;
+use crate::peer::Side;
 use crate::proxy_protocol::{self, read::Read};
 use crate::stream::Stream;
 

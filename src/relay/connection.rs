@@ -7,15 +7,17 @@ use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::end::{End, Interest};
-use super::ending::{self, Ending, View};
+use super::ending::{self, View};
 use super::flow::{Flow, State, Turn};
 use super::policy::bulk::BulkDetector;
 use super::policy::coalesce;
 use super::shared::Shared;
-use super::token::Side;
 use super::wire::Wire;
+use crate::accounting::Ending;
+use crate::accounting::snapshot::Stage;
 use crate::clock::Moment;
 use crate::handover::{Buffer, Owner, Words};
+use crate::peer::Side;
 use crate::stream::Stream;
 
 /// Time limits of a relayed connection; none is no limit.
@@ -25,18 +27,6 @@ pub(crate) struct Limits {
     pub idle: Option<Duration>,
     /// After one direction has ended, without a byte in the other.
     pub half_close: Option<Duration>,
-}
-
-/// How far a session has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// The target is being connected.
-    Connecting,
-    /// Both directions are open.
-    Open,
-    /// One direction has ended.
-    HalfClosed,
 }
 
 /// Two ends and two flows.

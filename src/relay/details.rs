@@ -9,9 +9,9 @@ use nix::sys::epoll::EpollFlags;
 
 use super::connection::Connection;
 use super::flow::{Flow, State};
-use super::token::Side;
 use super::wire::Wire;
 use crate::connect::Dialer;
+use crate::peer::Side;
 use crate::peer::{Destination, Peer};
 
 /// Tells that a peer was let in.

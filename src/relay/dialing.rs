@@ -9,12 +9,12 @@ use nix::sys::epoll::EpollFlags;
 
 use super::connection::Connection;
 use super::end::End;
-use super::ending::Ending;
-use super::token::Side;
+use crate::accounting::Ending;
 use crate::clock::Moment;
 use crate::connect::{Attempt, Dialer, Readiness};
 use crate::error::Result;
 use crate::handover::Store;
+use crate::peer::Side;
 use crate::stream::Stream;
 
 /// A peer that connects and closes at once is seen by a target that can be reached within that time, as one over TCP is.

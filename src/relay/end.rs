@@ -170,7 +170,8 @@ mod tests {
     use nix::sys::epoll::{EpollCreateFlags, EpollTimeout};
 
     use super::*;
-    use crate::relay::token::{Key, Side};
+    use crate::peer::Side;
+    use crate::relay::token::Key;
 
     /// An epoll instance, a stream, and the same socket and its other end for the test.
     fn place() -> (Epoll, Stream, UnixStream, UnixStream) {

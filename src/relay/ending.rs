@@ -8,49 +8,10 @@ use nix::errno::Errno;
 
 use super::end::End;
 use super::flow::{Flow, State};
-use super::token::Side;
 use super::wire::Wire;
+use crate::accounting::Ending;
 use crate::peer::Family;
-
-/// Why a connection is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// Both directions ended, and every byte was taken.
-    Complete,
-    /// An end failed.
-    Broken(Side, Errno),
-    /// An end takes nothing more, though there was more for it.
-    Refused(Side, Errno),
-    /// No byte moved for the idle time.
-    Idle,
-    /// The second direction did not end in time after the first.
-    HalfClosed,
-    /// The program stops, and the drain time is over.
-    Stopped,
-    /// The program is restarted, and the next process cannot have it.
-    NotKept(Errno),
-}
-
-impl std::fmt::Display for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Ending::Complete => write!(f, "complete"),
-            Ending::Broken(side, errno) | Ending::Refused(side, errno) => {
-                let by = match side {
-                    Side::Peer => "peer",
-                    Side::Target => "target",
-                };
-                write!(f, "aborted by the {by}: {}", errno.desc())
-            }
-            Ending::Idle => write!(f, "closed: no byte within --idle-timeout"),
-            Ending::HalfClosed => write!(f, "closed: no second end within --half-close-timeout"),
-            Ending::Stopped => write!(f, "closed: still open after --drain-timeout"),
-            Ending::NotKept(errno) => {
-                write!(f, "closed: cannot be handed over: {}", errno.desc())
-            }
-        }
-    }
-}
+use crate::peer::Side;
 
 /// One end of a connection, with the flow from it and the flow towards it.
 pub(crate) struct View<'a, W> {

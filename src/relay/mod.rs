@@ -15,7 +15,7 @@
 //! | … [`Draining`](flow::State::Draining) | the source has ended | nothing more | what is held, then the end, once | these bytes and the end |
 //! | … [`Finished`](flow::State::Finished) | the end was sent on, or is left to the close as the last one | nothing | nothing | – |
 //! | … [`Refused`](flow::State::Refused) | the sink failed; what was held is dropped | nothing | nothing | an abort of both ends, when the other flow has delivered what the sink had sent |
-//! | over: [`Ending`] | both `Finished`, an [end](mod@end) failed, a limit passed, or the program stops | nothing | nothing | a clean close if it is [`Complete`](Ending::Complete), else a reset |
+//! | over: [`Ending`] | both `Finished`, an [end](mod@end) failed, a limit passed, or the program stops | nothing | nothing | a clean close if it is [`Complete`], else a reset |
 //!
 //! An end is read once and sent on once, after the last byte. An error of the source ends both directions, since its bytes
 //! will never be complete; one of the sink ends one direction at first. Each rule is in one place: what is read and written
@@ -27,7 +27,7 @@
 //! [`round`] waits, and gives each event to its [session](worker::Worker::on_events); `Session::advance` → `Connection::advance` →
 //! `Flow::advance` → [`Wire::read`](wire::Wire::read) → recvmmsg(2), and back up with a [`Turn`](flow::Turn), or with an [`Ending`]. The
 //! [worker] then asks epoll for what the new state wants, and sets its deadline. Whatever is over at the end of a round is
-//! [closed](closing) together and [reported](report).
+//! [closed](closing) together and [reported](crate::accounting).
 //!
 //! # Words
 //!
@@ -48,11 +48,13 @@
 //! - No byte leaves a buffer before the sink has taken it, and no flow holds more than one read.
 //! - Nothing here accepts or hears signals, which is done [above](crate::serve); nothing below [`worker`] knows of epoll's
 //!   instance; [`flow`] and [`connection`] know neither sockets nor a clock (the tests have a model of the kernel for them).
+//!
+//! [`Ending`]: crate::accounting::Ending
+//! [`Complete`]: crate::accounting::Ending::Complete
 
 pub(crate) mod asking;
 pub(crate) mod closing;
 pub(crate) mod connection;
-pub(crate) mod counters;
 pub(crate) mod details;
 pub(crate) mod dialing;
 pub(crate) mod end;
@@ -60,13 +62,11 @@ pub(crate) mod ending;
 #[cfg(test)]
 mod fake;
 pub(crate) mod flow;
-pub(crate) mod inspection;
 #[cfg(test)]
 mod model;
 pub(crate) mod pipes;
 pub(crate) mod policy;
 pub(crate) mod record;
-pub(crate) mod report;
 pub(crate) mod restore;
 pub(crate) mod round;
 pub(crate) mod session;
@@ -77,5 +77,3 @@ pub(crate) mod wire;
 pub(crate) mod worker;
 
 pub(crate) use connection::Limits;
-pub(crate) use counters::Totals;
-pub(crate) use ending::Ending;

@@ -10,14 +10,14 @@ use proptest::prelude::*;
 
 use super::connection::Connection;
 use super::end::End;
-use super::ending::Ending;
 use super::fake::{Arrival, Fake, Last, Room, Script};
 use super::flow::Turn;
 use super::shared::Shared;
-use super::token::Side;
+use crate::accounting::Ending;
 use crate::clock::Moment;
 use crate::handover::Store;
 use crate::peer::Family;
+use crate::peer::Side;
 
 /// All bytes that a script sends.
 fn all_bytes(script: &Script) -> Vec<u8> {

@@ -155,13 +155,13 @@ mod tests {
     use nix::sys::epoll::EpollFlags;
 
     use super::*;
+    use crate::accounting::Ending;
     use crate::clock::Moment;
     use crate::connect::Dialer;
     use crate::handover::Words;
-    use crate::relay::ending::Ending;
+    use crate::peer::Side;
     use crate::relay::record::{PEER, STATES};
     use crate::relay::shared::Shared;
-    use crate::relay::token::Side;
 
     const PEER_NAME: Peer = Peer::Unix(Some(7));
 

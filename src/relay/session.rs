@@ -2,30 +2,32 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::epoll::EpollFlags;
 
 use super::asking::{self, Asking};
 use super::closing::Closing;
-use super::connection::{Connection, Limits, Stage};
-use super::counters;
+use super::connection::{Connection, Limits};
 use super::details::{self, Before};
 use super::dialing::{Dialing, Progress};
 use super::end::End;
-use super::ending::Ending;
 use super::flow::Turn;
-use super::inspection::Entry;
 use super::record;
 use super::shared::Shared;
-use super::token::Side;
+use crate::accounting::Closed;
+use crate::accounting::Ending;
+use crate::accounting::closed::who;
+use crate::accounting::counters;
+use crate::accounting::snapshot::Entry;
+use crate::accounting::snapshot::Stage;
 use crate::clock::Moment;
 use crate::connect::{Attempt, Caller, Dialer, Errand};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::gateway::step::Form;
 use crate::handover::{Kept, Kind, Store, Words};
+use crate::peer::Side;
 use crate::peer::{Destination, Peer, endpoint};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
@@ -75,61 +77,6 @@ enum Phase {
     Relaying(Connection<Stream>),
     /// Only while the one becomes the other.
     Between,
-}
-
-/// A session that is over.
-#[derive(Debug)]
-pub(crate) struct Closed {
-    /// Who it was.
-    pub peer: Peer,
-    /// Where it went, or should have gone, if that is known.
-    pub target: Option<Endpoint>,
-    /// The gateway through which it went there, if it did.
-    pub via: Option<Box<Endpoint>>,
-    /// How its connection ended, or why its target could not be reached.
-    pub result: Result<Ending>,
-    /// Bytes that the target took.
-    pub inbound_bytes: u64,
-    /// Bytes that the peer took.
-    pub outbound_bytes: u64,
-    /// From accept to close.
-    pub duration: Duration,
-    /// What it has asked for, if it is the gateway's.
-    pub errand: Option<Box<Errand>>,
-    /// The machine behind its socket, where it has not come to ask for anything.
-    machine: Option<Peer>,
-}
-
-impl Closed {
-    /// Begins with nothing that was relayed.
-    pub(super) fn new(
-        peer: Peer,
-        target: Option<Endpoint>,
-        result: Result<Ending>,
-        duration: Duration,
-    ) -> Closed {
-        Closed {
-            peer,
-            target,
-            via: None,
-            result,
-            inbound_bytes: 0,
-            outbound_bytes: 0,
-            duration,
-            errand: None,
-            machine: None,
-        }
-    }
-
-    /// Returns who it was to people.
-    pub(crate) fn who(&self) -> Peer {
-        let known = self.machine.unwrap_or(self.peer);
-        who(&known, self.errand.as_deref())
-    }
-}
-
-fn who(peer: &Peer, errand: Option<&Errand>) -> Peer {
-    errand.and_then(|errand| errand.from).unwrap_or(*peer)
 }
 
 impl Session {

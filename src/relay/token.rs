@@ -3,24 +3,7 @@
 //! A session's serial number goes along with its place in the table, so that an event of one that was closed in
 //! the same round is never taken for its successor's.
 
-/// One of the two ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
-    /// Who connected to us.
-    Peer,
-    /// Whom we connected to.
-    Target,
-}
-
-impl Side {
-    /// Returns the one at the other end.
-    pub(crate) fn other(self) -> Side {
-        match self {
-            Side::Peer => Side::Target,
-            Side::Target => Side::Peer,
-        }
-    }
-}
+use crate::peer::Side;
 
 /// A session's place in the table and its serial number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,19 +16,21 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use super::closing::{self, Closing};
 use super::connection::Limits;
 use super::end::Interest;
-use super::ending::Ending;
 use super::flow::Turn;
-use super::inspection::Entry;
-use super::session::{Arrival, Closed, Session};
+use super::session::{Arrival, Session};
 use super::sessions::Sessions;
 use super::shared::Shared;
-use super::token::{Key, Side, Token};
+use super::token::{Key, Token};
+use crate::accounting::Closed;
+use crate::accounting::Ending;
+use crate::accounting::snapshot::Entry;
 use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queues};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::Store;
 use crate::peer::Destination;
+use crate::peer::Side;
 use crate::stream::Stream;
 
 /// Sessions, and the means to move them on.

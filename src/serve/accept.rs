@@ -5,13 +5,14 @@ use std::os::fd::BorrowedFd;
 
 use super::Loop;
 use super::listeners::Accepted;
+use crate::accounting::counters;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
 use crate::gate::Refusal;
 use crate::peer::{Destination, Family, Peer};
+use crate::relay::details;
 use crate::relay::session::Arrival;
-use crate::relay::{counters, details};
 use crate::stream::{Listener, Stream};
 
 impl Loop {

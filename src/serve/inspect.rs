@@ -1,10 +1,10 @@
 //! What a loop tells the administrator through its control socket.
 
 use super::{Loop, Mode};
+use crate::accounting::counters;
+use crate::accounting::snapshot::{Failure, Material, Snapshot};
 use crate::clock::Moment;
 use crate::peer::Family;
-use crate::relay::counters;
-use crate::relay::inspection::{Failure, Material, Snapshot};
 use crate::stream::Listener;
 
 impl Loop {

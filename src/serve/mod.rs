@@ -4,6 +4,7 @@
 
 mod accept;
 mod balance;
+pub(crate) mod control;
 mod follow;
 mod inspect;
 mod listeners;
@@ -20,10 +21,14 @@ use std::time::Duration;
 
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 
+use self::control::Inspection;
 use self::listeners::Listeners;
 use self::naming::Naming;
 use self::signals::Signals;
 use self::threads::Threads;
+use crate::accounting::Closed;
+use crate::accounting::counters::{self, Totals};
+use crate::accounting::report::{self, Reporter};
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
@@ -32,13 +37,10 @@ use crate::handover::Store;
 use crate::notify::{self, Notifier};
 use crate::peer::Peer;
 use crate::relay::connection::Limits;
-use crate::relay::counters::{self, Totals};
-use crate::relay::inspection::Inspection;
 use crate::relay::policy::busy_poll::BusyPoll;
 use crate::relay::policy::relief::Load;
-use crate::relay::report::{self, Reporter};
 use crate::relay::round::{self, Host};
-use crate::relay::session::{Closed, Session};
+use crate::relay::session::Session;
 use crate::relay::token::Token;
 use crate::relay::worker::Worker;
 use crate::stream::{Listener, Stream};

@@ -7,12 +7,12 @@ use nix::poll::PollTimeout;
 
 use super::signals::Order;
 use super::{Loop, Mode};
+use crate::accounting::Totals;
+use crate::accounting::report::connections;
 use crate::clock::Moment;
 use crate::handover::{Inherited, Store};
 use crate::logging::event;
 use crate::notify;
-use crate::relay::counters::Totals;
-use crate::relay::report::connections;
 use crate::relay::restore::{self, Restored};
 
 /// Between two looks whether systemd has taken what it was sent.

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
+use crate::accounting::Closed;
+use crate::accounting::snapshot::Entry;
 use crate::clock::Moment;
-use crate::relay::inspection::Entry;
 use crate::relay::policy::bulk::{CALM_CHECK, Calm};
 use crate::relay::policy::relief;
 use crate::relay::round::{self, Host};
-use crate::relay::session::{Closed, Session};
+use crate::relay::session::Session;
 use crate::relay::token::{Key, Token};
 use crate::relay::worker::Worker;
 use crate::waker::Waker;

@@ -22,12 +22,12 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 
 pub(super) use super::thread_loop::{Job, Return};
 use super::thread_loop::{Request, ThreadLoop};
+use crate::accounting::snapshot::Entry;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::error::{Error, Result};
 use crate::handover::Store;
 use crate::relay::connection::Limits;
-use crate::relay::inspection::Entry;
 use crate::relay::policy::bulk::Calm;
 use crate::relay::session::Session;
 use crate::relay::token::Token;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::relay::inspection::Snapshot;
+use crate::accounting::snapshot::Snapshot;
 
 /// A bridge, as JSON shows it.
 #[derive(Debug, Serialize)]

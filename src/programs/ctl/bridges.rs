@@ -1,6 +1,6 @@
 //! Finds the bridges of this machine, and asks each one that runs what it does.
 //!
-//! One that runs has a control socket, see [`crate::relay::inspection`]. Whoever may not open it, or gets no answer,
+//! One that runs has a control socket, see [`crate::serve::control`]. Whoever may not open it, or gets no answer,
 //! hears which one that is.
 
 use std::io::{self, ErrorKind, Read};
@@ -16,10 +16,11 @@ use super::bridge::{Activity, Bridge};
 use super::check::units::{self, Manager};
 use super::sockets;
 use super::wanted::{self, is_wanted};
+use crate::accounting::snapshot::Snapshot;
 use crate::clock::Moment;
 use crate::error::{Error, Result};
 use crate::programs::unit_folder::{self, OF_USER};
-use crate::relay::inspection::{SOCKET_NAME, Snapshot};
+use crate::serve::control::SOCKET_NAME;
 use crate::{sys, unix_path};
 
 /// For a whole answer. A bridge waits two seconds for a thread that is stuck.
@@ -273,9 +274,9 @@ fn read_until(stream: &mut UnixStream, until: Moment) -> io::Result<Vec<u8>> {
 /// One bridge that runs and one that waits, for the tests of what is printed of them.
 #[cfg(test)]
 pub(super) fn example() -> Vec<Bridge> {
-    use crate::relay::connection::Stage;
-    use crate::relay::counters::ConnectTimes;
-    use crate::relay::inspection::{Failure, OpenConnection};
+    use crate::accounting::counters::ConnectTimes;
+    use crate::accounting::snapshot::Stage;
+    use crate::accounting::snapshot::{Failure, OpenConnection};
 
     let connection = |peer: &str, cid, stage| OpenConnection {
         peer: peer.to_owned(),

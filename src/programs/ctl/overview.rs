@@ -7,8 +7,8 @@ use bytesize::ByteSize;
 
 use super::bridge::{Activity, Bridge};
 use super::table::{Cell, Column, table};
-use crate::relay::connection::Stage;
-use crate::relay::inspection::{OpenConnection, Snapshot};
+use crate::accounting::snapshot::Stage;
+use crate::accounting::snapshot::{OpenConnection, Snapshot};
 
 /// A connection that is silent for longer catches the eye.
 const LONG: Duration = Duration::from_secs(3600);

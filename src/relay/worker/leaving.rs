@@ -3,9 +3,9 @@
 use nix::errno::Errno;
 
 use super::Worker;
+use crate::accounting::Ending;
 use crate::clock::Moment;
 use crate::relay::connection::Connection;
-use crate::relay::ending::Ending;
 use crate::relay::session::Session;
 use crate::relay::token::Key;
 use crate::stream::Stream;

@@ -9,6 +9,8 @@ use super::rights;
 use super::sandbox;
 use super::settings::{Setting, configuration, services, setting, sockets_of};
 use super::units::Unit;
+use crate::accounting::snapshot::Stage;
+use crate::accounting::snapshot::{OpenConnection, Snapshot};
 use crate::connect::circle::Place;
 use crate::connect::{Target, check_listeners};
 use crate::endpoint::{ADDRESS_BYTES_MAX, Endpoint, UnixName};
@@ -16,8 +18,6 @@ use crate::error::Error;
 use crate::known::Known;
 use crate::names::{self, GivenNames};
 use crate::programs::ctl::bridges;
-use crate::relay::connection::Stage;
-use crate::relay::inspection::{OpenConnection, Snapshot};
 use crate::target_list::TargetList;
 use crate::vsock::Cid;
 
@@ -251,8 +251,8 @@ mod tests {
     use super::super::listeners::TcpListener;
     use super::super::units::tests::{active, inactive};
     use super::*;
+    use crate::accounting::snapshot::Failure;
     use crate::programs::ctl::bridge::Activity;
-    use crate::relay::inspection::Failure;
 
     fn units(to: &str) -> [Unit; 2] {
         let service = Unit {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use crate::accounting::snapshot::{OpenConnection, Snapshot};
 use crate::programs::ctl::bridge::{Activity, Bridge};
 use crate::programs::ctl::bridges::Survey;
-use crate::relay::inspection::{OpenConnection, Snapshot};
 
 /// The reason of those that an older program has counted, without any.
 const UNKNOWN: &str = "unknown";

@@ -6,9 +6,8 @@ use std::fmt::Write;
 use log::Level;
 use nix::errno::Errno;
 
+use super::closed::{Closed, Ending};
 use super::counters::Totals;
-use super::ending::Ending;
-use super::session::Closed;
 use crate::clock::Moment;
 use crate::connect::Dialer;
 use crate::endpoint::Endpoint;
@@ -19,6 +18,8 @@ use crate::logging::rate_limit::{PeerRateLimit, RateLimit};
 use crate::peer::Peer;
 use crate::vsock::Cid;
 
+/// Where VSOCK_BRIDGE_LOG has what concerns connections, and there their ends.
+const LOG_TARGET: &str = "vsock_bridge::relay::report";
 /// Peers that the status line names.
 const STATUS_PEERS: usize = 3;
 
@@ -224,7 +225,7 @@ fn admit(event: event::Event, limit: impl FnOnce() -> Option<u64>) -> Option<Str
         return None;
     }
     // Who asks for each connection gets each.
-    if log::log_enabled!(Level::Debug) {
+    if log::log_enabled!(target: LOG_TARGET, Level::Debug) {
         return Some(String::new());
     }
     Some(match limit()? {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::ending::Ending;
+use super::closed::Ending;
 use crate::error::Error;
 use crate::gate::Refusal;
 use crate::handover::Store;
