@@ -67,7 +67,6 @@ mod model;
 pub(crate) mod pipes;
 pub(crate) mod policy;
 pub(crate) mod record;
-pub(crate) mod restore;
 pub(crate) mod round;
 pub(crate) mod session;
 pub(crate) mod sessions;

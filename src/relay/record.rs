@@ -16,11 +16,11 @@ use crate::stream::Stream;
 use crate::vsock::{Cid, VsockAddr, VsockPort};
 
 /// Words of a record.
-pub(super) const PEER: [usize; 3] = [0, 1, 2];
+pub(crate) const PEER: [usize; 3] = [0, 1, 2];
 const STARTED: usize = 3;
 const ACTIVE: usize = 4;
 const DELIVERED: [usize; 2] = [5, 6];
-pub(super) const STATES: usize = 7;
+pub(crate) const STATES: usize = 7;
 const ERRORS: usize = 8;
 /// Of a peer without a target, whether it was answered already.
 const GREETED: usize = 5;
@@ -39,7 +39,7 @@ pub(crate) fn write_greeted(words: Words<'_>, has_greeted: bool) {
 }
 
 /// Reads what [`write_greeted`] wrote.
-pub(super) fn read_greeted(words: Words<'_>) -> bool {
+pub(crate) fn read_greeted(words: Words<'_>) -> bool {
     words.get(GREETED) == 1
 }
 
@@ -127,25 +127,25 @@ fn state(number: u64, error: Option<Errno>) -> Option<State> {
 }
 
 /// Reads who it is, and when it was accepted.
-pub(super) fn read_peer(words: Words<'_>) -> Option<(Peer, Moment)> {
+pub(crate) fn read_peer(words: Words<'_>) -> Option<(Peer, Moment)> {
     let peer = peer(PEER.map(|number| words.get(number)))?;
     Some((peer, Moment::from_nanoseconds(words.get(STARTED))))
 }
 
 /// A record as it was read; of two things each, the peer's end or the inbound flow comes first.
-pub(super) struct Record {
-    pub(super) peer: Peer,
-    pub(super) started: Moment,
-    pub(super) active: Moment,
-    pub(super) delivered_bytes: [u64; 2],
-    pub(super) states: [State; 2],
-    pub(super) header_bytes: u16,
-    pub(super) failures: [Option<Errno>; 2],
+pub(crate) struct Record {
+    pub(crate) peer: Peer,
+    pub(crate) started: Moment,
+    pub(crate) active: Moment,
+    pub(crate) delivered_bytes: [u64; 2],
+    pub(crate) states: [State; 2],
+    pub(crate) header_bytes: u16,
+    pub(crate) failures: [Option<Errno>; 2],
 }
 
 impl Record {
     /// Returns what is written there, if it can be understood.
-    pub(super) fn read(words: Words<'_>) -> Option<Record> {
+    pub(crate) fn read(words: Words<'_>) -> Option<Record> {
         let word = |number: usize| words.get(number);
         let error = |place: usize| match (word(ERRORS) >> (16 * place)) as u16 {
             0 => None,

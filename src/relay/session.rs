@@ -201,7 +201,7 @@ impl Session {
     }
 
     #[cfg(test)]
-    pub(super) fn kept(&self) -> Option<&Kept> {
+    pub(crate) fn kept(&self) -> Option<&Kept> {
         self.kept.as_ref()
     }
 

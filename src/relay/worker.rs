@@ -403,8 +403,8 @@ mod tests {
     use crate::peer::{Family, Peer};
     use crate::proxy_protocol;
     use crate::registry::Registry;
-    use crate::relay::restore::{Restored, restore};
     use crate::relay::token::Token;
+    use crate::serve::restore::{Restored, restore};
     use crate::vsock::{Cid, VsockAddr};
 
     /// Lets the worker go on until nothing is reported; tells how many events there were.

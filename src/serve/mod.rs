@@ -9,6 +9,7 @@ mod follow;
 mod inspect;
 mod listeners;
 pub(crate) mod naming;
+pub(crate) mod restore;
 pub(crate) mod signals;
 mod stop;
 mod thread_loop;

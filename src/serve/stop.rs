@@ -5,6 +5,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::PollTimeout;
 
+use super::restore::{self, Restored};
 use super::signals::Order;
 use super::{Loop, Mode};
 use crate::accounting::Totals;
@@ -13,7 +14,6 @@ use crate::clock::Moment;
 use crate::handover::{Inherited, Store};
 use crate::logging::event;
 use crate::notify;
-use crate::relay::restore::{self, Restored};
 
 /// Between two looks whether systemd has taken what it was sent.
 const STORE_RECHECK: Duration = Duration::from_secs(1);

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::closing::{self, Closing};
-use super::connection::Connection;
-use super::end::End;
-use super::flow::{Flow, Held, State};
-use super::pipes::Pipe;
-use super::record::{Record, read_greeted, read_peer};
-use super::session::{Arrival, Session};
 use crate::handover::{Inherited, Kept, Owner, Store};
 use crate::peer::{Family, Peer};
+use crate::relay::closing::{self, Closing};
+use crate::relay::connection::Connection;
+use crate::relay::end::End;
+use crate::relay::flow::{Flow, Held, State};
+use crate::relay::pipes::Pipe;
+use crate::relay::record::{Record, read_greeted, read_peer};
+use crate::relay::session::{Arrival, Session};
 use crate::stream::{Stream, Tuning};
 use crate::sys;
 
