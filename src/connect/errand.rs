@@ -151,7 +151,7 @@ impl Dialer {
     /// Begins to connect to the bridge of a machine that sees who comes, and brings them to that port.
     ///
     /// Errors: [`Error::NotAllowed`] if this machine has no prefix.
-    pub(crate) fn run_as_peer(
+    pub(super) fn run_as_peer(
         &self,
         target: usize,
         (who, peer): (Who, &Peer),
@@ -183,7 +183,7 @@ impl Dialer {
 
     /// Begins to connect to a place that needs no resolver. `target`: what [`Dialer::asked_by`] gave; `is_here`: it is a
     /// service of this machine, which sees who the peer is.
-    pub(crate) fn run(
+    pub(super) fn run(
         &self,
         target: usize,
         peer: &Peer,

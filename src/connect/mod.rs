@@ -4,11 +4,13 @@
 //! The program that is named like it, vsock-connect, is [`crate::programs::connect`].
 
 mod address;
+pub(crate) mod answer;
 mod attempt;
 pub(crate) mod circle;
 mod errand;
 mod handshake;
 mod inbound;
+mod lead;
 mod own_cid;
 mod probe;
 mod queue;
@@ -26,6 +28,7 @@ pub(crate) use address::Source;
 pub(crate) use attempt::{Attempt, Readiness};
 pub(crate) use errand::{Asks, Errand};
 pub(crate) use inbound::Inbound;
+pub(crate) use lead::Lead;
 pub(crate) use own_cid::is_own as is_own_cid;
 pub(crate) use probe::{greet, probe};
 pub(crate) use queue::{Caller, Queues};

@@ -15,13 +15,13 @@ use super::dialing::{Dialing, Grace};
 use super::end::End;
 use crate::accounting::Ending;
 use crate::clock::Moment;
-use crate::connect::{Asks, Attempt, Dialer, Errand, is_own_cid};
-use crate::endpoint::Endpoint;
+use crate::connect::answer::{dismiss, tell};
+use crate::connect::{Asks, Attempt, Dialer, Errand, Lead};
 use crate::error::{Error, Result};
 use crate::gateway::request;
 use crate::gateway::resolver::Question;
 use crate::gateway::step::{REQUEST_MAX, Step};
-use crate::gateway::{self, Allowed, Gateway, Way, reply};
+use crate::gateway::{self, reply};
 use crate::gateway_rules::Who;
 use crate::peer::Peer;
 use crate::peer::Side;
@@ -147,7 +147,7 @@ impl Asking {
             },
             (Ok(attempt), _) => ControlFlow::Continue(attempt),
             (Err(error), Some(errand)) => {
-                dismiss(&self.peer.wire, &errand.form.failed(&error, &errand.asked));
+                errand.tell_failure(&self.peer.wire, &error);
                 ControlFlow::Break(Err(error))
             }
             (Err(error), None) => ControlFlow::Break(Err(error)),
@@ -245,7 +245,7 @@ impl Asking {
         let Some(gateway) = &dialer.gateway else {
             return Err(Error::NoTarget(name.to_string()));
         };
-        match lead((dialer, gateway), (self.target, who), name, errand, now)? {
+        match dialer.lead(gateway, (self.target, who), name, errand, now)? {
             Lead::To(attempt) => Ok(Some(*attempt)),
             Lead::LookUp(who, host, port) => {
                 let question = gateway.resolver.ask(who, &host, port, self.name);
@@ -292,39 +292,6 @@ impl Asking {
     }
 }
 
-/// Where the rules lead a peer.
-enum Lead {
-    To(Box<Attempt>),
-    /// The name of a host is to be looked up first.
-    LookUp(Who, String, u16),
-}
-
-/// Asks the rules of a gateway, which is the target with that number.
-fn lead(
-    (dialer, gateway): (&Dialer, &Gateway),
-    (target, who): (usize, Option<Who>),
-    name: &Peer,
-    errand: &mut Errand,
-    now: Moment,
-) -> Result<Lead> {
-    errand.from = gateway::machine_of(name, who);
-    let (who, allowed) = gateway
-        .decide(who, &errand.asked, is_own_cid)
-        .map_err(Error::NotAllowed)?;
-    let Allowed { rule, way } = allowed;
-    errand.rule = Some(rule);
-    errand.by_name = matches!(errand.asked, Endpoint::VsockName { .. }).then_some((target, who));
-    let attempt = match way {
-        Way::Direct(endpoint) => dialer.run(target, name, &endpoint, false, now),
-        Way::Here(endpoint) => dialer.run(target, name, &endpoint, true, now),
-        Way::AsPeer(place, port) => {
-            dialer.run_as_peer(target, (who, name), (&place, port), errand, now)?
-        }
-        Way::Named(host, port) => return Ok(Lead::LookUp(who, host, port)),
-    };
-    Ok(Lead::To(Box::new(attempt)))
-}
-
 /// Asks the rules once more if a machine has answered that was asked for by its name, and names were read since: another may
 /// have the name now, or the peer may not go there any more.
 pub(crate) fn renew(
@@ -340,12 +307,12 @@ pub(crate) fn renew(
     if !dialing.is_confirmed() {
         return ControlFlow::Continue(());
     }
-    match lead((dialer, gateway), (target, Some(who)), name, errand, now) {
+    match dialer.lead(gateway, (target, Some(who)), name, errand, now) {
         Ok(Lead::To(attempt)) => dialing.lead(*attempt),
         // It is no name of a host.
         Ok(Lead::LookUp(..)) => {}
         Err(error) => {
-            dismiss(dialing.peer(), &errand.form.failed(&error, &errand.asked));
+            errand.tell_failure(dialing.peer(), &error);
             return ControlFlow::Break(Err(error));
         }
     }
@@ -354,37 +321,4 @@ pub(crate) fn renew(
 
 fn broken<T>(errno: Errno) -> Progress<T> {
     ControlFlow::Break(Ok(Ending::Broken(Side::Peer, errno)))
-}
-
-/// Tells a peer that its target is reached: takes its request out of the socket, and answers it in one write.
-///
-/// Errors: the peer does not even take that.
-pub(crate) fn accept(peer: &Stream, errand: &Errand) -> std::result::Result<(), Errno> {
-    peer.discard(errand.length)?;
-    match &errand.form.connected()[..] {
-        [] => Ok(()),
-        reply => tell(peer, reply),
-    }
-}
-
-/// Answers a peer. One of a unix socket that has closed by now takes none, and what it sent before that goes on to its target.
-fn tell(peer: &Stream, reply: &[u8]) -> std::result::Result<(), Errno> {
-    match peer.write_at_once(reply) {
-        Err(Errno::EPIPE) => Ok(()),
-        result => result,
-    }
-}
-
-/// Bytes of a peer that was told no which are read so that its answer arrives.
-const DISCARD_MAX: usize = 256 << 10;
-
-/// Tells a peer no, and lets it have that before the end. Without an answer it is reset.
-pub(crate) fn dismiss(peer: &Stream, reply: &[u8]) {
-    // TCP sends a reset at the close of a socket with unread bytes, which may overtake the answer.
-    let is_told = !reply.is_empty() && peer.write_at_once(reply).is_ok();
-    if is_told && peer.discard(DISCARD_MAX) == Err(Errno::EAGAIN) {
-        peer.reset_on_close(false);
-        // A peer that has gone needs none.
-        let _ = peer.finish_output();
-    }
 }

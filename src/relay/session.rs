@@ -252,7 +252,7 @@ impl Session {
             }
             let step = dialing.advance(dialer, now, watch);
             if let (ControlFlow::Break(Err(error)), Some(errand)) = (&step, &self.errand) {
-                asking::dismiss(dialing.peer(), &errand.form.failed(error, &errand.asked));
+                errand.tell_failure(dialing.peer(), error);
             }
             let target = match step? {
                 Progress::Connected(target) => target,
@@ -261,7 +261,7 @@ impl Session {
             };
             if let Some(errand) = &mut self.errand {
                 errand.address = reached(&target);
-                if let Err(errno) = asking::accept(dialing.peer(), errand) {
+                if let Err(errno) = errand.tell_reached(dialing.peer()) {
                     target.abort();
                     return ControlFlow::Break(Ok(Ending::Broken(Side::Peer, errno)));
                 }
