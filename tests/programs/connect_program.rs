@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::connect::{connect, passed, piped};
 use crate::common::content::{Content, End, read_to_end};
 use crate::common::place::{Kind, Place, pair_of_sockets, stream};
-use crate::common::program::{Finished, Program, command, finish, ours};
+use crate::common::program::{Finished, Program, command, finish, ours, with_own_settings};
 use crate::common::{DEADLINE, own_folder};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use socket2::Socket;
@@ -388,15 +388,14 @@ fn exec_with_a_number_leaves_stdin_and_stdout_alone() {
     for number in ["3", "4", "5", "6", "7", "9"] {
         let server = serve_once(&listener);
         let script = format!("cat <&{number}; echo to the server >&{number}");
-        let finished = finish(connect(&[
-            &listener.text,
-            "--fd",
-            number,
-            "--exec",
-            "sh",
-            "-c",
-            &script,
-        ]));
+        // Whoever has started the tests may have left it open.
+        let mut connect = command("sh");
+        with_own_settings(&mut connect)
+            .args(["-c", &format!("exec {number}<&-; exec \"$@\""), "sh"])
+            .arg(ours("vsock-connect"))
+            .args([&*listener.text, "--fd", number])
+            .args(["--exec", "sh", "-c", &script]);
+        let finished = finish(connect);
         assert_eq!(
             (finished.code, &*finished.stdout),
             (0, "from the server\n"),
