@@ -37,7 +37,7 @@
 //! | --- | --- |
 //! | `bin/*` [`fuzzing`] [`testing`] | arguments → library → exit status; what fuzzers and tests call |
 //! | [`programs`] | the bodies of the programs, their options and environment |
-//! | [`serve`] | the loop of a bridge, and the threads beside it: listeners, signals, and who comes in |
+//! | [`serve`] | the loop of a bridge: listeners, signals, who comes in, and the threads beside it |
 //! | [`relay`] | sessions, connections and flows |
 //! | [`accounting`] | what is counted, logged and shown of connections |
 //! | [`activation`] [`connect`] [`listen`] | sockets from systemd, connections to targets, listeners of our own |

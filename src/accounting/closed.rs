@@ -1,4 +1,4 @@
-//! What remains of a connection that is over.
+//! What remains of a connection that is over, and why it is.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What a bridge tells of its connections, and never acts on: [counters] that outlive the process, lines of the log for
-//! those that are [over](closed), the status line ([`report`]), and the [snapshot] for `vsockctl`.
+//! What a bridge tells of its connections, and never acts on: [counters] that outlive the process, what remains of those that
+//! are [over](closed), lines of the log and the status line ([`report`]), and the [snapshot] for `vsockctl`.
 
 pub(crate) mod closed;
 pub(crate) mod counters;

@@ -1,6 +1,7 @@
 //! From a target's endpoint to a connected stream, without blocking: every address, the source, the time limits.
 //!
-//! A [`Dialer`] is what all connections of a bridge share; an [`Attempt`] is how one of them reaches the target.
+//! A [`Dialer`] is what all connections of a bridge share; an [`Attempt`] is how one of them reaches the target. For a peer of
+//! the gateway also where its rules [lead], and what the peer is [told](answer).
 //! The program that is named like it, vsock-connect, is [`crate::programs::connect`].
 
 mod address;

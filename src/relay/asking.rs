@@ -18,13 +18,11 @@ use crate::clock::Moment;
 use crate::connect::answer::{dismiss, tell};
 use crate::connect::{Asks, Attempt, Dialer, Errand, Lead};
 use crate::error::{Error, Result};
-use crate::gateway::request;
 use crate::gateway::resolver::Question;
 use crate::gateway::step::{REQUEST_MAX, Step};
-use crate::gateway::{self, reply};
+use crate::gateway::{self, reply, request};
 use crate::gateway_rules::Who;
-use crate::peer::Peer;
-use crate::peer::Side;
+use crate::peer::{Peer, Side};
 use crate::proxy_protocol::{self, read::Read};
 use crate::stream::Stream;
 

@@ -11,8 +11,7 @@ use super::connection::Connection;
 use super::flow::{Flow, State};
 use super::wire::Wire;
 use crate::connect::Dialer;
-use crate::peer::Side;
-use crate::peer::{Destination, Peer};
+use crate::peer::{Destination, Peer, Side};
 
 /// Tells that a peer was let in.
 pub(crate) fn accepted(peer: &Peer, destination: Destination, dialer: &Dialer) {

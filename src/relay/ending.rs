@@ -1,4 +1,4 @@
-//! Why connections are over: in words, and how it is found out from two flows and two ends.
+//! How it is found out from two flows and two ends why a connection is over.
 //!
 //! A direction that its sink refuses ends alone, because what the sink has sent before may still be on its way: it is read
 //! and delivered first. Only then is the connection aborted, and an abort drops what is not acknowledged, so that is waited
@@ -10,8 +10,7 @@ use super::end::End;
 use super::flow::{Flow, State};
 use super::wire::Wire;
 use crate::accounting::Ending;
-use crate::peer::Family;
-use crate::peer::Side;
+use crate::peer::{Family, Side};
 
 /// One end of a connection, with the flow from it and the flow towards it.
 pub(crate) struct View<'a, W> {

@@ -16,8 +16,7 @@ use super::shared::Shared;
 use crate::accounting::Ending;
 use crate::clock::Moment;
 use crate::handover::Store;
-use crate::peer::Family;
-use crate::peer::Side;
+use crate::peer::{Family, Side};
 
 /// All bytes that a script sends.
 fn all_bytes(script: &Script) -> Vec<u8> {

@@ -21,16 +21,14 @@ use super::session::{Arrival, Session};
 use super::sessions::Sessions;
 use super::shared::Shared;
 use super::token::{Key, Token};
-use crate::accounting::Closed;
-use crate::accounting::Ending;
 use crate::accounting::snapshot::Entry;
+use crate::accounting::{Closed, Ending};
 use crate::clock::Moment;
 use crate::connect::{Caller, Dialer, Queues};
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Result};
 use crate::handover::Store;
-use crate::peer::Destination;
-use crate::peer::Side;
+use crate::peer::{Destination, Side};
 use crate::stream::Stream;
 
 /// Sessions, and the means to move them on.

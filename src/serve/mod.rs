@@ -1,6 +1,7 @@
 //! The main loop: listeners, signals, the control socket, and the sessions that are new or calm.
 //!
-//! Those that move much, and what is too much for one thread, go to others.
+//! Those that move much, and what is too much for one thread, go to [others](threads); what another process has left is made
+//! into sessions by [`restore`].
 
 mod accept;
 mod balance;
@@ -9,6 +10,7 @@ mod follow;
 mod inspect;
 mod listeners;
 pub(crate) mod naming;
+// A test of the worker takes it from outside as well.
 pub(crate) mod restore;
 pub(crate) mod signals;
 mod stop;

@@ -275,8 +275,7 @@ fn read_until(stream: &mut UnixStream, until: Moment) -> io::Result<Vec<u8>> {
 #[cfg(test)]
 pub(super) fn example() -> Vec<Bridge> {
     use crate::accounting::counters::ConnectTimes;
-    use crate::accounting::snapshot::Stage;
-    use crate::accounting::snapshot::{Failure, OpenConnection};
+    use crate::accounting::snapshot::{Failure, OpenConnection, Stage};
 
     let connection = |peer: &str, cid, stage| OpenConnection {
         peer: peer.to_owned(),

@@ -7,8 +7,7 @@ use bytesize::ByteSize;
 
 use super::bridge::{Activity, Bridge};
 use super::table::{Cell, Column, table};
-use crate::accounting::snapshot::Stage;
-use crate::accounting::snapshot::{OpenConnection, Snapshot};
+use crate::accounting::snapshot::{OpenConnection, Snapshot, Stage};
 
 /// A connection that is silent for longer catches the eye.
 const LONG: Duration = Duration::from_secs(3600);
