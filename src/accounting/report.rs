@@ -1,7 +1,7 @@
 //! What a loop says of its connections: totals for the status line, events for the journal, none of them in a flood.
 
 use std::cmp::Reverse;
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
 use log::Level;
 use nix::errno::Errno;
@@ -109,14 +109,8 @@ impl Reporter {
         dialer: &Dialer,
         now: Moment,
     ) {
-        self.totals.refused += 1;
-        let limit = by_peer(&mut self.refusals, peer, now);
-        if let Some(left_out) = admit(event::PEER_REFUSED, limit) {
-            let mut fields = fields(peer, target.as_ref(), dialer);
-            fields.push(("reason", refusal.to_string()));
-            let message = format!("{peer} refused: {refusal}{left_out}");
-            event::PEER_REFUSED.log(fields, message);
-        }
+        let fields = || fields(peer, target.as_ref(), dialer);
+        self.refuse(peer, fields, refusal, now);
     }
 
     /// Reports a session that is over.
@@ -129,25 +123,14 @@ impl Reporter {
                 self.totals.last = Some(*ending);
                 self.ended(closed, *ending, dialer, now);
             }
-            Err(Error::NotAllowed(reason)) => self.not_allowed(closed, reason, dialer, now),
+            // A peer of the gateway that may not go where it asks to.
+            Err(Error::NotAllowed(reason)) => {
+                self.refuse(closed.who(), || fields_of(closed, dialer), reason, now);
+            }
             Err(error @ Error::PeerFull { .. }) => {
-                self.not_allowed(closed, &error.to_string(), dialer, now);
+                self.refuse(closed.who(), || fields_of(closed, dialer), error, now);
             }
             Err(error) => self.unreachable(closed, error, dialer, now),
-        }
-    }
-
-    /// Reports a peer of the gateway that may not go where it asks to.
-    fn not_allowed(&mut self, closed: &Closed, reason: &str, dialer: &Dialer, now: Moment) {
-        self.totals.refused += 1;
-        let (peer, target) = (closed.who(), &closed.target);
-        let limit = by_peer(&mut self.refusals, peer, now);
-        if let Some(left_out) = admit(event::PEER_REFUSED, limit) {
-            let mut fields = fields(peer, target.as_ref(), dialer);
-            fields.extend(errand_fields(closed));
-            fields.push(("reason", reason.to_owned()));
-            let message = format!("{peer} refused: {reason}{left_out}");
-            event::PEER_REFUSED.log(fields, message);
         }
     }
 
@@ -163,6 +146,23 @@ impl Reporter {
         }
     }
 
+    fn refuse(
+        &mut self,
+        peer: Peer,
+        fields: impl FnOnce() -> Fields,
+        reason: impl Display,
+        now: Moment,
+    ) {
+        self.totals.refused += 1;
+        let limit = by_peer(&mut self.refusals, peer, now);
+        if let Some(left_out) = admit(event::PEER_REFUSED, limit) {
+            let mut fields = fields();
+            fields.push(("reason", reason.to_string()));
+            let message = format!("{peer} refused: {reason}{left_out}");
+            event::PEER_REFUSED.log(fields, message);
+        }
+    }
+
     fn ended(&mut self, closed: &Closed, ending: Ending, dialer: &Dialer, now: Moment) {
         let event = match ending {
             Ending::Complete => event::CONNECTION_OVER,
@@ -172,13 +172,12 @@ impl Reporter {
         if closed.peer == Peer::Stdio {
             return;
         }
-        let (peer, target) = (closed.who(), &closed.target);
-        let Some(left_out) = admit(event, by_peer(&mut self.ends, peer, now)) else {
+        let limit = by_peer(&mut self.ends, closed.who(), now);
+        let Some(left_out) = admit(event, limit) else {
             return;
         };
         let (inbound, outbound) = (closed.inbound_bytes, closed.outbound_bytes);
-        let mut fields = fields(peer, target.as_ref(), dialer);
-        fields.extend(errand_fields(closed));
+        let mut fields = fields_of(closed, dialer);
         fields.extend((closed.via.as_ref()).map(|via| ("via", via.to_string())));
         fields.extend([
             ("inbound_bytes", inbound.to_string()),
@@ -197,11 +196,9 @@ impl Reporter {
     fn unreachable(&mut self, closed: &Closed, error: &Error, dialer: &Dialer, now: Moment) {
         self.totals.unreachable += 1;
         let report = error.report();
-        let (peer, target) = (closed.who(), &closed.target);
-        let limit = by_peer(&mut self.failures, peer, now);
+        let limit = by_peer(&mut self.failures, closed.who(), now);
         if let Some(left_out) = admit(event::TARGET_UNREACHABLE, limit) {
-            let mut fields = fields(peer, target.as_ref(), dialer);
-            fields.extend(errand_fields(closed));
+            let mut fields = fields_of(closed, dialer);
             fields.push(("reason", report.clone()));
             let way = way(closed);
             let message = format!("{way} closed: {report}{left_out}");
@@ -261,6 +258,13 @@ fn errand_fields(closed: &Closed) -> Fields {
         .map(|address| ("address", address.to_string()));
     let rule = errand.rule.as_ref().map(|rule| ("rule", rule.to_string()));
     address.into_iter().chain(rule).collect()
+}
+
+/// Returns who had a connection that is over, where to, and what it has asked for.
+fn fields_of(closed: &Closed, dialer: &Dialer) -> Fields {
+    let mut fields = fields(closed.who(), closed.target.as_ref(), dialer);
+    fields.extend(errand_fields(closed));
+    fields
 }
 
 /// Returns who connected, in the parts that one searches for, and where to.
