@@ -244,12 +244,29 @@ mount_modules='mount -t hostfs -o hostfs=/usr/lib/uml/modules none /lib/modules 
 # c: it locks no disk, which nobody writes to; QEMU opens none that somebody has locked. seccomp=auto: programs of the guest
 # call its kernel by a signal of their own, where the host allows that, and not by being traced.
 start_process() {
-    local name=$1 device=$2 memory=$3 words=$4
-    spawn "$name" "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem="$memory" \
+    local name=$1 device=$2 memory=$3 words=$4 processor
+    choose_processor
+    spawn "$name" taskset --cpu-list "$processor" "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem="$memory" \
         ubd0c="/work/$name.cow,/image/root.ext4" ubd1rc=/work/payload.tar virtio_uml.device="/work/$device.sock:19" \
         seccomp=auto pty.legacy_count=0 lsm=apparmor,bpf "${kernel_words[@]}" "$words" root=/dev/ubda rw init=/bin/bash -- -c \
         '"'"$mount_modules"'; [ -e /vm ] || tar -C / -xf /dev/ubdb; exec env -i HOME=/ TERM=linux /sbin/init"' \
         8<"$work/$name-agent.in" 9>"$work/$name-agent.out"
+}
+# The one that this guest runs on. Its kernel and its programs are processes that take turns: to wake each other on another
+# processor costs more than most of what they do. Two guests have two, as long as there are as many.
+choose_processor() {
+    local lock
+    mkdir -p "$cache"
+    for processor in $(processors_allowed | shuf); do
+        exec {lock}>"$cache/lock-processor-$processor"
+        ! flock --nonblock "$lock" || return 0
+        exec {lock}>&-
+    done
+}
+# From a list as in proc_pid_status(5): "0-1,4".
+processors_allowed() {
+    local first last
+    sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status | tr , '\n' | while IFS=- read -r first last; do seq "$first" "${last:-$first}"; done
 }
 user_mode=(unshare --mount --propagation private --pid --fork --kill-child "$vm_dir/user-mode" "$user_mode_root")
 ((EUID == 0)) || user_mode=(unshare --map-root-user --map-auto "${user_mode[@]:1}")
