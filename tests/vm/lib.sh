@@ -157,14 +157,18 @@ make_payload() {
     ssh-keygen -q -t ed25519 -N '' -C vsock-bridge -f "$work/key"
     install -d -m 700 "$tree/root" "$tree/root/.ssh"
     install -m 600 "$work/key.pub" "$tree/root/.ssh/authorized_keys"
-    # Each start and reload of systemd would run them, and the guest has nothing for them.
+    # Each start and reload of systemd would run these and load those units, and the guest has nothing for them.
     install -d "$tree/etc" "$tree/etc/systemd" "$tree/etc/systemd/system-generators"
     for name in debug getty gpt-auto hibernate-resume rc-local system-update sysv tpm2; do
         ln -s /dev/null "$tree/etc/systemd/system-generators/systemd-$name-generator"
     done
     # Each terminal would be two units, of which User Mode Linux had 640, and logins would wait at some of them.
     install -d "$tree/etc/systemd/system" "$tree/etc/udev" "$tree/etc/udev/rules.d"
-    ln -s /dev/null "$tree/etc/systemd/system/getty-static.service"
+    for name in getty-static.service dev-{hugepages,mqueue}.mount sys-kernel-{config,debug,tracing}.mount systemd-binfmt.service \
+        sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount modprobe@{configfs,drm,efi_pstore,fuse}.service; do
+        ln -s /dev/null "$tree/etc/systemd/system/$name"
+    done
+    ln -s /usr/lib/systemd/system/multi-user.target "$tree/etc/systemd/system/default.target"
     echo 'SUBSYSTEM=="tty", TAG-="systemd"' >"$tree/etc/udev/rules.d/99-tty.rules"
     # The disk is the archive itself. Only what is in the tree, not the tree: that would be the guest's /.
     (cd "$tree" && tar --owner=0 --group=0 --numeric-owner -cf "$work/payload.tar" -- *)
@@ -246,7 +250,8 @@ mount_modules='mount -t hostfs -o hostfs=/usr/lib/uml/modules none /lib/modules 
 start_process() {
     local name=$1 device=$2 memory=$3 words=$4 processor
     choose_processor
-    spawn "$name" taskset --cpu-list "$processor" "${user_mode[@]}" "$image" "$work" con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem="$memory" \
+    spawn "$name" taskset --cpu-list "$processor" "${user_mode[@]}" "$image" "$work" \
+        con=null con0=null,fd:1 ssl1=fd:8,fd:9 mem="$memory" \
         ubd0c="/work/$name.cow,/image/root.ext4" ubd1rc=/work/payload.tar virtio_uml.device="/work/$device.sock:19" \
         seccomp=auto pty.legacy_count=0 lsm=apparmor,bpf "${kernel_words[@]}" "$words" root=/dev/ubda rw init=/bin/bash -- -c \
         '"'"$mount_modules"'; [ -e /vm ] || tar -C / -xf /dev/ubdb; exec env -i HOME=/ TERM=linux /sbin/init"' \
@@ -263,10 +268,13 @@ choose_processor() {
         exec {lock}>&-
     done
 }
+
 # From a list as in proc_pid_status(5): "0-1,4".
 processors_allowed() {
     local first last
-    sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status | tr , '\n' | while IFS=- read -r first last; do seq "$first" "${last:-$first}"; done
+    sed -n 's/^Cpus_allowed_list:\s*//p' /proc/self/status | tr , '\n' | while IFS=- read -r first last; do
+        seq "$first" "${last:-$first}"
+    done
 }
 user_mode=(unshare --mount --propagation private --pid --fork --kill-child "$vm_dir/user-mode" "$user_mode_root")
 ((EUID == 0)) || user_mode=(unshare --map-root-user --map-auto "${user_mode[@]:1}")
@@ -315,11 +323,17 @@ qemu=(qemu-system-x86_64 -nodefaults -no-user-config -display none -no-reboot -n
 
 # The guest's virtio transport is loaded by hand, so that one boot shows a machine without and with it. Waiting for all
 # readers, as the kernel does for each mount of a sandbox, takes a fifth of the boot unless they are told to hurry.
-kernel_words=(loglevel=4 systemd.show_status=no modprobe.blacklist=vmw_vsock_virtio_transport rcupdate.rcu_expedited=1)
+# What systemd does once after an update of /usr has been done when the image was made.
+kernel_words=(loglevel=4 systemd.show_status=no modprobe.blacklist=vmw_vsock_virtio_transport rcupdate.rcu_expedited=1
+    systemd.condition_needs_update=no)
 
-# The payload is there before systemd is: a reload afterwards would take seconds.
+# What protects a kernel, has drivers for what no case uses, or is a unit for each of 32 serial ports is half of what an
+# emulated machine does until it has booted, and a third of each reload. The payload is there before systemd is: a reload
+# afterwards would take seconds.
 kernel_arguments() {
-    printf '%s ' root=/dev/vda rw console=ttyS0 panic=-1 mitigations=off no_timer_check "${kernel_words[@]}" "$@" \
+    printf '%s ' root=/dev/vda rw console=ttyS0 panic=-1 no_timer_check mitigations=off init_on_alloc=0 hardened_usercopy=off \
+        lsm=apparmor 8250.nr_uarts=2 modprobe.blacklist=ata_generic,ata_piix,evdev,kvm_amd,kvm_intel,psmouse,serio_raw \
+        "${kernel_words[@]}" "$@" \
         init=/bin/bash -- -c '"[ -e /vm ] || tar -C / -xf /dev/vdb; exec env -i HOME=/ TERM=linux /sbin/init"'
 }
 
