@@ -195,22 +195,26 @@ fn client_came_before_the_bridge_keepalive_is_on_both_tcp_legs() {
 
 #[test]
 fn client_comes_to_the_bridge_keepalive_is_on_both_tcp_legs_unless_it_is_0() {
-    for (keepalive, timer) in [
+    let ends = [
         ("60s", KEEPALIVE),
         ("60", KEEPALIVE),
         ("0", NO_TIMER),
         ("infinity", NO_TIMER),
-    ] {
+    ]
+    .map(|(keepalive, timer)| {
         let (listener, target) = (Place::listening(Kind::Tcp4), Place::listening(Kind::Tcp4));
-        let _bridge = Bridge::to(&target.text)
+        let bridge = Bridge::to(&target.text)
             .variable("VSOCK_BRIDGE_KEEPALIVE", keepalive)
             .listener(&listener)
             .start();
         // Served only by a loop, which has set the options before.
         ping(&mut listener.connect(), &mut target.accept());
-        let (client, server) = (listener.connect(), target.accept());
-        expect_timer(&client, timer);
-        expect_timer(&server, timer);
+        (bridge, listener.connect(), target.accept(), timer)
+    });
+    // All at once: it is set when a connection is ten seconds old.
+    for (_bridge, client, server, timer) in &ends {
+        expect_timer(client, timer);
+        expect_timer(server, timer);
     }
 }
 

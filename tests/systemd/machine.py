@@ -75,11 +75,13 @@ def expect_equal(found, wanted, what):
 
 
 def wait_until(condition, what, seconds=DEADLINE):
-    """Asks again and again: systemd offers no event for most of what a case waits for."""
-    end = time.monotonic() + seconds
+    """Asks again and again: systemd offers no event for most of what a case waits for. The more rarely the longer it has
+    waited: each question takes time from those that are to get there."""
+    began = time.monotonic()
     while not condition():
-        expect(time.monotonic() < end, f"{what}: not within {seconds} s")
-        select.select([], [], [], 0.02)
+        waited = time.monotonic() - began
+        expect(waited < seconds, f"{what}: not within {seconds} s")
+        select.select([], [], [], min(max(0.02, waited / 16), 0.25))
 
 
 # Units

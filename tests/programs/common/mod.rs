@@ -24,12 +24,15 @@ use tempfile::TempDir;
 /// How long anything that a test waits for may take. Never reached by a test that passes.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Waits for what announces itself by no event, such as the state of a process.
+/// Waits for what announces itself by no event, such as the state of a process: looks again and again, the more rarely the
+/// longer it has waited, since a look may cost milliseconds of a processor that others need to get there.
 pub fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
-    let until = Instant::now() + DEADLINE;
+    let began = Instant::now();
     while !is_true() {
-        assert!(Instant::now() < until, "not within {DEADLINE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        let waited = began.elapsed();
+        assert!(waited < DEADLINE, "not within {DEADLINE:?}: {what}");
+        let pause = (waited / 16).clamp(Duration::from_millis(5), Duration::from_millis(250));
+        std::thread::sleep(pause);
     }
 }
 

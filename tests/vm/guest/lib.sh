@@ -29,13 +29,13 @@ note() { echo "note: $*"; }
 
 # ---- waiting and comparing ----------------------------------------------------------------------------------------
 
-# wait_for SECONDS COMMAND…
+# wait_for SECONDS COMMAND…: looks more rarely the longer it has waited: a look takes the processor from what is waited for.
 wait_for() {
-    local deadline=$((SECONDS + $1))
+    local began=$SECONDS deadline=$((SECONDS + $1))
     shift
     until "$@"; do
         ((SECONDS < deadline)) || fail "still not true: $*"
-        sleep 0.1
+        sleep "0.$((SECONDS - began < 4 ? SECONDS - began + 1 : 5))"
     done
 }
 
