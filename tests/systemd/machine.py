@@ -8,6 +8,7 @@ import collections
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import random
@@ -399,12 +400,14 @@ def echo_once(address, seed, length=100_000):
 
 
 class Bulk:
-    """A connection to an echo that sends and receives all the time, with so many MiB on their way at most."""
+    """A connection to an echo that sends and receives all the time, with so many MiB on their way at most. One that reads
+    so many bytes a second at most has all buffers full."""
 
     ON_THEIR_WAY = 32
 
-    def __init__(self, address, seed):
+    def __init__(self, address, seed, rate=math.inf):
         self.stream = connect(address)
+        self.rate = rate
         self.data = content(seed, 1 << 20)
         self.sent = hashlib.sha256()
         self.got = hashlib.sha256()
@@ -435,6 +438,7 @@ class Bulk:
     def receive(self):
         while part := self.stream.recv(1 << 20):
             self.got.update(part)
+            time.sleep(len(part) / self.rate)
             before = self.received
             self.received += len(part)
             for _ in range(before // len(self.data), self.received // len(self.data)):
@@ -442,6 +446,8 @@ class Bulk:
 
     def finish(self):
         self.is_over = True
+        # What is still on its way.
+        self.rate = math.inf
         for thread in self.threads:
             thread.join(DEADLINE)
             # What has not come yet is not lost.
