@@ -98,7 +98,7 @@ APPARMOR_FILES = 644:packaging/apparmor/vsock-bridge.in:$(SYSCONFDIR)/apparmor.d
 # Folders of our own, removed by uninstall when nothing of the administrator's is in them.
 OWN_DIRS = $(LIBEXECDIR)/vsock-bridge $(DATADIR)/vsock-bridge $(addprefix $(UNITDIR)/,$(notdir $(wildcard units/*.d)))
 
-STAGES = fmt clippy doc msrv unit programs units packages systemd vm virtio older stock
+STAGES = fmt clippy doc msrv unit programs units packages systemd vm virtio older stock stock-older
 
 .PHONY: build nss help check $(addprefix check-,$(STAGES)) install install-nss install-apparmor uninstall docs recordings check-long check-next demo demo-network soak peers interop fuzz bench bench-vm bench-growth bench-plot clean static dist release deb
 
@@ -113,7 +113,7 @@ nss: ## build the module that resolves 3.vsock for every program
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
-check: ## run every test; check-STAGE runs one of: fmt clippy doc msrv unit programs units packages systemd vm virtio older stock
+check: ## run every test; check-STAGE runs one of: fmt clippy doc msrv unit programs units packages systemd vm virtio older stock stock-older
 	@tests/check $(STAGES)
 
 $(addprefix check-,$(STAGES)): check-%:
